@@ -1,0 +1,1 @@
+"""What the notebooks of the BitFit assignment import; students edit `exercises.py` only."""

@@ -1,0 +1,75 @@
+"""Results files: measured figures as JSON, with the provenance without which they mean nothing."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from helpers.settings import OFFLINE, CourseError, write_atomically
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "optuna", "numpy")
+
+
+def save_results(results: dict[str, Any], path: Path) -> None:
+    write_atomically(path, json.dumps({"schema": SCHEMA} | results, indent=1, ensure_ascii=False) + "\n")
+
+
+def load_results(path: Path) -> dict[str, Any]:
+    """Read a results file; raises CourseError where it is missing, damaged or of another schema."""
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CourseError(f"There is no results file {path}. Run `python -m helpers assignment` first.") from None
+    except (ValueError, OSError) as error:
+        raise CourseError(
+            f"The results file {path} cannot be read ({error}). Move it aside and run `python -m helpers assignment`:"
+            " finished cells are not trained again."
+        ) from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA or "policies" not in results:
+        raise CourseError(f"{path} is not a results file of schema {SCHEMA}. Move it aside and run the sweep again.")
+    return results
+
+
+def published() -> dict[str, Any]:
+    """The figures of the document that this project starts from: real bert-tiny, real IMDb."""
+    return json.loads((OFFLINE / "published.json").read_text(encoding="utf-8"))
+
+
+def describe_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory (GiB) and GPU of this machine."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,122 @@
+"""What an experiment is made of: model, data, grid and folders; a profile is only the fields it overrides."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+OFFLINE = Path(__file__).parent / "offline"
+
+
+class CourseError(Exception):
+    """A mistake that the user can mend; the message says what was wrong and what to do next."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment.
+
+    `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
+    README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
+    """
+
+    profile: str = "quick"
+    model: str = str(OFFLINE / "checkpoint")
+    data: str = str(OFFLINE / "reviews")
+    learning_rates: tuple[float, ...] = (3e-4, 1e-4, 5e-5, 3e-5)
+    batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
+    epochs: int = 4
+    max_length: int = 512
+    test_size: float = 0.2
+    split_seed: int = 3463
+    seed: int = 3463
+    build: Path = field(default_factory=lambda: find_build_folder())
+
+    @property
+    def cells(self) -> list[tuple[float, int]]:
+        """All (learning rate, batch size) pairs, in the order in which they are tried."""
+        return [(rate, size) for rate in self.learning_rates for size in self.batch_sizes]
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's study, checkpoints and results are kept."""
+        return self.build / self.profile
+
+    def recipe(self) -> dict[str, Any]:
+        """The fields that decide the results, apart from model and data, as JSON values."""
+        kept = asdict(self)
+        for name in ("profile", "model", "data", "build"):
+            del kept[name]
+        return json.loads(json.dumps(kept))
+
+    def __str__(self) -> str:
+        return f"profile {self.profile} · model {short_name(self.model)} · data {short_name(self.data)}"
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "full": {"model": "prajjwal1/bert-tiny", "data": "stanfordnlp/imdb"},
+}
+
+# A hub id without a revision here is taken at its newest version.
+REVISIONS = {
+    "prajjwal1/bert-tiny": "6f75de8b60a9f8a2fdf7b69cbd86d9e64bcb3837",
+    "stanfordnlp/imdb": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+}
+
+
+def load_settings(profile: str | None = None, model: str | None = None, data: str | None = None) -> Settings:
+    """Build the settings from the arguments, else COURSE_PROFILE, COURSE_MODEL and COURSE_DATA, else `quick`."""
+    profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
+    if profile not in PROFILES:
+        raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
+    settings = replace(Settings(profile=profile), **PROFILES[profile])
+    for name, value in (("model", model), ("data", data)):
+        value = value or os.environ.get(f"COURSE_{name.upper()}")
+        if value:
+            settings = replace(settings, **{name: local_folder(value)})
+    return settings
+
+
+def local_folder(name: str) -> str:
+    """Make the path of a folder that exists absolute, also when it is given from the notebooks' parent folder."""
+    for base in (Path.cwd(), project_folder()):
+        folder = (base / Path(name).expanduser()).resolve()
+        if folder.is_dir():
+            return str(folder)
+    return name
+
+
+def is_hub_id(name: str) -> bool:
+    return not Path(name).is_absolute() and not name.startswith((".", "~")) and name.count("/") <= 1
+
+
+def short_name(name: str) -> str:
+    """Name a model or data set without any machine's path."""
+    return (
+        f"offline {Path(name).name}" if Path(name).parent == OFFLINE else name if is_hub_id(name) else Path(name).name
+    )
+
+
+def project_folder() -> Path:
+    """The working folder, or its parent when the kernel runs in `notebooks/`."""
+    here = Path.cwd()
+    return here.parent if here.name == "notebooks" else here
+
+
+def find_build_folder() -> Path:
+    """COURSE_BUILD, else `build` in the project's folder."""
+    return Path(os.environ.get("COURSE_BUILD") or project_folder() / "build").absolute()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename, so that a full disk or a kill leaves the old file whole."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise CourseError(f"Could not write {path}: {error.strerror}. What was there before is unchanged.") from error

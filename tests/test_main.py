@@ -1,0 +1,46 @@
+"""The command line as its users meet it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers.__main__ import main
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run([sys.executable, "-m", "helpers", *arguments], capture_output=True, text=True, **kwargs)
+
+
+def test_help_imports_no_torch():
+    script = "import sys, helpers.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+    script += "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "--profile", "fast"], ["fast", "quick", "full"]),
+        (["sweep", "--policy", "bitfti"], ["bitfti", "bitfit+head"]),
+        (["sweep", "--data", "/no/such/folder"], ["/no/such/folder"]),
+        (["cell", "--model", "./no-model"], ["no-model"]),
+        (["answers", "--results", "no-results.json"], ["no-results.json"]),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path))
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and all(word in said for word in words)
+
+
+def test_the_process_ends_with_that_code_and_no_traceback(tmp_path):
+    done = run("sweep", "--profile", "fast", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["assignment"]) == 2
+    assert "assignment's folder" in capsys.readouterr().err

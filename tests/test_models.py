@@ -1,0 +1,315 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, VOCABULARY, save_bert, tokenised
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    GPT2Config,
+)
+
+from helpers.models import (
+    POLICIES,
+    apply_policy,
+    count_parameters,
+    fingerprint_model,
+    load_classifier,
+    load_tokenizer,
+)
+from helpers.settings import REVISIONS, CourseError, load_settings
+from helpers.training import cell_trainer
+
+BERT_TINY, IMDB = "prajjwal1/bert-tiny", "stanfordnlp/imdb"
+
+# The hub's file to the byte: no model_type, no architectures, 285 bytes.
+OLD_CONFIG = (
+    '{"hidden_size": 128, "hidden_act": "gelu", "initializer_range": 0.02, "vocab_size": 30522, '
+    '"hidden_dropout_prob": 0.1, "num_attention_heads": 2, "type_vocab_size": 2, "max_position_embeddings": 512, '
+    '"num_hidden_layers": 2, "intermediate_size": 512, "attention_probs_dropout_prob": 0.1}'
+)
+
+COUNTS = {
+    "full": (4_386_178, 4_385_920),
+    "bitfit": (3_074, 3_072),
+    "bitfit+head": (3_330, 3_072),
+    "head": (258, 0),
+}
+
+
+def test_every_policy_has_its_count() -> None:
+    assert set(COUNTS) == set(POLICIES)
+
+
+@pytest.mark.parametrize("policy", COUNTS)
+def test_parameter_counts(bert_tiny: Path, policy: str) -> None:
+    model = apply_policy(load_classifier(str(bert_tiny)), policy)
+    assert (count_parameters(model), count_parameters(model, with_head=False)) == COUNTS[policy]
+    assert count_parameters(model, trainable_only=False) == COUNTS["full"][0]
+
+
+def test_a_policy_undoes_the_one_before(bert_tiny: Path) -> None:
+    model = load_classifier(str(bert_tiny))
+    for policy in ("head", "bitfit", "full"):
+        assert count_parameters(apply_policy(model, policy)) == COUNTS[policy][0]
+
+
+def test_bitfit_goes_by_the_end_of_the_name() -> None:
+    assert POLICIES["bitfit"]("bert.pooler.dense.bias")
+    assert not POLICIES["bitfit"]("encoder.relative_attention_bias.weight")
+
+
+def test_an_unknown_policy_is_named_with_the_choices(bert_tiny: Path) -> None:
+    with pytest.raises(CourseError, match="Unknown policy 'lora'. Choose one of: full, bitfit, bitfit.head, head"):
+        apply_policy(load_classifier(str(bert_tiny)), "lora")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_training_changes_what_the_policy_names_and_not_a_bit_more(
+    small_bert: Path, tmp_path: Path, policy: str
+) -> None:
+    settings = replace(load_settings("quick", model=str(small_bert)), epochs=2, build=tmp_path)
+    rows = tokenised(small_bert)
+    trainer = cell_trainer(settings, {"train": rows, "validation": rows}, policy, 1e-3, 4)
+    before = {}
+    make = trainer.model_init
+
+    def remember(trial=None) -> BertForSequenceClassification:
+        model = make(trial)
+        before.update((name, parameter.detach().clone()) for name, parameter in model.named_parameters())
+        return model
+
+    trainer.model_init = remember
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert trainer.state.global_step == 8
+    assert changed == {name for name in after if POLICIES[policy](name)}
+
+
+def old_folder(folder: Path) -> Path:
+    """Write what the hub's bert-tiny repository has: configuration, pickled weights with MLM heads, vocabulary."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(OLD_CONFIG)
+    torch.manual_seed(1)
+    weights = BertForPreTraining(BertConfig.from_dict(json.loads(OLD_CONFIG))).state_dict()
+    weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_bytes(VOCABULARY.read_bytes())
+    return folder
+
+
+def assert_same_encoder(model: BertForSequenceClassification, weights: dict[str, torch.Tensor]) -> None:
+    assert model.config.num_labels == 2
+    for name, parameter in model.bert.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, weights[name].float()), name
+
+
+def test_a_folder_of_today(bert_tiny: Path) -> None:
+    assert_same_encoder(load_classifier(str(bert_tiny)), BertModel.from_pretrained(bert_tiny).state_dict())
+
+
+@pytest.mark.parametrize("name", ["hub-copy", "distilbert-lookalike"])
+def test_a_folder_of_the_hub_s_old_shape(tmp_path: Path, name: str) -> None:
+    assert len(OLD_CONFIG) == 285
+    folder = old_folder(tmp_path / name)
+    weights = torch.load(folder / "pytorch_model.bin")
+    assert_same_encoder(load_classifier(str(folder)), {key.removeprefix("bert."): weights[key] for key in weights})
+    assert_tokenizer(load_tokenizer(str(folder)))
+
+
+def test_half_precision_comes_out_in_single(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, torch.float16, **SMALL)
+    weights = BertModel.from_pretrained(folder).state_dict()
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    assert_same_encoder(load_classifier(str(folder)), weights)
+
+
+def test_a_fine_tuned_folder_keeps_its_classifier(small_bert: Path, tmp_path: Path) -> None:
+    model = load_classifier(str(small_bert))
+    model.save_pretrained(tmp_path)
+    again = load_classifier(str(tmp_path))
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+    assert not torch.equal(load_classifier(str(small_bert)).classifier.weight, model.classifier.weight)
+
+
+def assert_tokenizer(tokenizer) -> None:
+    assert tokenizer.model_max_length == 512
+    assert tokenizer(["Hello world!", "How are you?"], padding=True)["input_ids"] == [
+        [101, 7592, 2088, 999, 102, 0],
+        [101, 2129, 2024, 2017, 1029, 102],
+    ]
+    assert len(tokenizer("word " * 600, truncation=True)["input_ids"]) == 512
+
+
+def test_the_tokenizer_of_a_vocabulary_alone(bert_tiny: Path) -> None:
+    assert_tokenizer(load_tokenizer(str(bert_tiny)))
+
+
+def test_a_fingerprint_knows_weights_and_vocabulary(small_bert: Path, tmp_path: Path) -> None:
+    same, other = save_bert(tmp_path / "same", **SMALL), save_bert(tmp_path / "other", **SMALL)
+    assert fingerprint_model(str(same)) == fingerprint_model(str(small_bert))
+    with (other / "vocab.txt").open("a") as vocabulary:
+        vocabulary.write("[more]\n")
+    half = save_bert(tmp_path / "half", torch.float16, **SMALL)
+    assert len({fingerprint_model(str(folder)) for folder in (same, other, half)}) == 3
+
+
+def break_file(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def rename_encoder(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"roberta.embeddings.word_embeddings.weight": torch.zeros(3, 3)}, folder / "pytorch_model.bin")
+
+
+def with_three_labels(folder: Path) -> None:
+    BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).save_pretrained(folder)
+
+
+def with_pickle(content: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(content)
+
+    return change
+
+
+WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "is a distilbert model, not BERT"),
+    "GPT-2": (lambda folder: GPT2Config().save_pretrained(folder), "is a gpt2 model, not BERT"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "configuration cut short": (break_file("config.json", b'{"hidden_size": 1'), "config.json"),
+    "configuration is a list": (break_file("config.json", b"[1, 2]"), "Could not load the model"),
+    "configuration of words": (break_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
+    "other size": (lambda folder: BertConfig(**SMALL | {"hidden_size": 8}).save_pretrained(folder), "Could not load"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+    "weights cut short": (cut, "Could not load the model"),
+    "weights of text": (break_file("model.safetensors", b"version https://git-lfs"), "Could not load the model"),
+    "empty weights": (break_file("model.safetensors", b""), "Could not load the model"),
+    "pickle of text": (with_pickle(b"version https://git-lfs"), "Could not load the model"),
+    "empty pickle": (with_pickle(b""), "Could not load the model"),
+    "other names": (rename_encoder, "no weights for 39 tensors"),
+    "three labels": (with_three_labels, "Could not load the model"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_MODELS)
+def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
+    folder = save_bert(tmp_path / "my-model", **SMALL)
+    change, message = WRONG_MODELS[case]
+    change(folder)
+    with pytest.raises(CourseError, match=message) as caught:
+        load_classifier(str(folder))
+    assert "my-model" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]"])
+def test_a_wrong_vocabulary_is_named(tmp_path: Path, content: bytes | None) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    if content is None:
+        (folder / "vocab.txt").unlink()
+    else:
+        (folder / "vocab.txt").write_bytes(content)
+    with pytest.raises(CourseError, match="vocab"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_classifier, load_tokenizer, fingerprint_model])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch, load: Callable, relative: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CourseError, match="no model folder .*nowhere"):
+        load("./nowhere" if relative else str(tmp_path / "nowhere"))
+
+
+def cache(home: Path, kind: str, name: str, source: Path) -> None:
+    """Put a folder's files into a hub cache on disk: blobs, and a snapshot of links to them, without a ref."""
+    repository = home / "hub" / f"{kind}--{name.replace('/', '--')}"
+    for number, path in enumerate(sorted(path for path in source.rglob("*") if path.is_file())):
+        blob = repository / "blobs" / f"{number:040x}"
+        link = repository / "snapshots" / REVISIONS[name] / path.relative_to(source)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(path.read_bytes())
+        link.symlink_to(os.path.relpath(blob, link.parent))
+
+
+SCRIPT = """
+import json
+from helpers.data import load_reviews
+from helpers.models import fingerprint_model, load_classifier, load_tokenizer
+from helpers.settings import CourseError, load_settings
+
+ACTIONS = {
+    "model": lambda settings: float(load_classifier(settings.model).bert.pooler.dense.weight.double().sum()),
+    "tokenizer": lambda settings: load_tokenizer(settings.model)("Hello world!")["input_ids"],
+    "fingerprint": lambda settings: fingerprint_model(settings.model),
+    "data": lambda settings: {split: len(rows) for split, rows in load_reviews(settings).items()},
+}
+said = {}
+for place in ("cached", "absent"):
+    settings = load_settings("full", *[None, None] if place == "cached" else ["owner/model", "owner/data"])
+    for what, action in ACTIONS.items():
+        try:
+            said[f"{place} {what}"] = action(settings)
+        except CourseError as error:
+            said[f"{place} {what}"] = f"CourseError: {error}"
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What a new process gets without network: cached ids, absent ids (the library is set up when it is imported)."""
+    folder = tmp_path_factory.mktemp("offline")
+    cache(folder / "home", "models", BERT_TINY, old_folder(folder / "model"))
+    (folder / "data" / "plain_text").mkdir(parents=True)
+    for split, count in (("train", 20), ("test", 10)):
+        rows = pd.DataFrame({"text": [f"{split} {row}" for row in range(count)], "label": [0, 1] * (count // 2)})
+        rows.to_parquet(folder / "data" / "plain_text" / f"{split}-00000-of-00001.parquet")
+    cache(folder / "home", "datasets", IMDB, folder / "data")
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "COURSE_"))}
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        env=kept | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout) | {"source": str(folder / "model")}
+
+
+def test_the_hub_s_cache_serves_without_network(offline: dict) -> None:
+    weights = torch.load(Path(offline["source"]) / "pytorch_model.bin")
+    assert offline["cached model"] == float(weights["bert.pooler.dense.weight"].double().sum())
+    assert offline["cached tokenizer"] == [101, 7592, 2088, 999, 102]
+    assert offline["cached fingerprint"] == fingerprint_model(offline["source"])
+    assert offline["cached data"] == {"train": 16, "validation": 4, "test": 10}
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer", "fingerprint", "data"])
+def test_without_network_and_cache_both_ways_out_are_named(offline: dict, what: str) -> None:
+    message = str(offline[f"absent {what}"])
+    assert message.startswith("CourseError: The "), message
+    assert ("owner/data" if what == "data" else "owner/model") in message
+    assert "--profile quick" in message and "python -m helpers prefetch" in message

@@ -1,0 +1,294 @@
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from nbval.plugin import get_sanitize_patterns
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
+TARGETS = {
+    "assignment": "-m helpers assignment",
+    "test": "--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks",
+    "notebooks": "nbconvert --to notebook --execute --inplace",
+    "answers": "-m helpers answers",
+    "clean": "rm -rf build",
+    "help": "awk",
+}
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def parse(lines: list[str]) -> dict[str, Requirement]:
+    found = [Requirement(line) for line in lines]
+    by_name = {canonicalize_name(requirement.name): requirement for requirement in found}
+    assert len(by_name) == len(found), "a package is named twice"
+    return by_name
+
+
+def declared(project: dict, *extras: str) -> dict[str, Requirement]:
+    return parse(project["dependencies"] + [line for e in extras for line in project["optional-dependencies"][e]])
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return parse([line for line in lines if line and not line.startswith("#")])
+
+
+def test_every_dependency_has_one_pin_inside_its_range(project, pins):
+    wanted = declared(project, *project["optional-dependencies"])
+    assert pins.keys() == wanted.keys()
+    for name, pin in pins.items():
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==" and "+" not in specifier.version, str(pin)
+        assert wanted[name].specifier.contains(specifier.version), f"{pin} is outside {wanted[name]}"
+
+
+def test_every_range_has_a_lower_bound(project):
+    for requirement in declared(project, *project["optional-dependencies"]).values():
+        assert any(specifier.operator == ">=" for specifier in requirement.specifier), str(requirement)
+
+
+def test_environment_has_the_ranges_of_pyproject(project):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["name"] == project["name"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    *lines, pip_section = environment["dependencies"]
+    assert pip_section == {"pip": ["-e ."]}
+    found = dict(re.fullmatch(r"(\S+) ?(.*)", line).groups() for line in lines)
+    assert len(found) == len(lines)
+    assert found.pop("pip") == ""
+    assert Requirement(f"python{found.pop('python')}").specifier.contains("3.11")
+    wanted = declared(project, "lab", "test")
+    assert {name: Requirement(f"x{spec}").specifier for name, spec in found.items()} == {
+        CONDA_NAMES.get(name, name): requirement.specifier for name, requirement in wanted.items()
+    }
+
+
+def imported_packages(folder: Path) -> set[str]:
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    beside = {path.stem for path in folder.glob("*.py")} if folder.name != "helpers" else set()
+    return names - beside - {"helpers"} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras", "allowed"),
+    [("helpers", [], set()), ("tests", ["test"], {"tomli"}), ("scripts", ["test", "pretrain"], set())],
+)
+def test_every_import_is_declared(project, folder, extras, allowed):
+    distributions = importlib.metadata.packages_distributions()
+    known = declared(project, *extras).keys()
+    undeclared = {
+        name
+        for name in imported_packages(ROOT / folder) - allowed
+        if not known & {canonicalize_name(found) for found in distributions.get(name, [name])}
+    }
+    assert not undeclared, f"{folder}/ imports what pyproject.toml does not name"
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory) -> set[str]:
+    """Build from a copy: in the working tree, old files under build/lib would get into the wheel."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("helpers", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.part"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    done = subprocess.run([*command, "--wheel-dir", out, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_has_the_offline_model_and_reviews(wheel_names):
+    offline = {f"helpers/offline/checkpoint/{name}" for name in ("config.json", "model.safetensors", "vocab.txt")}
+    offline |= {f"helpers/offline/reviews/{name}" for name in ("train.csv", "test.csv")}
+    missing = offline - wheel_names
+    assert not missing
+
+
+def test_wheel_has_all_of_helpers_and_nothing_else(wheel_names):
+    files = [path for path in (ROOT / "helpers").rglob("*") if path.is_file()]
+    wanted = {f.relative_to(ROOT).as_posix() for f in files if "__pycache__" not in f.parts and f.suffix != ".part"}
+    assert {name for name in wheel_names if ".dist-info/" not in name} == wanted
+
+
+def project_files() -> list[Path]:
+    """What git tracks or would track; in an unpacked archive, everything but hidden folders and build/."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if shutil.which("git") and (ROOT / ".git").exists():
+        names = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
+        return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    skipped = {".venv", ".git", "build", "dist", "__pycache__"}
+    return [p for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts)]
+
+
+FORBIDDEN = {
+    "registry host": re.compile(
+        r"py[p]i\.(?:org|python)|python[h]osted\.|download\.py[t]orch|[a]naconda\.(?:org|com)|registry\.np[m]js"
+    ),
+    "absolute path": re.compile(
+        r"(?<![\w.~}>-])/(?:root|home|Users|work|tmp|mnt|opt|content)/[\w.-]|\b[A-Z]:\\{1,2}Users\b"
+    ),
+}
+
+
+def forbidden_in(text: str) -> list[str]:
+    text = text.replace("\\n", "\n")  # in a notebook's JSON, a line's end stands before what begins the next line
+    return [f"{what}: {match.group()}" for what, pattern in FORBIDDEN.items() for match in pattern.finditer(text)]
+
+
+def test_no_file_names_a_registry_host_or_a_path_of_a_machine():
+    found = {}
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if hits := forbidden_in(text):
+            found[path.relative_to(ROOT).as_posix()] = hits
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("text", "caught"),
+    [
+        ("see /" + "root/x", True),
+        ('"text": "saved\\n/' + 'home/ann/x"', True),
+        ("file:///" + "tmp/x", True),
+        ("https://py" + "pi.org/simple", True),
+        ("C:\\" + "Users\\ann", True),
+        ("https://example.org/home/page", False),
+        ("work/main, ../tmp/x, ~/home/x", False),
+        ("/usr/bin/env bash", False),
+    ],
+)
+def test_the_search_for_hosts_and_paths_finds_them(text, caught):
+    assert bool(forbidden_in(text)) is caught
+
+
+def run_make(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-C", str(ROOT), *arguments], capture_output=True, text=True, env=environment)
+
+
+@needs_make
+@pytest.mark.parametrize(("target", "part"), TARGETS.items())
+def test_makefile_has_the_documented_target(target, part):
+    done = run_make("--dry-run", target)
+    assert done.returncode == 0, done.stderr
+    assert part in done.stdout
+
+
+@needs_make
+def test_make_alone_lists_the_targets():
+    listed = run_make().stdout
+    for target in TARGETS:
+        assert f"make {target}" in listed
+
+
+def write_fake_python(path: Path, version_check: int, venv_check: int) -> Path:
+    """Write a stand-in for python3 whose virtual environment has a pip that always fails."""
+    path.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *version_info*) exit {version_check} ;;
+  *ensurepip*) exit {venv_check} ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *) echo "no network" >&2; exit 1 ;;
+esac
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("version_check", "venv_check", "message"),
+    [(1, 0, "Python 3.10 or newer is needed"), (0, 1, "install python3-venv"), (0, 0, "no network")],
+)
+def test_a_set_up_that_fails_says_why_and_leaves_no_stamp(tmp_path, version_check, venv_check, message):
+    python = write_fake_python(tmp_path / "python", version_check, venv_check)
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / ".installed-base").write_text("another folder\n")
+    (venv / ".installed-test").touch()
+    done = run_make("answers", f"PYTHON={python}", f"VENV={venv}")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not list(venv.glob(".installed-*"))
+
+
+@needs_make
+def test_a_finished_set_up_is_not_done_again_until_the_folder_moves(tmp_path):
+    stamp = tmp_path / ".installed-base"
+    stamp.write_text(f"{ROOT}\n")
+    assert "pip install" not in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
+    stamp.write_text("another folder\n")
+    assert "pip install" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
+
+
+def test_workflow_has_read_rights_only_and_runs_make_test():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert "permissions" not in job and job["timeout-minutes"] == 30
+    assert {"run": "make test"} in job["steps"]
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def sanitize(text: str) -> str:
+    for pattern, replacement in get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8")):
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("<Trainer at 0x7f12ab>", "<Trainer at 0x55aa01>"),
+        ('<td id="T_1a2b3_row0_col1">', '<td id="T_99fe0_row0_col1">'),
+        ("#T_1a2b3 td {", "#T_99fe0 td {"),
+        ("finished 2026-11-23T12:00:00Z", "finished 2027-01-02T03:04:05Z"),
+        ("torch 2.13.0+cpu, pandas 3.1.1.", "torch 2.11.0+cu128, pandas 2.2.3."),
+        ("40 runs in 212.4 s", "40 runs in 98 s"),
+    ],
+)
+def test_sanitize_hides_what_differs_between_runs(first, second):
+    assert sanitize(first) == sanitize(second)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.8898", "4,386,178 parameters", "0.0701 %", "learning rate 3e-4, batch size 8", "[101 7592 2088 999 102 0]"],
+)
+def test_sanitize_keeps_results(text):
+    assert sanitize(text) == text

@@ -1,0 +1,94 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers.settings import OFFLINE, CourseError, Settings, load_settings, write_atomically
+
+
+@pytest.fixture(autouse=True)
+def no_course_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROFILE", "MODEL", "DATA", "BUILD"):
+        monkeypatch.delenv(f"COURSE_{name}", raising=False)
+
+
+def test_quick_is_the_default_and_needs_only_the_package() -> None:
+    settings = load_settings()
+    assert settings.profile == "quick"
+    assert (Path(settings.model), Path(settings.data)) == (OFFLINE / "checkpoint", OFFLINE / "reviews")
+
+
+def test_full_names_the_hub() -> None:
+    settings = load_settings("full")
+    assert (settings.model, settings.data) == ("prajjwal1/bert-tiny", "stanfordnlp/imdb")
+
+
+def test_an_argument_wins_over_the_environment_and_that_over_the_profile(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COURSE_PROFILE", "full")
+    monkeypatch.setenv("COURSE_MODEL", "owner/from-environment")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    settings = load_settings(model="owner/from-argument")
+    assert (settings.profile, settings.model, settings.data) == ("full", "owner/from-argument", str(tmp_path))
+    assert load_settings("quick").profile == "quick"
+
+
+@pytest.mark.parametrize("where", ["argument", "environment"])
+def test_an_unknown_profile_is_named_with_the_choices(monkeypatch, where: str) -> None:
+    monkeypatch.setenv("COURSE_PROFILE", "fast" if where == "environment" else "quick")
+    with pytest.raises(CourseError, match="Unknown profile 'fast'. Choose one of: quick, full"):
+        load_settings("fast" if where == "argument" else None)
+
+
+def test_a_folder_is_found_from_the_notebooks_folder_too(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert load_settings(data="mine").data == str(tmp_path / "mine")
+    assert load_settings().build == tmp_path / "build"
+
+
+def test_the_line_about_the_settings_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    assert str(load_settings()) == "profile quick · model offline checkpoint · data offline reviews"
+    assert str(load_settings("full")) == "profile full · model prajjwal1/bert-tiny · data stanfordnlp/imdb"
+    assert str(load_settings(data=str(tmp_path))) == f"profile quick · model offline checkpoint · data {tmp_path.name}"
+
+
+def test_the_grid_is_the_published_one() -> None:
+    cells = load_settings().cells
+    assert cells[0] == (3e-4, 8)
+    assert set(cells) == {(rate, size) for rate in (3e-4, 1e-4, 5e-5, 3e-5) for size in (8, 16, 32, 64, 128)}
+    assert len(cells) == 20 and load_settings().epochs == 4
+
+
+def test_the_recipe_is_the_same_for_both_profiles_and_survives_json() -> None:
+    recipe = load_settings().recipe()
+    assert recipe == load_settings("full").recipe() == json.loads(json.dumps(recipe))
+    assert {"learning_rates", "batch_sizes", "epochs", "max_length", "split_seed"} <= set(recipe)
+    assert not {"model", "data", "build"} & set(recipe)
+
+
+def test_settings_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(AttributeError):
+        Settings().epochs = 3
+
+
+def test_writing_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.json"
+    write_atomically(path, "old")
+    write_atomically(path, "new · ü")
+    assert path.read_text(encoding="utf-8") == "new · ü"
+    assert os.listdir(path.parent) == ["file.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def fill(*args) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fill)
+    with pytest.raises(CourseError, match="No space left on device"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]

@@ -1,0 +1,206 @@
+"""What BERT is given: exact ids, tables, the explorer's answers, and what the mask and the positions do."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+
+from helpers.settings import OFFLINE
+from helpers.tokens import (
+    COLOURS,
+    INK,
+    compute_attention,
+    compute_cls,
+    encode,
+    explore,
+    measure_cls_shift,
+    show_tokens,
+    style_table,
+    sum_embeddings,
+    token_table,
+)
+
+SENTENCES = ["Hello world!", "How are you?"]
+LONG = "the film is long " * 200
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BertTokenizerFast:
+    return BertTokenizerFast.from_pretrained(str(OFFLINE / "checkpoint"), model_max_length=512)
+
+
+@pytest.fixture(scope="module", params=[BertModel, BertForSequenceClassification])
+def model(request: pytest.FixtureRequest) -> BertModel | BertForSequenceClassification:
+    torch.manual_seed(3463)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(**shape, initializer_range=0.2)  # the usual 0.02 makes attention almost uniform
+    return request.param(config).train()  # dropout on: the measurements must switch it off themselves
+
+
+def test_the_two_sentences_have_the_published_ids(tokenizer):
+    encoded = encode(tokenizer, SENTENCES)
+    assert encoded["input_ids"].tolist() == [[101, 7592, 2088, 999, 102, 0], [101, 2129, 2024, 2017, 1029, 102]]
+    assert encoded["token_type_ids"].tolist() == [[0] * 6, [0] * 6]
+    assert encoded["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1] * 6]
+
+
+def test_a_pair_is_one_row_with_two_segments(tokenizer):
+    encoded = encode(tokenizer, SENTENCES[0], SENTENCES[1])
+    assert encoded["input_ids"].tolist() == [[101, 7592, 2088, 999, 102, 2129, 2024, 2017, 1029, 102]]
+    assert encoded["token_type_ids"].tolist() == [[0] * 5 + [1] * 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "pair", "length"), [(LONG, None, 3), (LONG, None, 512), (LONG, "Short.", 16), (LONG, LONG, 5)]
+)
+def test_truncation_keeps_every_separator(tokenizer, text, pair, length):
+    table = token_table(tokenizer, text, pair, max_length=length)
+    assert len(table) == length
+    assert table["token"].iloc[0] == "[CLS]"
+    assert table["token"].iloc[-1] == "[SEP]"
+    assert (table["token"] == "[SEP]").sum() == (1 if pair is None else 2)
+
+
+def test_a_text_past_512_tokens_is_cut_without_a_warning(tokenizer, capfd):
+    assert len(token_table(tokenizer, LONG)) == 512
+    assert encode(tokenizer, LONG)["input_ids"].shape == (1, 512)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_table_names_pieces_special_tokens_and_padding(tokenizer):
+    table = token_table(tokenizer, "Unwatchable 🎬", max_length=8, padding="max_length")
+    assert list(table.columns) == ["position", "token", "input_ids", "token_type_ids", "attention_mask", "kind"]
+    assert table["position"].tolist() == list(range(8))
+    assert table["token"].tolist() == ["[CLS]", "un", "##watch", "##able", "[UNK]", "[SEP]", "[PAD]", "[PAD]"]
+    assert table["kind"].tolist() == ["special", "word", "## piece", "## piece", "special", "special"] + ["padding"] * 2
+    assert (table["kind"] == "padding").tolist() == (table["attention_mask"] == 0).tolist()
+
+
+def test_the_coloured_table_is_the_same_every_time_and_escapes_its_tokens(tokenizer):
+    first, second = (style_table(token_table(tokenizer, "<b>Good & bad")).to_html() for _ in range(2))
+    assert first == second
+    assert "&lt;" in first
+    assert "&amp;" in first
+    assert "<b>" not in first
+
+
+def test_show_tokens_displays_colours_and_a_plain_text(tokenizer, monkeypatch):
+    shown = []
+    monkeypatch.setattr("helpers.tokens.display", lambda bundle, raw: shown.append(bundle))
+    show_tokens(token_table(tokenizer, "Hello world!"))
+    assert "td.special" in shown[0]["text/html"]
+    assert shown[0]["text/plain"].splitlines()[2].split() == ["1", "hello", "7592", "0", "1", "word"]
+
+
+@pytest.mark.parametrize("kind", COLOURS)
+def test_ink_stands_out_from_every_colour(kind):
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    assert (luminance(COLOURS[kind]) + 0.05) / (luminance(INK) + 0.05) >= 7  # WCAG 2.2, level AAA
+
+
+def test_the_explorer_follows_every_input(tokenizer):
+    explorer = explore(tokenizer)
+    assert set(explorer.frame["kind"]) == set(COLOURS)
+    explorer.text.value = "An unwatchable film."
+    assert "##watch" in explorer.table.value
+    explorer.pair.value = "Why?"
+    assert explorer.frame["token_type_ids"].max() == 1
+    explorer.padding.value = "do_not_pad"
+    assert explorer.frame.equals(token_table(tokenizer, "An unwatchable film.", "Why?", max_length=12))
+    assert "Nothing was cut off" in explorer.message.value
+    explorer.max_length.value = 8
+    assert "3 tokens were cut off" in explorer.message.value
+    assert len(explorer.frame) == 8
+    assert repr(explorer) == "TokenExplorer('An unwatchable film.', 'Why?', 8, 'do_not_pad')"
+
+
+@pytest.mark.parametrize(
+    ("text", "pair", "length", "words"),
+    [
+        ("", "", 12, "empty"),
+        (" \u200b ", "", 12, "empty"),
+        ("Good.", "\u200b", 12, "second text is empty"),
+        ("Good.", "", 2, "at least 3"),
+        ("Good.", "", -1, "at least 3"),
+        ("Good.", "Bad.", 4, "at least 5"),
+        ("Good.", "", 513, "only 512"),
+        (LONG, "", 12, "Longer than allowed: 790 tokens were cut off"),
+    ],
+)
+def test_the_explorer_answers_bad_input_in_words_and_recovers(tokenizer, capfd, text, pair, length, words):
+    explorer = explore(tokenizer)
+    explorer.text.value, explorer.pair.value, explorer.max_length.value = text, pair, length
+    assert words in explorer.message.value
+    assert (explorer.frame is None) == (explorer.table.value == "") == ("cut off" not in words)
+    explorer.text.value, explorer.pair.value, explorer.max_length.value = "Good.", "", 12
+    assert len(explorer.frame) == 12
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"texts": []}, "no text"),
+        ({"texts": ["Good.", ""]}, "empty"),
+        ({"texts": ["Good.", None]}, "empty"),
+        ({"texts": ["Good."], "pairs": ["a", "b"]}, "one for each"),
+        ({"texts": "Good.", "padding": "right"}, "do_not_pad, longest, max_length"),
+        ({"texts": ["Good.", "Very good."], "padding": "do_not_pad"}, "padding='longest'"),
+        ({"texts": "Good.", "max_length": 600}, "only 512"),
+    ],
+)
+def test_encode_says_what_is_wrong(tokenizer, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        encode(tokenizer, **arguments)
+
+
+def test_a_masked_token_does_not_move_cls(tokenizer, model):
+    inputs = encode(tokenizer, SENTENCES)
+    before = inputs["input_ids"].clone()
+    assert measure_cls_shift(model, inputs, row=0, position=5, new_id=6659) < 1e-6
+    assert measure_cls_shift(model, inputs, row=0, position=5, new_id=6659, use_mask=False) > 1e-3
+    assert measure_cls_shift(model, inputs, row=0, position=2, new_id=6659) > 1e-3
+    assert torch.equal(inputs["input_ids"], before)
+    assert model.training
+
+
+def test_no_query_gives_weight_to_a_masked_key(tokenizer, model):
+    chosen = model.config._attn_implementation
+    inputs = encode(tokenizer, SENTENCES)
+    weights = compute_attention(model, inputs)
+    assert weights.shape == (2, 2, 2, 6, 6)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 2, 2, 6))
+    assert (weights[:, 0, :, :, 5] == 0).all()
+    assert (weights[:, 0, :, 5, :5] > 0).all()  # the padding is hidden as a key, not as a query
+    assert model.config._attn_implementation == chosen
+    assert model.training
+
+
+def test_the_embedding_layer_is_the_normalised_sum_of_three_tables(tokenizer, model):
+    inputs = encode(tokenizer, SENTENCES[0], SENTENCES[1])
+    layer = model.base_model.embeddings.eval()
+    with torch.no_grad():
+        expected = layer(input_ids=inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
+    assert torch.allclose(sum_embeddings(model, inputs), expected, atol=1e-6)
+    assert not torch.allclose(sum_embeddings(model, inputs, use_positions=False), expected, atol=1e-3)
+
+
+def test_without_positions_word_order_is_invisible(tokenizer, model):
+    inputs = encode(tokenizer, ["the critic praised the director", "the director praised the critic"])
+    critic, director = compute_cls(model, inputs, use_positions=False)
+    assert torch.allclose(critic, director, atol=1e-5)
+    critic, director = compute_cls(model, inputs)
+    assert not torch.allclose(critic, director, atol=1e-3)
+
+
+def test_tables_and_explorer_need_no_torch():
+    command = (
+        "import sys, helpers.tokens; assert 'torch' not in sys.modules; assert 'helpers.models' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True)
