@@ -1,0 +1,53 @@
+"""The committed results belong to the committed checkpoint and reviews, and say what the cards claim."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.data import fingerprint_reviews, load_reviews
+from helpers.models import fingerprint_model
+from helpers.results import load_results
+from helpers.settings import CourseError, Settings
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@pytest.mark.parametrize("name", ["quick.json", "quick_seeds.json"])
+def test_quick_results_are_of_this_checkpoint_and_these_reviews(name):
+    settings, run = Settings(), load_results(RESULTS / name)["provenance"]
+    assert run["profile"] == "quick" and run["model"]["fingerprint"] == fingerprint_model(settings.model)
+    assert run["data"]["fingerprint"] == fingerprint_reviews(load_reviews(settings))
+    recipe = settings.recipe()
+    assert {key: recipe[key] for key in run["recipe"]} == run["recipe"]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("standin-*.json")), ids=lambda path: path.stem)
+def test_full_size_results_are_of_this_checkpoint_and_no_text_of_the_data_is_in_them(path):
+    found = load_results(path)
+    assert found["provenance"]["profile"] == "full"
+    assert found["provenance"]["model"]["fingerprint"] == fingerprint_model(Settings().model)
+    for policy in found["policies"].values():
+        assert policy["test"]["n"] == 25000
+        assert all(set(row) == {"row", "label", "predicted", "probability"} for row in policy["test"]["mistakes"])
+
+
+def test_the_policies_come_out_in_the_real_experiments_order_with_every_seed():
+    policies = load_results(RESULTS / "quick_seeds.json")["policies"]
+    runs = zip(*(policies[name]["test_accuracy"] for name in ("full", "bitfit+head", "bitfit")), strict=True)
+    for full, with_head, bitfit in runs:
+        assert full > with_head > bitfit > 0.5 and full - bitfit >= 0.10
+
+
+def test_both_grids_are_complete():
+    settings = Settings()
+    for policy in load_results(RESULTS / "quick.json")["policies"].values():
+        assert [(cell["learning_rate"], cell["batch_size"]) for cell in policy["cells"]] == settings.cells
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 0, "policies": {}}', '{"schema": 1}'])
+def test_a_damaged_or_foreign_results_file_is_named(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(CourseError, match="results.json"):
+        load_results(path)
+    assert path.read_text() == text
