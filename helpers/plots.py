@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from helpers.report import format_rate
 from helpers.results import published as published_figures
 from helpers.settings import CourseError
 
@@ -51,7 +52,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
         axis.set(xlabel="batch size (reviews)", ylabel="learning rate")
         axis.set_title(f"{LOOKS[name][0]} ({policy['trainable_parameters']:,} trained)")
         axis.set_xticks(range(len(sizes)), sizes)
-        axis.set_yticks(range(len(rates)), [_rate(rate) for rate in rates])
+        axis.set_yticks(range(len(rates)), [format_rate(rate) for rate in rates])
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=f"validation accuracy (n = {_count(results, 'validation')})", shrink=0.9)
@@ -145,13 +146,15 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.8), layout="constrained", sharey=True)
     for rate, colour in zip(rates, colours, strict=False):
-        left.plot([0, epochs], [rate, 0], color=colour, lw=2, label=_rate(rate))
+        left.plot([0, epochs], [rate, 0], color=colour, lw=2, label=format_rate(rate))
     for size, colour, dash in zip(sizes, colours, _dashes(), strict=False):
         right.plot([0, count_steps(examples, size) * epochs], [max(rates), 0], dash, color=colour, lw=2, label=size)
     left.set(xlabel="epoch", ylabel="learning rate", title="any batch size", ylim=(0, None), xlim=(0, epochs))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(
-        xlabel="optimizer step", title=f"starting at {_rate(max(rates))}, n = {examples:,} reviews", xlim=(0, None)
+        xlabel="optimizer step",
+        title=f"starting at {format_rate(max(rates))}, n = {examples:,} reviews",
+        xlim=(0, None),
     )
     left.legend(title="learning rate", frameon=False)
     right.legend(title="batch size", frameon=False)
@@ -245,12 +248,7 @@ def _best_cell(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(cell: dict[str, Any]) -> str:
-    return f"rate {_rate(cell['learning_rate'])}, batch {cell['batch_size']}"
-
-
-def _rate(value: float) -> str:
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+    return f"rate {format_rate(cell['learning_rate'])}, batch {cell['batch_size']}"
 
 
 def _dashes() -> list[str]:

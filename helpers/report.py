@@ -79,7 +79,7 @@ def _validation_row(policy: dict[str, Any]) -> dict[str, str]:
     best = policy["best"]
     return {
         "Validation accuracy": f"{best['validation_accuracy']:.4f}",
-        "Learning rate": _rate(best["learning_rate"]),
+        "Learning rate": format_rate(best["learning_rate"]),
         "Batch size": str(best["batch_size"]),
     }
 
@@ -91,6 +91,7 @@ def _test_row(policy: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _rate(value: float) -> str:
+def format_rate(value: float) -> str:
+    """Write a learning rate as the papers do: 3e-4."""
     mantissa, exponent = f"{value:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
