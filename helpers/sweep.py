@@ -131,9 +131,11 @@ def unfinished_cells(settings: Settings, study: optuna.Study) -> list[tuple[floa
 
 def best_trial(settings: Settings, study: optuna.Study) -> FrozenTrial | None:
     """The finished cell with the highest validation accuracy; of equals, the first of the grid."""
-    return max(
-        finished_trials(study), key=lambda trial: (trial.value, -settings.cells.index(cell_of(trial))), default=None
-    )
+    return best_of(settings, finished_trials(study))
+
+
+def best_of(settings: Settings, trials: list[FrozenTrial]) -> FrozenTrial | None:
+    return max(trials, key=lambda trial: (trial.value, -settings.cells.index(cell_of(trial))), default=None)
 
 
 def checkpoint_folder(settings: Settings, policy: str, cell: tuple[float, int]) -> Path:
@@ -243,8 +245,9 @@ def describe_cell(policy: str, record: dict[str, Any], done: int, total: int, se
 
 def tidy_checkpoints(settings: Settings, policy: str, study: optuna.Study) -> None:
     """Remove the checkpoints of finished cells that are not the best."""
-    best = best_trial(settings, study)
-    for trial in finished_trials(study):
+    finished = finished_trials(study)  # Read once: a cell may end between two readings.
+    best = best_of(settings, finished)
+    for trial in finished:
         if trial.number != best.number:
             shutil.rmtree(checkpoint_folder(settings, policy, cell_of(trial)), ignore_errors=True)
 
