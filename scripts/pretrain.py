@@ -303,18 +303,18 @@ quick profile's 1,000 steps.
 
 - Texts: IMDb's unsupervised and training reviews, without their labels, half of them cut into pieces of 128
   tokens and half into pieces of 512. No test review, no label.
-- {unique_tokens:,} tokens taught, {epochs} passes, {tokens:,} tokens seen in {steps:,} steps; {minutes:.0f}
-  minutes on {threads} thread(s) of a shared machine, the teacher's pass not counted (torch {torch}).
-- {held_out_reviews} reviews held out, mean squared error (1 would be a constant's):
+- {unique_tokens:,} tokens taught, {epochs} passes, {tokens:,} tokens seen in {steps:,} steps;
+  {minutes:.0f} minutes on {threads} thread(s) of a shared machine, the teacher's pass not counted (torch {torch}).
+- {held_out_reviews} reviews held out; mean squared error on half of them, cut both ways (1 would be a constant's):
 
 | tokens seen | token states | sentence state |
 |---|---|---|
 {held_out}
 
 ## What it reaches on real IMDb
-One run each, 4 epochs, seed {seed}, {train:,} training and {validation:,} validation reviews (a seeded 80/20
-split of the training set), tested on all {test:,} test reviews. `bitfit` freezes the random classifier
-weight; `bitfit+head` trains it.
+One run each, as many epochs as figures (the learning rate reaches 0 with the last), seed {seed}, {train:,}
+training and {validation:,} validation reviews (a seeded 80/20 split of the training set), tested on all {test:,}
+test reviews. `bitfit` freezes the random classifier weight; `bitfit+head` trains it.
 
 | policy | trainable parameters | learning rate | batch size | validation accuracy by epoch | test accuracy | file |
 |---|---|---|---|---|---|---|
