@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -9,14 +10,15 @@ def main(arguments: list[str] | None = None) -> int:
     from helpers.settings import CourseError
 
     try:
-        options.run(options)
-    except CourseError as error:
+        return options.run(options) or 0
+    except (CourseError, NotImplementedError) as error:
+        if not isinstance(error, CourseError) and not str(error).startswith("Problem "):
+            raise  # It is no exercise that waits to be written.
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. Running the same command again goes on where this one stopped.", file=sys.stderr)
         return 130
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,11 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
     for name, run in VERBS.items():
         verb = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
         verb.set_defaults(run=run)
-        verb.add_argument(
-            "--profile", help="quick (default, offline) or full (bert-tiny and IMDb); also COURSE_PROFILE"
-        )
-        verb.add_argument("--model", help="hub id or folder; also COURSE_MODEL")
-        verb.add_argument("--data", help="hub id or folder; also COURSE_DATA")
+        if run not in WITHOUT_SETTINGS:
+            verb.add_argument(
+                "--profile", help="quick (default, offline) or full (bert-tiny and IMDb); also COURSE_PROFILE"
+            )
+            verb.add_argument("--model", help="hub id or folder; also COURSE_MODEL")
+            verb.add_argument("--data", help="hub id or folder; also COURSE_DATA")
         if run in (assignment, sweep):
             verb.add_argument("--workers", type=positive, help="processes that share the cells (default: one a core)")
         if run is sweep:
@@ -45,6 +48,22 @@ def build_parser() -> argparse.ArgumentParser:
         if run is answers:
             verb.add_argument("--results", help="results file (default: results/PROFILE.json, else the last run's)")
             verb.add_argument("--out", default="answers.md", help="file to write (default: %(default)s)")
+        if run is submit:
+            verb.add_argument("--notebooks", help="folder of the saved notebooks (default: notebooks)")
+            verb.add_argument("--out", default="submission.zip", help="file to write (default: %(default)s)")
+            verb.add_argument("--incomplete", action="store_true", help="write the zip although something is missing")
+        if run is grade:
+            verb.add_argument("submissions", metavar="SUBMISSION", nargs="*", help="zip, folder, or folder of them")
+            verb.add_argument("--out", default="grades", help="folder to write (default: %(default)s)")
+            verb.add_argument("--workers", type=positive, help="submissions at a time (default: one a core)")
+            rerun = verb.add_mutually_exclusive_group()
+            rerun.add_argument("--no-notebooks", action="store_true", help="do not re-execute the notebooks")
+            rerun.add_argument("--full-rerun", action="store_true", help="re-execute them with the whole grid")
+            verb.add_argument("--isolation", default="auto", choices=("auto", "namespaces", "user", "limits"))
+            verb.add_argument("--gradescope-zip", metavar="FILE", help="write Gradescope's autograder instead")
+            verb.add_argument("--gradescope-results", metavar="FILE", help="write the one submission's results.json")
+        if run is release:
+            verb.add_argument("folder", metavar="DIR", help="folder to write; it must be empty, or not there yet")
     return parser
 
 
@@ -113,8 +132,6 @@ def cell(options: argparse.Namespace) -> None:
 
 def answers(options: argparse.Namespace) -> None:
     """write answers.md from the notebooks' answer cells and the results"""
-    from pathlib import Path
-
     from helpers.answers import find_notebooks, find_results, write_answers
 
     settings = settings_of(options)
@@ -136,7 +153,62 @@ def prefetch(options: argparse.Namespace) -> None:
     print(f"{settings}: cached, {', '.join(f'{len(rows):,} {split}' for split, rows in reviews.items())} reviews.")
 
 
+def submit(options: argparse.Namespace) -> None:
+    """verify the hand-in, list what is missing, and write it as one zip"""
+    from helpers.settings import CourseError
+    from helpers.submit import collect_hand_in
+
+    hand_in = collect_hand_in(options.notebooks)
+    print(hand_in.describe())
+    if hand_in.gaps and not options.incomplete:
+        raise CourseError(
+            f"{len(hand_in.gaps)} MISSING, see above; no zip is written. Do what is missing and run this again, or add"
+            " --incomplete to hand in what there is."
+        )
+    hand_in.pack(Path(options.out))
+    print(f"Wrote {options.out} ({Path(options.out).stat().st_size / 1024:,.0f} KiB).")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """check this machine: versions, device, disk, cache and more, with a fix for what is wrong"""
+    from helpers.doctor import examine, report
+
+    findings = examine(options.profile, options.model, options.data)
+    print(report(findings))
+    return int(any(finding.verdict == "FAIL" for finding in findings))
+
+
+def release(options: argparse.Namespace) -> None:
+    """write the student version: no solutions, no answers, outputs cleared"""
+    from helpers.instructor.release import write_release
+
+    print(write_release(Path(options.folder)))
+
+
+def grade(options: argparse.Namespace) -> None:
+    """grade submissions in sandboxes: points, a sheet for each student, answers to read"""
+    from helpers.instructor import gradescope
+    from helpers.instructor.grade import grade_class
+    from helpers.settings import CourseError
+
+    if options.gradescope_zip:
+        print(gradescope.write_autograder(Path(options.gradescope_zip)))
+        return
+    if not options.submissions:
+        raise CourseError("Name the submissions: `python -m helpers grade submissions/ --out grades`.")
+    notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
+    paths, out = [Path(name) for name in options.submissions], Path(options.out)
+    records = grade_class(paths, out, options.workers, notebooks, options.isolation)
+    if options.gradescope_results:
+        gradescope.write_results(records[0], Path(options.gradescope_results))
+    print(f"Written to {out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
+
+
 VERBS = {"assignment": assignment, "sweep": sweep, "cell": cell, "answers": answers, "prefetch": prefetch}
+VERBS |= {"submit": submit, "doctor": doctor}
+WITHOUT_SETTINGS = [submit, release, grade]
+if Path(__file__).with_name("instructor").is_dir():  # The student version has no such folder.
+    VERBS |= {"release": release, "grade": grade}
 
 if __name__ == "__main__":
     sys.exit(main())

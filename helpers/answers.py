@@ -10,7 +10,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from helpers import report
 from helpers.results import load_results, published
-from helpers.settings import CourseError, Settings, load_settings, project_folder, write_atomically
+from helpers.settings import CourseError, Settings, project_folder, write_atomically
 
 TITLES = {
     "1b": "Understand BERT Inputs",
@@ -19,6 +19,8 @@ TITLES = {
     "3b": "Test Models and Report Results",
 }
 PROMPT = "*Your answer here.*"
+# An answer cell with one of these is not answered; the last is what nbgrader writes.
+PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
 PUBLISHED_NOTE = (
     "The columns marked *Published* are the answer sheet's that this project starts from (prajjwal1/bert-tiny on"
     " stanfordnlp/imdb, one run a policy); they were not measured here."
@@ -58,7 +60,7 @@ def collect_answers(notebooks: Path) -> dict[str, list[NotebookNode]]:
         for cell in read_notebook(path).cells:
             tags = cell.metadata.get("tags", [])
             for problem in TITLES:
-                written = cell.source.strip() not in ("", PROMPT)
+                written = cell.source.strip() not in PROMPTS
                 if cell.cell_type == "markdown" and written and {"answer", f"problem-{problem}"} <= set(tags):
                     answers[problem].append(new_markdown_cell(cell.source.strip()))
     return answers
@@ -66,10 +68,13 @@ def collect_answers(notebooks: Path) -> dict[str, list[NotebookNode]]:
 
 def read_notebook(path: Path) -> NotebookNode:
     try:
-        return nbformat.read(path, as_version=4)
-    except (ValueError, OSError, nbformat.reader.NotJSONError) as error:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        return notebook
+    except Exception as error:  # What a broken file makes the library raise has no common kind.
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise CourseError(
-            f"{path.name} is not a readable notebook ({error}). Restore it from your last copy."
+            f"{path.name} is not a readable notebook ({first}). Restore it from your last copy."
         ) from error
 
 
@@ -88,27 +93,6 @@ def find_results(settings: Settings) -> Path:
 
 def write_answers(notebooks: Path, results: Path, out: Path) -> None:
     write_atomically(out, export_answers(notebooks, load_results(results)))
-
-
-def check_hand_in(settings: Settings | None = None) -> bool:
-    """Print what a hand-in needs, what is there and what is missing; returns whether it is complete."""
-    settings = settings or load_settings()
-    lines = []
-    answers = collect_answers(find_notebooks())
-    for problem in TITLES:
-        lines.append((bool(answers[problem]), f"written answer to problem {problem}"))
-    try:
-        policies = load_results(settings.folder / "results.json")["policies"]
-    except CourseError:
-        policies = {}
-    for policy in ("full", "bitfit"):
-        cells = len(policies.get(policy, {}).get("cells", []))
-        lines.append((cells == len(settings.cells), f"results of {len(settings.cells)} cells, and the test: {policy}"))
-    for done, what in lines:
-        print("ok     " if done else "MISSING", what)
-    complete = all(done for done, _ in lines)
-    print("Everything is there." if complete else "Do what is missing, then run this cell again.")
-    return complete
 
 
 def _header(results: dict[str, Any]) -> str:

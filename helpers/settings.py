@@ -57,6 +57,8 @@ class Settings:
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {},
     "full": {"model": "prajjwal1/bert-tiny", "data": "stanfordnlp/imdb"},
+    # A corner of the grid, with which graders re-execute a submission's notebooks.
+    "grade": {"learning_rates": (3e-4, 1e-4), "batch_sizes": (32, 64), "epochs": 1},
 }
 
 # A hub id without a revision here is taken at its newest version.

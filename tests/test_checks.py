@@ -1,8 +1,13 @@
 """Every check passes the right solution and none of the wrong ones."""
 
+import inspect
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +25,10 @@ from transformers import (
 )
 
 from helpers import exercises
-from helpers.checks import CheckFailed, problem_1d, problem_2a, problem_2b, problem_2c
+from helpers.checks import FUNCTIONS, CheckFailed, judge, problem_1d, problem_2a, problem_2b, problem_2c
+from helpers.expect import expect, give_public
 from helpers.models import load_classifier
+from helpers.observe import observe
 
 RIGHT = {
     "1d": (exercises.preprocess_dataset,),
@@ -245,7 +252,7 @@ def space_that_forgets_to_return(trial):
 
 # name: (problem, solutions, part of the message)
 WRONG: dict[str, tuple[str, tuple[Callable, ...], str]] = {
-    "1d unsolved": ("1d", (unsolved,), "unsolved is not solved yet."),
+    "1d unsolved": ("1d", (unsolved,), "unsolved is not written yet."),
     "1d returns nothing": ("1d", (returns_nothing,), "expected Dataset, found NoneType"),
     "1d returns a dict": (
         "1d",
@@ -300,7 +307,7 @@ WRONG: dict[str, tuple[str, tuple[Callable, ...], str]] = {
     ),
     "1d rows shuffled": ("1d", (preprocess(lambda data: data.shuffle(seed=1)),), "of review"),
     "1d too few arguments": ("1d", (lambda data: data,), "it stopped with TypeError"),
-    "2a unsolved": ("2a", (unsolved,), "unsolved is not solved yet."),
+    "2a unsolved": ("2a", (unsolved,), "unsolved is not written yet."),
     "2a returns nothing": ("2a", (returns_nothing,), "expected BertForSequenceClassification, found NoneType"),
     "2a encoder only": ("2a", (encoder_only,), "expected BertForSequenceClassification, found BertModel"),
     "2a nothing frozen": ("2a", (model_with(lambda name, p: True),), "expected frozen, found trained"),
@@ -344,9 +351,9 @@ WRONG: dict[str, tuple[str, tuple[Callable, ...], str]] = {
     "2a half precision": ("2a", (half_precision,), "expected torch.float32, found torch.float16"),
     "2a three labels": ("2a", (three_labels,), "number of labels: expected 2, found 3"),
     "2a other argument names": ("2a", (lambda trial, name, bitfit=False: load_classifier(name),), "use_bitfit"),
-    "2b unsolved": ("2b", (unsolved, unsolved), "unsolved is not solved yet."),
-    "2b tester unsolved": ("2b", (exercises.init_trainer, unsolved), "unsolved is not solved yet."),
-    "2b 2a unsolved": ("2b", (trainer_with(unsolved), exercises.init_tester), "unsolved is not solved yet."),
+    "2b unsolved": ("2b", (unsolved, unsolved), "unsolved is not written yet."),
+    "2b tester unsolved": ("2b", (exercises.init_trainer, unsolved), "unsolved is not written yet."),
+    "2b 2a unsolved": ("2b", (trainer_with(unsolved), exercises.init_tester), "unsolved is not written yet."),
     "2b returns nothing": ("2b", (returns_nothing, exercises.init_tester), "expected Trainer, found NoneType"),
     "2b tester returns nothing": ("2b", (exercises.init_trainer, returns_nothing), "expected Trainer, found NoneType"),
 }
@@ -421,7 +428,7 @@ WRONG |= {
 WRONG |= {
     f"2c {name}": ("2c", (solution,), message)
     for name, solution, message in (
-        ("unsolved", unsolved, "unsolved is not solved yet."),
+        ("unsolved", unsolved, "unsolved is not written yet."),
         ("returns nothing", returns_nothing, "expected dict, found NoneType"),
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
         ("loss", search_with(compute_objective=lambda metrics: metrics["eval_loss"]), "compute_objective"),
@@ -521,6 +528,80 @@ def test_another_right_solution_passes(bert_tiny: Path, small_bert: Path, capsys
     problem, solution = OTHER_RIGHT[name]
     CHECKS[problem](solution, *RIGHT[problem][1:], model=small_bert if problem == "2b" else bert_tiny)
     assert capsys.readouterr().out == f"Problem {problem}: correct. {SAID[problem]}\n"
+
+
+class Called(BaseException):
+    """Passes through every `except Exception` on its way."""
+
+
+def copy_exercises(**replaced: Callable) -> ModuleType:
+    """The solved exercises as a module of their own, some functions replaced."""
+    module = ModuleType("exercises_copy")
+    exec(compile(inspect.getsource(exercises), exercises.__file__, "exec"), vars(module))
+    vars(module).update(replaced)
+    return module
+
+
+@pytest.mark.parametrize("problem", CHECKS)
+def test_a_check_depends_on_no_other_problem_s_function(small_bert: Path, capsys, problem: str) -> None:
+    """So a wrong function is caught by its own problem's check and by no other."""
+
+    def must_not_be_called(*arguments, **options):
+        raise Called
+
+    others = [name for other, names in FUNCTIONS.items() if other != problem for name in names]
+    module = copy_exercises(**dict.fromkeys(others, must_not_be_called))
+    CHECKS[problem](*(getattr(module, name) for name in FUNCTIONS[problem]), model=small_bert)
+    assert capsys.readouterr().out.startswith(f"Problem {problem}: correct.")
+    assert all(getattr(module, name) is must_not_be_called for name in others)
+
+
+@pytest.mark.parametrize("name", ["2a unsolved", "2a nothing frozen", "2a the same model again", "2a three labels"])
+def test_a_wrong_init_model_fails_2a_and_not_2b(small_bert: Path, capsys, name: str) -> None:
+    module = copy_exercises(init_model=WRONG[name][1][0])
+    with pytest.raises(CheckFailed):
+        problem_2a(module.init_model, model=small_bert)
+    problem_2b(module.init_trainer, module.init_tester, model=small_bert)
+    assert "Problem 2b: correct." in capsys.readouterr().out
+
+
+def test_an_unsolved_function_is_named_with_what_to_do(bert_tiny: Path) -> None:
+    with pytest.raises(CheckFailed, match="^Problem 2a: unsolved is not written yet. Write it in helpers/exercises.py"):
+        problem_2a(unsolved, model=bert_tiny)
+
+
+def test_the_judges_need_no_torch() -> None:
+    script = "import sys, helpers.checks\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_what_was_seen_survives_a_pipe(small_bert: Path, tmp_path: Path, monkeypatch) -> None:
+    """A grader's judge gets JSON from another process."""
+    monkeypatch.chdir(tmp_path)
+    for problem, solutions in RIGHT.items():
+        given = json.loads(json.dumps(give_public(problem, str(small_bert))))
+        seen = observe(problem, solutions, given)
+        assert json.loads(json.dumps(seen, allow_nan=False)) == seen
+        assert "correct" in judge(problem, seen, json.loads(json.dumps(expect(problem, given))))
+
+
+@pytest.fixture(scope="module")
+def expectations(small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("expectations"))
+        return {problem: expect(problem, give_public(problem, str(small_bert))) for problem in CHECKS}
+
+
+@pytest.mark.parametrize("problem", CHECKS)
+@pytest.mark.parametrize(
+    "seen",
+    [None, [], {}, {"records": None, "stopped": None}, {"records": [None] * 9, "stopped": None}]
+    + [{"records": [{}] * 99, "stopped": None}, {"records": [], "stopped": None}, {"records": [], "stopped": 3}],
+    ids=repr,
+)
+def test_a_forged_observation_never_passes(expectations: dict, problem: str, seen: Any) -> None:
+    with pytest.raises(Exception):  # noqa: B017
+        judge(problem, seen, expectations[problem])
 
 
 def test_a_check_leaves_nothing_behind(bert_tiny: Path, monkeypatch, tmp_path: Path) -> None:

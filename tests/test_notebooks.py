@@ -80,7 +80,7 @@ def test_every_code_problem_ends_in_its_check():
     ).splitlines()
     for problem in ("1d", "2a", "2b", "2c"):
         assert len([line for line in sources if line.startswith(f"checks.problem_{problem}(")]) == 1
-    assert any("check_hand_in(" in line for line in sources)
+    assert any("submit(" in line for line in sources)
 
 
 def test_every_written_problem_has_an_answer_cell():

@@ -1,0 +1,1 @@
+"""What only instructors and graders run; absent from the student version."""

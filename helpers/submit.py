@@ -1,0 +1,272 @@
+"""The hand-in: look at everything it needs, name every gap, and pack it into one zip."""
+
+import ast
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+from helpers import answers
+from helpers.results import load_results
+from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder
+
+NOTEBOOKS = ("01_bert_inputs.ipynb", "02_hyperparameters.ipynb", "03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
+# From the functions that a student writes to their problems.
+FUNCTIONS = {
+    "preprocess_dataset": "1d",
+    "init_model": "2a",
+    "init_trainer": "2b",
+    "init_tester": "2b",
+    "hyperparameter_search_settings": "2c",
+}
+EXERCISES = Path(__file__).with_name("exercises.py")
+
+
+@dataclass
+class HandIn:
+    """The zip's content by name, and a sentence for everything that is missing."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    gaps: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """List the files with their sizes, then the gaps."""
+        lines = [f"  {name:36} {len(content) / 1024:8,.1f} KiB" for name, content in sorted(self.files.items())]
+        return "\n".join([*lines, *(f"MISSING  {gap}" for gap in self.gaps)])
+
+    def pack(self, out: Path) -> None:
+        """Write the zip; the same content gives the same bytes."""
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in sorted(self.files.items()):
+                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                entry.external_attr, entry.create_system = 0o644 << 16, 3
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, content)
+        beside = out.with_name(f"{out.name}.{os.getpid()}.part")
+        try:
+            beside.write_bytes(packed.getvalue())
+            os.replace(beside, out)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise CourseError(f"Could not write {out}: {error.strerror}. Name another file with --out.") from error
+
+
+def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -> None:
+    """Verify the hand-in and write `submission.zip` into the project's folder, or print what is missing.
+
+    `notebooks` is the folder where they are saved, if it is not the project's. Nothing is raised: this is for a cell.
+    """
+    out = Path(out) if out else project_folder() / "submission.zip"
+    try:
+        hand_in = collect_hand_in(notebooks)
+        if not hand_in.gaps:
+            hand_in.pack(out)
+    except CourseError as error:
+        print(f"error: {error}")
+        return
+    if hand_in.gaps:
+        print("\n".join(f"MISSING  {gap}" for gap in hand_in.gaps))
+        print("No zip is written yet. Do what is missing, save all notebooks, and run this cell again.")
+    else:
+        print(f"Everything is there: {out.name} holds {len(hand_in.files)} files and is ready to be handed in.")
+
+
+def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | None = None) -> HandIn:
+    """Look at the saved notebooks, exercises.py and the results; imports exercises.py if it compiles."""
+    hand_in = HandIn()
+    written = _add_notebooks(hand_in, Path(notebooks) if notebooks else _find_folder())
+    solved = _add_exercises(hand_in)
+    results = _add_results(hand_in, settings or load_settings(), solved)
+    if written and results is not None:
+        try:
+            with _saved_copies(hand_in) as folder:
+                hand_in.files["answers.md"] = answers.export_answers(Path(folder), results).encode()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            hand_in.gaps.append(f"results.json: it is damaged ({error!r}). Move it aside and run notebook 03 again.")
+    return hand_in
+
+
+def _find_folder() -> Path:
+    """The project's notebooks, or the working folder where they lie there."""
+    folders = (project_folder() / "notebooks", Path.cwd())
+    return next((folder for folder in folders if any((folder / name).exists() for name in NOTEBOOKS)), folders[0])
+
+
+def _add_notebooks(hand_in: HandIn, folder: Path) -> bool:
+    """Take what is saved, and say what is not run, has failed or is not answered; True if every answer is there."""
+    readable: list[str] = []
+    for name in NOTEBOOKS:
+        content = _read(hand_in, folder / name, f"notebooks/{name}", "Save it there, or name its folder.")
+        if content is None:
+            continue
+        try:
+            notebook = answers.read_notebook(folder / name)
+        except CourseError as error:
+            hand_in.gaps.append(str(error))
+            continue
+        readable.append(name)
+        hand_in.gaps += _find_cell_gaps(name, notebook)
+    if not readable:
+        return False
+    with _saved_copies(hand_in, readable) as copies:
+        found = answers.collect_answers(Path(copies))
+    missing = [problem for problem in answers.TITLES if not found[problem]]
+    hand_in.gaps += [
+        f"the answer to problem {problem}. Write it in the cell tagged `answer` and `problem-{problem}`, and save."
+        for problem in missing
+    ]
+    return not missing and len(readable) == len(NOTEBOOKS)
+
+
+def _find_cell_gaps(name: str, notebook: NotebookNode) -> list[str]:
+    """The hand-in's own cell is left out: it runs before its notebook is saved."""
+    cells = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and cell.source.strip() and "hand-in" not in cell.metadata.get("tags", [])
+    ]
+    gaps = []
+    waiting = [cell for cell in cells if cell.execution_count is None]
+    if waiting:
+        gaps.append(
+            f"notebooks/{name}: {len(waiting)} of {len(cells)} code cells have not been run, or the notebook was not"
+            f" saved since; the first begins with `{_first_line(waiting[0])}`. Run all cells and save."
+        )
+    for cell in cells:
+        for output in cell.outputs:
+            if output.output_type == "error":
+                gaps.append(
+                    f"notebooks/{name}: the cell `{_first_line(cell)}` ended with {output.ename}. Mend what it names,"
+                    " run all cells again and save."
+                )
+    return gaps
+
+
+def _first_line(cell: NotebookNode) -> str:
+    return cell.source.strip().splitlines()[0][:60]
+
+
+def _add_exercises(hand_in: HandIn) -> bool:
+    """Take exercises.py; True if it compiles and every function is written."""
+    content = _read(hand_in, EXERCISES, "exercises.py", "Restore it from your last copy.")
+    if content is None:
+        return False
+    gaps = find_code_gaps(content)
+    hand_in.gaps += gaps
+    return not gaps
+
+
+def find_code_gaps(content: bytes) -> list[str]:
+    """Name the functions that are missing or not written yet; the code is read, not run."""
+    try:
+        functions = find_stubs(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f", line {line}" if line else ""
+        return [
+            f"exercises.py{where}: it does not compile ({getattr(error, 'msg', error)}). Mend it and save the file."
+        ]
+    gaps = []
+    for name, problem in FUNCTIONS.items():
+        if name not in functions:
+            gaps.append(f"exercises.py: there is no function {name} (problem {problem}). Restore it.")
+        elif functions[name]:
+            gaps.append(f"exercises.py: {name} (problem {problem}) is not written yet.")
+    return gaps
+
+
+def find_stubs(code: bytes | str) -> dict[str, bool]:
+    """From the name of every function to whether it still raises NotImplementedError; SyntaxError if it is no code."""
+    return {
+        function.name: any(
+            isinstance(node, ast.Raise) and "NotImplementedError" in ast.dump(node) for node in ast.walk(function)
+        )
+        for function in ast.parse(code).body
+        if isinstance(function, ast.FunctionDef)
+    }
+
+
+def _add_results(hand_in: HandIn, settings: Settings, solved: bool) -> dict[str, Any] | None:
+    """Take the quick profile's results, else another's; returns them if they are whole."""
+    paths = [settings.build / profile / "results.json" for profile in PROFILES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        hand_in.gaps.append(
+            "results.json: nothing has been trained. Run notebook 03, or `python -m helpers assignment`."
+        )
+        return None
+    content = _read(hand_in, path, "results.json", "Run notebook 03 again.")
+    if content is None:
+        return None
+    try:
+        results = load_results(path)
+    except CourseError as error:
+        hand_in.gaps.append(str(error))
+        return None
+    gaps = find_result_gaps(results, settings)
+    hand_in.gaps += gaps
+    if not gaps and solved:
+        hand_in.gaps += _find_code_changes(results)
+    return None if gaps else results
+
+
+def find_result_gaps(results: dict[str, Any], settings: Settings) -> list[str]:
+    """Name the policies whose grid is not complete or which have not been tested."""
+    gaps = []
+    for policy in ("full", "bitfit"):
+        try:
+            measured = results["policies"].get(policy, {"cells": []})
+            epochs = {(cell["learning_rate"], cell["batch_size"]): len(cell["epochs"]) for cell in measured["cells"]}
+            complete = epochs == dict.fromkeys(settings.cells, settings.epochs)
+            complete = complete and 0 <= measured["test"]["accuracy"] <= 1 and measured["best"]["batch_size"]
+        except (KeyError, TypeError, AttributeError):
+            complete = False
+        if not complete:
+            gaps.append(
+                f"results.json: it does not hold all {len(settings.cells)} cells, and the test, of the policy {policy}."
+                " Run the search of notebook 03 to its end."
+            )
+    return gaps
+
+
+def _find_code_changes(results: dict[str, Any]) -> list[str]:
+    from helpers import speed, training
+
+    try:
+        from helpers import exercises
+
+        made_by = training.code_fingerprint(exercises, training, speed)
+    except Exception as error:  # It is the student's file: whatever it raises is theirs to mend.
+        return [f"exercises.py: it cannot be imported ({type(error).__name__}: {error}). Mend it and save the file."]
+    if results.get("provenance", {}).get("code") == made_by:
+        return []
+    return [
+        "results.json: it was made with another exercises.py than the present one. Move the folder build/quick aside"
+        " (or that of your profile) and run the search of notebook 03 again, or take your changes back."
+    ]
+
+
+def _read(hand_in: HandIn, path: Path, name: str, what_to_do: str) -> bytes | None:
+    try:
+        hand_in.files[name] = path.read_bytes()
+        return hand_in.files[name]
+    except FileNotFoundError:
+        hand_in.gaps.append(f"{name}: it is not in {path.parent.name}/. {what_to_do}")
+    except OSError as error:
+        hand_in.gaps.append(f"{name}: it cannot be read ({error.strerror}). {what_to_do}")
+    return None
+
+
+def _saved_copies(hand_in: HandIn, names: Sequence[str] = NOTEBOOKS) -> tempfile.TemporaryDirectory:
+    """The zip's notebooks in a folder without any others, such as copies that Jupyter made."""
+    folder = tempfile.TemporaryDirectory(prefix="hand-in-")
+    for name in names:
+        (Path(folder.name) / name).write_bytes(hand_in.files[f"notebooks/{name}"])
+    return folder

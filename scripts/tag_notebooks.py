@@ -1,0 +1,54 @@
+"""Write nbgrader's metadata (schema version 3) into the notebooks' cells; run again, it changes nothing.
+
+    python scripts/tag_notebooks.py
+
+Outputs stay as they are. Run it after adding a problem, an answer cell or a check.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def main() -> None:
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        points = find_points(notebook)
+        for cell in notebook.cells:
+            cell.metadata.pop("nbgrader", None)
+            role = describe_role(cell, points)
+            if role:
+                # One notebook's ids may be another's, too: nbgrader's must be unique in the whole assignment.
+                named = {"schema_version": 3, "grade_id": f"{path.name[:2]}-{cell.id}", "cell_type": cell.cell_type}
+                cell.metadata["nbgrader"] = named | {"task": False} | role
+        nbformat.write(notebook, path)
+
+
+def find_points(notebook: nbformat.NotebookNode) -> dict[str, int]:
+    """Read the points of each problem from its heading: `## Problem 2a · Freeze … (code, 10 points)`."""
+    headings = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = re.findall(r"^## Problem (\w+) · .*?(\d+) points\)$", headings, re.M)
+    return {problem: int(points) for problem, points in found}
+
+
+def describe_role(cell: nbformat.NotebookNode, points: dict[str, int]) -> dict[str, Any] | None:
+    """An answer is graded by hand, a check by running it; what a check needs is locked; nbgrader ignores the rest."""
+    tags = cell.metadata.get("tags", [])
+    if "answer" in tags:
+        (problem,) = (tag.removeprefix("problem-") for tag in tags if tag.startswith("problem-"))
+        return {"grade": True, "solution": True, "locked": False, "points": points[problem]}
+    if cell.cell_type != "code":
+        return None
+    if check := re.match(r"checks\.problem_(\w+)\(", cell.source):
+        return {"grade": True, "solution": False, "locked": True, "points": points[check[1]]}
+    if "bootstrap" in tags or "importlib.reload(exercises)" in cell.source:
+        return {"grade": False, "solution": False, "locked": True}
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The notebooks in nbgrader's hands: its own commands make the assignment and grade two students."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers.answers import PROMPT
+from helpers.instructor.release import build_release
+
+pytest.importorskip("nbgrader", reason="nbgrader needs Python 3.11")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+POINTS = {"1b": 10, "1c": 10, "1d": 10, "2a": 10, "2b": 20, "2c": 20, "3a": 10, "3b": 10}
+CHECKS = {"1d", "2a", "2b", "2c"}
+
+
+def graded_cells():
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "nbgrader" in cell.metadata:
+                yield path.stem, cell, cell.metadata["nbgrader"]
+
+
+def test_every_problem_is_graded_once_with_its_points():
+    found = {}
+    for _, cell, role in graded_cells():
+        if role["grade"]:
+            problem = cell.id.partition("-")[2]
+            assert problem not in found
+            found[problem] = role["points"]
+            assert role["solution"] is (problem not in CHECKS) and role["locked"] is (problem in CHECKS)
+    assert found == POINTS
+
+
+def test_grade_ids_are_unique_and_the_keys_are_those_of_schema_3():
+    roles = [(cell, role) for _, cell, role in graded_cells()]
+    ids = [role["grade_id"] for _, role in roles]
+    assert len(set(ids)) == len(ids)
+    keys = {"schema_version", "grade_id", "cell_type", "task", "grade", "solution", "locked"}
+    for cell, role in roles:
+        assert set(role) == (keys | {"points"} if role["grade"] else keys)
+        assert role["schema_version"] == 3 and role["cell_type"] == cell.cell_type and role["task"] is False
+
+
+def test_the_script_that_tags_the_notebooks_would_change_nothing(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "tag_notebooks.py", tmp_path / "scripts")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    subprocess.run([sys.executable, tmp_path / "scripts" / "tag_notebooks.py"], check=True)
+    for path in NOTEBOOKS:
+        assert (tmp_path / "notebooks" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course whose `source` is the student version; notebook 03 ends before its 40 runs."""
+    course = tmp_path_factory.mktemp("course")
+    source = course / "source" / "bitfit"
+    for name, content in build_release(ROOT)[0].items():
+        if name.startswith(("helpers/", "notebooks/")):
+            path = source / name.removeprefix("notebooks/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    long = source / "03_full_vs_bitfit.ipynb"
+    notebook = nbformat.read(long, as_version=4)
+    ids = [cell.id for cell in notebook.cells]
+    notebook.cells = notebook.cells[: ids.index("check-2c") + 1] + notebook.cells[ids.index("problem-3a") :]
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type != "code" or "results" not in cell.source]
+    nbformat.write(notebook, long)
+    shutil.copy(ROOT / "docs" / "nbgrader_config.py", course)
+    run_nbgrader(course, "generate_assignment", "bitfit")
+    return course
+
+
+def run_nbgrader(course: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "PYTHONPATH"))}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # It calls alembic.
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+    environment |= {name: str(course / name) for name in ("JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def query(course: Path, question: str) -> list[tuple]:
+    with sqlite3.connect(course / "gradebook.db") as database:
+        return database.execute(question).fetchall()
+
+
+def test_generate_assignment_takes_all_points_and_leaves_prompts(course):
+    rows = query(
+        course, "SELECT name, max_score, cell_type FROM grade_cells JOIN base_cell ON grade_cells.id = base_cell.id"
+    )
+    assert {name.rpartition("-")[2]: points for name, points, _ in rows} == POINTS
+    for path in (course / "release" / "bitfit").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "answer" in cell.metadata.get("tags", []):
+                assert cell.source == PROMPT
+
+
+@pytest.fixture(scope="module")
+def graded(course):
+    """Ann solved the code and answered problem 1b; Ben changed a check and a course file, and solved nothing."""
+    students = {}
+    for student, kept in (("ann", ("01", "03")), ("ben", ("03",))):
+        folder = students[student] = course / "submitted" / student / "bitfit"
+        shutil.copytree(course / "release" / "bitfit", folder)
+        for path in folder.glob("*.ipynb"):
+            if not path.name.startswith(kept):
+                path.unlink()  # What is left holds all the checks; the rest would only take time.
+    shutil.copy(ROOT / "helpers" / "exercises.py", students["ann"] / "helpers")
+    first = students["ann"] / "01_bert_inputs.ipynb"
+    first.write_text(first.read_text(encoding="utf-8").replace(PROMPT, "Ids are indices.", 1), encoding="utf-8")
+    path = students["ben"] / "03_full_vs_bitfit.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.id == "check-2a":
+            cell.source = "print('Problem 2a: correct.')"
+    nbformat.write(notebook, path)
+    (students["ben"] / "helpers" / "checks.py").write_text("problem_2b = problem_2c = print\n")
+    run_nbgrader(course, "autograde", "bitfit")
+    return course
+
+
+def grades(course: Path, student: str) -> dict[str, tuple[float | None, bool]]:
+    """From each problem to its automatic points and whether a person has to read it."""
+    rows = query(
+        course,
+        "SELECT base_cell.name, auto_score, needs_manual_grade FROM grade JOIN base_cell ON cell_id = base_cell.id"
+        " JOIN submitted_notebook ON grade.notebook_id = submitted_notebook.id JOIN submitted_assignment"
+        f" ON submitted_notebook.assignment_id = submitted_assignment.id WHERE student_id = '{student}'",
+    )
+    return {name.rpartition("-")[2]: (points, bool(manual)) for name, points, manual in rows}
+
+
+def test_autograde_gives_a_solved_submission_all_automatic_points_and_no_stderr(graded):
+    found = grades(graded, "ann")
+    assert {problem: found[problem] for problem in CHECKS} == {problem: (POINTS[problem], False) for problem in CHECKS}
+    assert found["1b"] == (None, True), "a written answer waits for a reader"
+    assert found["3a"] == (0, False), "a prompt that nobody answered is worth nothing"
+    for path in (graded / "autograded" / "ann" / "bitfit").glob("*.ipynb"):
+        outputs = [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+        assert outputs and not [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"]
+
+
+def test_autograde_gives_nothing_for_stubs_nor_for_changed_checks(graded):
+    found = grades(graded, "ben")
+    assert {problem: found[problem][0] for problem in CHECKS} == dict.fromkeys(CHECKS, 0)

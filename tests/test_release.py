@@ -1,0 +1,287 @@
+"""The student version: nothing of the solution in it, the same bytes each time, and fit to be worked with."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import answers
+from helpers.instructor import release
+from helpers.settings import CourseError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """What the command writes."""
+    folder = tmp_path_factory.mktemp("release") / "student"
+    done = python("-m", "helpers", "release", folder, cwd=ROOT, path=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is not written yet") == 4
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the project's sources to change."""
+    folder = tmp_path / "source"
+    for name, path in release._find_sources(ROOT):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / name)
+    (folder / "docs").mkdir()
+    (folder / "README.md").rename(folder / release.README)
+    return folder
+
+
+def python(*arguments, cwd, path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
+    environment |= {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def cells_of(folder):
+    for path in sorted(folder.glob("notebooks/*.ipynb")):
+        yield from nbformat.read(path, as_version=4).cells
+
+
+def test_what_is_not_for_students_stays_behind(student):
+    names = files_of(student)
+    inside = re.compile(
+        r"instructor|^results/|^docs/|^scripts/|^benchmarks/|answers\.md|__pycache__|\.part$|^build/|\.git/"
+    )
+    assert not [name for name in names if inside.search(name)]
+    assert [name for name in names if name.startswith("tests/test_")] == ["tests/test_exercises.py"]
+    assert {"README.md", "Makefile", "LICENSE", "helpers/checks.py", "helpers/offline/checkpoint/vocab.txt"} <= set(
+        names
+    )
+
+
+def test_no_line_of_a_solution_or_an_answer_is_left(student):
+    """Read here without the module's own search."""
+    code = (ROOT / "helpers" / "exercises.py").read_text(encoding="utf-8")
+    bodies = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", code, re.S)
+    given = {line.strip() for line in re.sub(r"(?s)### BEGIN.*?### END", "", code).splitlines()}
+    secrets = {line.strip() for body in bodies for line in body.splitlines()} - given
+    secrets |= {
+        line.strip()
+        for cell in cells_of(ROOT)
+        if "answer" in cell.metadata.get("tags", [])
+        for line in cell.source.splitlines()
+    }
+    secrets = {line for line in secrets if len(line) > 15}
+    assert len(secrets) > 60
+    stubs = (student / "helpers" / "exercises.py").read_text(encoding="utf-8")
+    released = [
+        stubs,
+        (student / "README.md").read_text(encoding="utf-8"),
+        *(cell.source for cell in cells_of(student)),
+    ]
+    assert not [line for line in secrets for text in released if line in text]
+
+
+def test_functions_keep_signature_and_docstring_and_name_their_problem(student):
+    stubs = (student / "helpers" / "exercises.py").read_text(encoding="utf-8")
+    solved = (ROOT / "helpers" / "exercises.py").read_text(encoding="utf-8")
+    for name, problem in release.FUNCTIONS.items():
+        head = re.search(rf'(?s)def {name}\(.*?""".*?"""\n', solved)[0]
+        assert (
+            f'{head}    raise NotImplementedError("Problem {problem}: write {name} in helpers/exercises.py.")\n'
+            in stubs
+        )
+    assert re.search(r"(?s)^.*?(?=\n\n\ndef )", solved)[0] in stubs, "the imports stay, for students need them"
+
+
+def test_answers_are_prompts_that_count_as_not_answered(student):
+    assert not any(answers.collect_answers(student / "notebooks").values())
+    found = [cell for cell in cells_of(student) if "answer" in cell.metadata.get("tags", [])]
+    assert len(found) == 4 and all(cell.source == answers.PROMPT for cell in found)
+
+
+def test_outputs_are_cleared_except_in_reference_cells(student):
+    kept = []
+    for cell in cells_of(student):
+        if cell.cell_type == "code":
+            assert cell.execution_count is None
+            kept += [cell] if cell.outputs else []
+            assert all(output.get("execution_count") is None for output in cell.outputs)
+    assert kept and all("reference" in cell.metadata["tags"] for cell in kept)
+    assert len(kept) == len([cell for cell in cells_of(ROOT) if "reference" in cell.metadata.get("tags", [])])
+    for path in student.glob("notebooks/*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert set(notebook.metadata) == {"kernelspec", "language_info"}
+
+
+def test_source_prose_ids_and_nbgrader_metadata_are_the_same(student):
+    for ours, theirs in zip(cells_of(ROOT), cells_of(student), strict=True):
+        assert (ours.id, ours.metadata.get("nbgrader")) == (theirs.id, theirs.metadata.get("nbgrader"))
+        assert "answer" in ours.metadata.get("tags", []) or ours.source == theirs.source
+
+
+def test_the_same_source_gives_the_same_bytes_and_times(student, source, tmp_path):
+    (tmp_path / "again").mkdir()  # An empty folder is as good as none.
+    release.write_release(tmp_path / "again", source)
+    first, second = files_of(student), files_of(tmp_path / "again")
+    assert list(first) and sorted(first) == sorted(second)
+    for name, path in first.items():
+        assert path.read_bytes() == second[name].read_bytes()
+        assert path.stat().st_mtime == second[name].stat().st_mtime == release.TIMESTAMP
+
+
+def test_links_of_the_students_readme_lead_somewhere(student):
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", (student / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 4 and all((student / link).exists() for link in links)
+
+
+def test_ruff_accepts_it_and_the_command_line_has_no_instructor_verbs(student):
+    for arguments in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        done = python("-m", "ruff", *arguments, ".", cwd=student, path=student)
+        assert done.returncode == 0, done.stdout
+    listed = python("-m", "helpers", "--help", cwd=student, path=student).stdout
+    assert "submit" in listed and "release" not in listed and "grade" not in listed
+
+
+def test_a_stub_met_on_the_command_line_is_one_message(student, tmp_path):
+    done = python("-m", "helpers", "assignment", "--workers", "1", cwd=student, path=student)
+    shutil.rmtree(student / "build", ignore_errors=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip() == "error: Problem 1d: write preprocess_dataset in helpers/exercises.py."
+
+
+def test_solved_again_it_passes_every_check(student, tmp_path):
+    solved = shutil.copytree(student, tmp_path / "solved")
+    shutil.copy(ROOT / "helpers" / "exercises.py", solved / "helpers")
+    code = "from helpers import checks, exercises as e; checks.problem_1d(e.preprocess_dataset);"
+    code += "checks.problem_2a(e.init_model); checks.problem_2b(e.init_trainer, e.init_tester);"
+    code += "checks.problem_2c(e.hyperparameter_search_settings)"
+    done = python("-c", code, cwd=solved, path=solved)
+    assert re.findall(r"Problem (\w\w): correct", done.stdout) == ["1d", "2a", "2b", "2c"], done.stderr
+
+
+CODE = '''"""Exercises."""
+
+
+def preprocess_dataset(dataset):
+    """Problem 1d."""
+    ### BEGIN SOLUTION
+    return dataset.first_step()
+    ### END SOLUTION
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    ### END SOLUTION\n", "", ["line 6", "never ends"]),
+        ("    ### BEGIN SOLUTION\n", "", ["line 7", "never began"]),
+        ("    return", "    ### BEGIN SOLUTION\n    return", ["line 7", "line 6", "inside"]),
+        ("    ### END SOLUTION\n", "    ### END SOLUTION\n    ### END SOLUTION\n", ["line 9", "never began"]),
+        ("### BEGIN SOLUTION", "# BEGIN SOLUTION", ["line 6", "is not"]),
+        ("### END SOLUTION", "### end solution", ["line 8", "is not"]),
+        ("### BEGIN SOLUTION", "### BEGIN SOLUTION (10 points)", ["line 6", "is not"]),
+        ("def preprocess_dataset", "def helper", ["line 6", "none of the exercises"]),
+        ('"""Exercises."""\n', "### BEGIN SOLUTION\n### END SOLUTION\n", ["line 1", "none of the exercises"]),
+        ("return dataset", "return (dataset", ["line 7", "never closed"]),
+        ("Exercises", "Without the others", ["init_model, init_trainer", "no solution markers"]),
+        (
+            "    ### BEGIN SOLUTION\n    return dataset.first_step()\n    ### END SOLUTION\n",
+            "    return (\n    ### BEGIN SOLUTION\n    dataset\n    ### END SOLUTION\n    )\n",
+            ["does not compile without"],
+        ),
+    ],
+)
+def test_markers_that_do_not_fit_are_refused_by_line(old, new, words):
+    with pytest.raises(CourseError) as refusal:
+        release.cut_solutions(CODE.replace(old, new, 1))
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def change_cell(source, cell_id, change):
+    for path in (source / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.id == cell_id:
+                change(cell)
+        nbformat.write(notebook, path)
+
+
+def append(source, name, text):
+    path = source / name
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+LINE = 'parameter.requires_grad = name.endswith(".bias")'
+ANSWER = "ids are not embeddings. BERT looks up a word vector by `input_ids`, a segment vector"
+LEAKS = {
+    "code in prose": (
+        lambda s: change_cell(s, "frozen", lambda cell: cell.update(source=f"Like this: `{LINE}`")),
+        ["03_full_vs_bitfit.ipynb", LINE],
+    ),
+    "code in a reference output": (
+        lambda s: change_cell(s, "run-2a", lambda cell: cell.outputs[0].update(text=f"    {LINE}\n")),
+        ["03_full_vs_bitfit.ipynb", LINE],
+    ),
+    "code beside the markers": (lambda s: append(s, release.EXERCISES, f"\n# {LINE}\n"), ["exercises.py", LINE]),
+    "code in the README": (lambda s: append(s, release.README, f"\n    {LINE}\n"), ["README.md", LINE]),
+    "an answer broken elsewhere": (
+        lambda s: append(
+            s,
+            release.README,
+            "\nThe " + ANSWER.replace(" a ", "\na ") + " by `token_type_ids` and a position vector by the\n",
+        ),
+        ["README.md", "not embeddings"],
+    ),
+    "a marker in a cell": (
+        lambda s: change_cell(
+            s, "run-2a", lambda cell: cell.update(source="### BEGIN SOLUTION\nx = 1\n### END SOLUTION")
+        ),
+        ["03_full_vs_bitfit.ipynb", "marker"],
+    ),
+    "markers that are not balanced": (lambda s: append(s, release.EXERCISES, "### END SOLUTION\n"), ["never began"]),
+    "a notebook that is none": (lambda s: (s / "notebooks" / "02_hyperparameters.ipynb").write_text("{"), ["02_hyper"]),
+    "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_source_at_fault_is_named_and_nothing_is_left_behind(source, tmp_path, leak):
+    spoil, words = LEAKS[leak]
+    spoil(source)
+    target = tmp_path / "empty" / "student"
+    target.parent.mkdir()
+    with pytest.raises(CourseError) as refusal:
+        release.write_release(target, source)
+    assert all(word in str(refusal.value) for word in words), refusal.value
+    assert not list(target.parent.iterdir())
+
+
+def test_stubs_that_their_checks_accept_are_refused(source, tmp_path):
+    """A check that passes everything, and one whose message says nothing."""
+    (source / "helpers" / "checks.py").write_text(
+        "class CheckFailed(AssertionError):\n    pass\n\n\ndef problem_2a(*functions):\n    pass\n\n\n"
+        "def problem_2b(*functions):\n    raise CheckFailed('assert 3074 == 4386178')\n\n\n"
+        "def problem_1d(*functions):\n    raise CheckFailed('Problem 1d: preprocess_dataset is not written yet.')\n\n\n"
+        "def problem_2c(*functions):\n    raise CheckFailed('Problem 2c: write it.')\n"
+    )
+    with pytest.raises(CourseError, match="check 2a, check 2b\\."):
+        release.write_release(tmp_path / "student", source)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    for target in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(CourseError, match="not an empty folder"):
+            release.write_release(target)
+    assert json.dumps([path.name for path in tmp_path.iterdir()]) == '["mine.txt"]'

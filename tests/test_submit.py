@@ -1,0 +1,229 @@
+"""The hand-in: every gap is named, all at once; the zip holds what was verified, and is the same each time."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import answers, exercises, speed, submit, training
+from helpers.__main__ import main
+from helpers.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+CONTENT = ["answers.md", "exercises.py", *(f"notebooks/{name}" for name in submit.NOTEBOOKS), "results.json"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A complete project to spoil: notebooks, exercises.py, and results that belong to it."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copy(ROOT / "helpers" / "exercises.py", tmp_path)
+    (tmp_path / "build" / "quick").mkdir(parents=True)
+    results = json.loads((ROOT / "results" / "quick.json").read_text())
+    results["provenance"]["code"] = training.code_fingerprint(exercises, training, speed)
+    (tmp_path / "build" / "quick" / "results.json").write_text(json.dumps(results))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submit, "EXERCISES", tmp_path / "exercises.py")
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
+    return tmp_path
+
+
+def change_cell(project, notebook, cell_id, **changes):
+    path = project / "notebooks" / notebook
+    content = nbformat.read(path, as_version=4)
+    (cell,) = (cell for cell in content.cells if cell.id == cell_id)
+    cell.update(changes)
+    nbformat.write(content, path)
+
+
+def change_results(project, change):
+    path = project / "build" / "quick" / "results.json"
+    results = json.loads(path.read_text())
+    change(results)
+    path.write_text(json.dumps(results))
+
+
+def replace_code(project, old, new):
+    path = project / "exercises.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def error(name):
+    return [nbformat.v4.new_output("error", ename=name, evalue="", traceback=[])]
+
+
+SPOILERS = {
+    "notebook gone": (lambda p: (p / "notebooks" / submit.NOTEBOOKS[1]).unlink(), [submit.NOTEBOOKS[1], "1c"]),
+    "notebook cut short": (lambda p: (p / "notebooks" / submit.NOTEBOOKS[1]).write_text("{"), ["readable", "1c"]),
+    "answer not written": (
+        lambda p: change_cell(p, submit.NOTEBOOKS[0], "answer-1b", source=answers.PROMPT),
+        ["problem 1b"],
+    ),
+    "cell not run": (
+        lambda p: change_cell(p, submit.NOTEBOOKS[2], "grid-plot", execution_count=None),
+        ["1 of 15 code cells"],
+    ),
+    "check failed": (
+        lambda p: change_cell(p, submit.NOTEBOOKS[2], "check-2a", outputs=error("CheckFailed")),
+        ["checks.problem_2a"],
+    ),
+    "code with a syntax error": (lambda p: replace_code(p, "return model\n", "return (\n"), ["does not compile"]),
+    "code gone": (lambda p: (p / "exercises.py").unlink(), ["exercises.py"]),
+    "function renamed": (lambda p: replace_code(p, "def init_tester", "def tester"), ["init_tester (problem 2b)"]),
+    "stub left": (
+        lambda p: replace_code(
+            p, "    model = load_classifier", "    raise NotImplementedError\n    model = load_classifier"
+        ),
+        ["init_model (problem 2a)"],
+    ),
+    "nothing trained": (lambda p: shutil.rmtree(p / "build"), ["nothing has been trained"]),
+    "results cut short": (lambda p: (p / "build/quick/results.json").write_text("{"), ["results.json cannot be read"]),
+    "a policy missing": (lambda p: change_results(p, lambda r: r["policies"].pop("bitfit")), ["policy bitfit"]),
+    "a cell missing": (lambda p: change_results(p, lambda r: r["policies"]["full"]["cells"].pop()), ["policy full"]),
+    "an epoch missing": (
+        lambda p: change_results(p, lambda r: r["policies"]["full"]["cells"][3]["epochs"].pop()),
+        ["policy full"],
+    ),
+    "no test": (lambda p: change_results(p, lambda r: r["policies"]["full"].pop("test")), ["policy full"]),
+    "results of other code": (
+        lambda p: change_results(p, lambda r: r["provenance"].update(code="0" * 16)),
+        ["another exercises.py"],
+    ),
+    "results without provenance": (lambda p: change_results(p, lambda r: r.pop("provenance")), ["another", "damaged"]),
+}
+
+
+def test_a_complete_project_has_no_gap_and_all_files(project):
+    hand_in = submit.collect_hand_in()
+    assert hand_in.gaps == []
+    assert sorted(hand_in.files) == CONTENT
+    assert hand_in.files["exercises.py"] == (project / "exercises.py").read_bytes()
+    assert hand_in.files["results.json"] == (project / "build/quick/results.json").read_bytes()
+    for name in submit.NOTEBOOKS:
+        assert hand_in.files[f"notebooks/{name}"] == (project / "notebooks" / name).read_bytes()
+    assert "## Problem 1b" in hand_in.files["answers.md"].decode()
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
+    spoil, words = SPOILERS[spoiler]
+    spoil(project)
+    gaps = submit.collect_hand_in().gaps
+    assert len(gaps) == len(words)
+    for gap, word in zip(gaps, words, strict=True):
+        assert word in gap
+
+
+def test_all_gaps_are_listed_at_once(project):
+    for spoiler in ("notebook gone", "answer not written", "check failed", "stub left", "nothing trained"):
+        SPOILERS[spoiler][0](project)
+    gaps = "\n".join(submit.collect_hand_in().gaps)
+    for words in (
+        submit.NOTEBOOKS[1],
+        "problem 1b",
+        "checks.problem_2a",
+        "init_model (problem 2a)",
+        "nothing has been",
+    ):
+        assert words in gaps
+
+
+def test_the_last_cell_need_not_have_run_for_it_is_running(project):
+    change_cell(project, submit.NOTEBOOKS[3], "hand-in-check", execution_count=None, outputs=error("KeyboardInterrupt"))
+    assert submit.collect_hand_in().gaps == []
+
+
+def test_another_profile_s_results_are_taken_where_quick_has_none(project):
+    (project / "build" / "quick").rename(project / "build" / "full")
+    change = {"profile": "full"}
+    path = project / "build" / "full" / "results.json"
+    results = json.loads(path.read_text())
+    results["provenance"] |= change
+    path.write_text(json.dumps(results))
+    hand_in = submit.collect_hand_in()
+    assert hand_in.gaps == [] and json.loads(hand_in.files["results.json"])["provenance"]["profile"] == "full"
+
+
+def test_copies_of_notebooks_are_neither_packed_nor_exported(project):
+    before = submit.collect_hand_in()
+    shutil.copy(project / "notebooks" / submit.NOTEBOOKS[0], project / "notebooks" / "01_bert_inputs-Copy1.ipynb")
+    assert submit.collect_hand_in() == before
+
+
+@pytest.mark.parametrize("place", ["named", "working folder"])
+def test_notebooks_may_lie_elsewhere(project, place):
+    folder = project / "drive"
+    (project / "notebooks").rename(folder)
+    if place == "named":
+        assert submit.collect_hand_in(folder).gaps == []
+    else:
+        for path in folder.iterdir():
+            path.rename(project / path.name)
+        assert submit.collect_hand_in().gaps == []
+
+
+def test_the_zip_is_the_same_each_time(project):
+    hand_in = submit.collect_hand_in()
+    hand_in.pack(project / "first.zip")
+    for path in project.rglob("*"):
+        if path.is_file():
+            path.touch()
+    submit.collect_hand_in().pack(project / "second.zip")
+    assert (project / "first.zip").read_bytes() == (project / "second.zip").read_bytes()
+    with zipfile.ZipFile(project / "first.zip") as archive:
+        assert archive.namelist() == CONTENT and archive.testzip() is None
+        assert {name: archive.read(name) for name in CONTENT} == hand_in.files
+
+
+def test_in_a_notebook_one_line_is_printed_and_the_zip_stands_beside_the_notebooks_folder(project, monkeypatch, capsys):
+    monkeypatch.chdir(project / "notebooks")
+    assert submit.submit() is None
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1 and "submission.zip" in said.out and said.err == ""
+    assert zipfile.is_zipfile(project / "submission.zip")
+
+
+def test_in_a_notebook_gaps_are_printed_and_nothing_is_raised_or_written(project, capsys):
+    SPOILERS["stub left"][0](project)
+    SPOILERS["answer not written"][0](project)
+    submit.submit()
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("MISSING")]) == 2
+    assert not (project / "submission.zip").exists()
+
+
+def test_the_command_refuses_gaps_unless_told_otherwise(project, capsys):
+    SPOILERS["answer not written"][0](project)
+    assert main(["submit", "--out", "handed.zip"]) == 2
+    said = capsys.readouterr()
+    assert "problem 1b" in said.out and said.err.startswith("error: ") and not Path("handed.zip").exists()
+    assert main(["submit", "--out", "handed.zip", "--incomplete"]) == 0
+    with zipfile.ZipFile("handed.zip") as archive:
+        assert archive.namelist() == [name for name in CONTENT if name != "answers.md"]
+
+
+def test_the_command_says_what_is_in_the_zip(project, capsys):
+    assert main(["submit"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in [*CONTENT, "submission.zip", "KiB"])
+
+
+def test_a_place_that_cannot_be_written_is_one_message(project, capsys):
+    assert main(["submit", "--out", "no/such/folder/handed.zip"]) == 2
+    assert "Could not write" in capsys.readouterr().err
+
+
+def test_the_lists_of_notebooks_and_functions_are_the_project_s():
+    assert list(submit.NOTEBOOKS) == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    for name, problem in submit.FUNCTIONS.items():
+        assert getattr(exercises, name).__doc__.startswith(f"Problem {problem}: ")
+
+
+def test_the_settings_grid_is_what_is_asked_of_the_results(project):
+    settings = Settings(learning_rates=(3e-4,), build=project / "build")
+    assert len(submit.collect_hand_in(settings=settings).gaps) == 2
