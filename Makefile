@@ -6,7 +6,8 @@ PY = $(VENV)/bin/python
 BASE = $(VENV)/.installed-base
 TEST = $(VENV)/.installed-test
 # What must not depend on the settings of whoever runs it.
-QUICK = env -u COURSE_MODEL -u COURSE_DATA COURSE_PROFILE=quick TOKENIZERS_PARALLELISM=false
+QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
+	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
 
 .PHONY: help assignment test notebooks answers clean
 .DELETE_ON_ERROR:
@@ -20,7 +21,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 test: $(TEST) ## lint, tests, and every notebook executed again and compared with its committed outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(QUICK) HF_HUB_OFFLINE=1 $(PY) -m pytest tests
+	$(QUICK) HF_HUB_OFFLINE=1 $(PY) -m pytest -n auto --dist worksteal tests
 	rm -rf build/nbval
 	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval --nbval-current-env \
 		--nbval-cell-timeout=1800 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
@@ -53,5 +54,5 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "$(CURDIR)" > $@
 
 $(TEST): $(BASE)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,postgres]"
 	@touch $@

@@ -35,8 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
             verb.add_argument("--model", help="hub id or folder; also COURSE_MODEL")
             verb.add_argument("--data", help="hub id or folder; also COURSE_DATA")
+        if run in (assignment, sweep, cell):
+            verb.add_argument("--precision", help="fp32, bf16, or auto: bf16 where it is quick; also COURSE_PRECISION")
         if run in (assignment, sweep):
             verb.add_argument("--workers", type=positive, help="processes that share the cells (default: one a core)")
+            verb.add_argument("--prune", action="store_true", help="stop the less promising cells early")
+            verb.add_argument(
+                "--storage", help="database that several machines share (postgresql://...); also COURSE_STORAGE"
+            )
         if run is sweep:
             verb.add_argument("--policy", action="append", help="full, bitfit, bitfit+head or head; may be repeated")
         if run is cell:
@@ -77,7 +83,8 @@ def positive(text: str) -> int:
 def settings_of(options: argparse.Namespace):
     from helpers.settings import load_settings
 
-    return load_settings(options.profile, options.model, options.data)
+    given = vars(options)
+    return load_settings(options.profile, options.model, options.data, given.get("precision"), given.get("storage"))
 
 
 def assignment(options: argparse.Namespace) -> None:
@@ -89,7 +96,7 @@ def assignment(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     notebooks = answers.find_notebooks()
     print(settings, flush=True)
-    results = run_sweep(settings, workers=options.workers)
+    results = run_sweep(settings, workers=options.workers, prune=options.prune)
     print(f"\nProblem 3a\n{report.validation_table(results, published()).to_string()}")
     print(f"\nProblem 3b\n{report.test_table(results, published()).to_string()}")
     print(f"\n{report.describe_gap(results)}\n{report.describe_run(results)}")
@@ -105,7 +112,7 @@ def sweep(options: argparse.Namespace) -> None:
 
     settings = settings_of(options)
     print(settings, flush=True)
-    results = run_sweep(settings, options.policy or ("full", "bitfit"), options.workers)
+    results = run_sweep(settings, options.policy or ("full", "bitfit"), options.workers, options.prune)
     print(f"\n{report.validation_table(results).to_string()}\n\n{report.test_table(results).to_string()}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class Settings:
 
     `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
     README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
+    `precision` is fp32, bf16, or auto: bf16 where the machine is quick at it. `storage` is the database that several
+    machines share (postgresql://...); without it a file in the build folder is used.
     """
 
     profile: str = "quick"
@@ -31,6 +34,8 @@ class Settings:
     test_size: float = 0.2
     split_seed: int = 3463
     seed: int = 3463
+    precision: str = "fp32"
+    storage: str | None = None
     build: Path = field(default_factory=lambda: find_build_folder())
 
     @property
@@ -46,7 +51,7 @@ class Settings:
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the results, apart from model and data, as JSON values."""
         kept = asdict(self)
-        for name in ("profile", "model", "data", "build"):
+        for name in ("profile", "model", "data", "storage", "build"):
             del kept[name]
         return json.loads(json.dumps(kept))
 
@@ -56,10 +61,12 @@ class Settings:
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {},
-    "full": {"model": "prajjwal1/bert-tiny", "data": "stanfordnlp/imdb"},
+    "full": {"model": "prajjwal1/bert-tiny", "data": "stanfordnlp/imdb", "precision": "auto"},
     # A corner of the grid, with which graders re-execute a submission's notebooks.
     "grade": {"learning_rates": (3e-4, 1e-4), "batch_sizes": (32, 64), "epochs": 1},
 }
+
+PRECISIONS = ("auto", "fp32", "bf16")
 
 # A hub id without a revision here is taken at its newest version.
 REVISIONS = {
@@ -68,8 +75,14 @@ REVISIONS = {
 }
 
 
-def load_settings(profile: str | None = None, model: str | None = None, data: str | None = None) -> Settings:
-    """Build the settings from the arguments, else COURSE_PROFILE, COURSE_MODEL and COURSE_DATA, else `quick`."""
+def load_settings(
+    profile: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    precision: str | None = None,
+    storage: str | None = None,
+) -> Settings:
+    """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else as `quick` has."""
     profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
     if profile not in PROFILES:
         raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
@@ -78,7 +91,10 @@ def load_settings(profile: str | None = None, model: str | None = None, data: st
         value = value or os.environ.get(f"COURSE_{name.upper()}")
         if value:
             settings = replace(settings, **{name: local_folder(value)})
-    return settings
+    precision = precision or os.environ.get("COURSE_PRECISION") or settings.precision
+    if precision not in PRECISIONS:
+        raise CourseError(f"Unknown precision {precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
+    return replace(settings, precision=precision, storage=storage or os.environ.get("COURSE_STORAGE"))
 
 
 def local_folder(name: str) -> str:
@@ -122,3 +138,12 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise CourseError(f"Could not write {path}: {error.strerror}. What was there before is unchanged.") from error
+
+
+def set_aside(path: Path, name: Path | None = None) -> Path:
+    """Rename something damaged to `<name>-unreadable-<time>`, so that nothing is lost; returns the new path."""
+    name = name or path
+    stem, suffix = (name.name, "") if path.is_dir() else (name.stem, path.suffix)
+    aside = name.with_name(f"{stem}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}{suffix}")
+    os.replace(path, aside)
+    return aside

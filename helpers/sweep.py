@@ -1,11 +1,14 @@
 """The grid search: every cell of the grid once for each policy, by several worker processes, resumable."""
 
 import gc
+import hashlib
+import json
+import math
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,25 +16,32 @@ from typing import Any
 import filelock
 import optuna
 import torch
-from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError
 
 from helpers import exercises, models, speed, training
-from helpers.results import describe_machine, describe_versions, load_results, save_results
-from helpers.settings import CourseError, Settings, short_name
+from helpers.progress import Progress, Scoreboard, choose_progress, describe_time
+from helpers.results import describe_machine, describe_versions, load_results, peak_memory_gb, save_results
+from helpers.settings import CourseError, Settings, set_aside, short_name
+from helpers.study import Cell, CellQueue, Task, open_storage, reached
+
+GPU_WORKERS = 4
+WRITE_ERRORS = (OSError, SafetensorError, optuna.exceptions.StorageInternalError)
 
 
 def run_sweep(
     settings: Settings,
     policies: Sequence[str] = ("full", "bitfit"),
     workers: int | None = None,
-    say: Callable[[str], None] = print,
+    prune: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every cell that is not finished yet, test each policy's best model, and return the results.
 
-    Running it again, after an interruption too, repeats nothing that was finished. The results are also written to
-    `results.json` in the settings' folder. `workers` processes (by default one a core) of one thread each share the
-    cells; their number changes no result. Raises CourseError where the study was begun with other data, model or code.
+    Running it again, after an interruption too, repeats nothing that was finished; a cell that was being trained goes
+    on after its last whole epoch. The results are also written to `results.json` in the settings' folder. `workers`
+    processes (by default one a core) of one thread each share the cells; their number changes no result. `prune` stops
+    the less promising cells early (successive halving, see `rungs`). Raises CourseError where the study was begun with
+    other data, model or code.
     """
     for policy in policies:
         models.check_policy(policy)
@@ -41,23 +51,45 @@ def run_sweep(
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise CourseError(f"Another sweep is running in {settings.folder}. Wait for it, or stop it first.") from None
+    progress = progress or choose_progress()
     try:
         started = time.monotonic()
         reviews, provenance = gather(settings)
-        studies = {policy: open_study(settings, policy, provenance) for policy in policies}
-        waiting = sum(len(unfinished_cells(settings, study)) for study in studies.values())
-        if waiting:
-            workers = max(1, min(workers or os.cpu_count() or 1, waiting))
-            say(f"{waiting} of {len(policies) * len(settings.cells)} cells to train, {workers} workers")
-            run_workers(settings, studies, workers, say)
-            seconds = time.monotonic() - started
-            for study in studies.values():
-                wall = study.user_attrs.get("wall_seconds", 0.0) + seconds / len(studies)
-                study.set_user_attr("wall_seconds", round(wall, 1))
-                study.set_user_attr("workers", workers)
-        return collect(settings, provenance, reviews["test"])
+        storage = open_storage(settings, progress.say)
+        queues = {policy: CellQueue(settings, policy, storage) for policy in policies}
+        for queue in queues.values():
+            queue.begin(provenance)
+        if any(left_to_do(settings, queue, prune) for queue in queues.values()):
+            workers = workers or (GPU_WORKERS if torch.cuda.is_available() else count_cores())
+            costs = estimate(settings, reviews, queues, workers, prune, progress)
+            rounds = rungs(settings, prune)
+            for (until, share), (_, next_share) in zip(rounds, [*rounds[1:], (None, 0.0)], strict=True):
+                tasks = {policy: choose_tasks(settings, queue, until, share) for policy, queue in queues.items()}
+                board = Scoreboard(queues, tasks, costs, len(reviews["train"]), progress)
+                finish_tasks(
+                    settings, queues, tasks, workers, board, until, math.ceil(next_share * len(settings.cells))
+                )
+            for queue in queues.values():
+                note_run(queue, workers, (time.monotonic() - started) / len(queues), prune)
+        for queue in queues.values():
+            if "search" not in queue.study.user_attrs:  # The study was rebuilt from the records.
+                note_run(queue, 1, sum(record["seconds"] for record in queue.records().values()), prune)
+        return collect(settings, provenance, reviews, storage, progress)
+    except WRITE_ERRORS as error:
+        raise CourseError(f"{describe_write_error(settings, error)}. What is there is kept; run it again.") from error
     finally:
+        progress.close()
         lock.release()
+
+
+def describe_write_error(settings: Settings, error: Exception) -> str:
+    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    return f"Could not write to {settings.folder} or to the study's database: {reason}"
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gather(settings: Settings) -> tuple[dict[str, training.TokenisedReviews], dict[str, Any]]:
@@ -68,234 +100,267 @@ def gather(settings: Settings) -> tuple[dict[str, training.TokenisedReviews], di
         "profile": settings.profile,
         "model": model,
         "data": facts,
-        "recipe": settings.recipe(),
+        "recipe": settings.recipe() | {"precision": training.choose_precision(settings.precision)},
         "code": training.code_fingerprint(exercises, training, speed),
     }
 
 
-def study_storage(settings: Settings) -> optuna.storages.RDBStorage:
-    path = settings.folder / "study.db"
-    try:
-        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 120}})
-    except Exception as error:  # SQLAlchemy's own kinds differ from version to version.
-        aside = path.with_name(f"study-unreadable-{int(time.time())}.db")
-        raise CourseError(
-            f"The study {path} cannot be read ({str(error).splitlines()[0]}). Move it aside, for example to"
-            f" {aside.name}, and run again: the cells are then trained anew."
-        ) from error
+def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
+    """The rounds of the search: (epoch to reach, share of the cells that go on to it).
 
-
-def open_study(settings: Settings, policy: str, provenance: dict[str, Any]) -> optuna.Study:
-    """Open or begin a policy's study and queue every cell that is neither finished nor waiting.
-
-    Call it only while no worker is running: cells that are marked as running then belong to workers that have died.
+    With `prune`, successive halving: after a quarter of the epochs the better two fifths of the cells go on, after half
+    of them one fifth. For the assignment's 20 cells of 4 epochs these are 36 of 80 epochs.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = study_storage(settings)
-    study = optuna.create_study(
-        storage=storage, study_name=policy, direction="maximize", load_if_exists=True, pruner=optuna.pruners.NopPruner()
+    if not prune:
+        return [(settings.epochs, 1.0)]
+    quarter, half = max(1, settings.epochs // 4), max(1, settings.epochs // 2)
+    return list({quarter: 1.0, half: 0.4, settings.epochs: 0.2}.items())
+
+
+def choose_tasks(settings: Settings, queue: CellQueue, until: int, share: float) -> list[Task]:
+    """The cells to train to the end of the epoch `until`: all, or those that led when the round before had ended."""
+    if share == 1:
+        return [Task(cell, until) for cell in settings.cells]
+    records = queue.records()
+    last = [epoch for epoch, _ in rungs(settings, prune=True) if epoch < until][-1]
+    there = [cell for cell in settings.cells if reached(records, cell) >= last]
+    there.sort(key=lambda cell: -records[cell]["epochs"][last - 1]["validation_accuracy"])
+    return [Task(cell, until) for cell in there[: math.ceil(share * len(settings.cells))]]
+
+
+def left_to_do(settings: Settings, queue: CellQueue, prune: bool) -> bool:
+    return any(queue.unfinished(choose_tasks(settings, queue, until, share)) for until, share in rungs(settings, prune))
+
+
+def estimate(settings, reviews, queues, workers: int, prune: bool, progress: Progress) -> dict[Cell, float]:
+    """Measure some steps of every batch size and say how long the sweep will take; returns a cell's seconds an epoch.
+
+    The first policy's speed stands for all, and validation is counted at three times the speed of training.
+    """
+    tokens = int(reviews["train"].flat["lengths"].sum()) + int(reviews["validation"].flat["lengths"].sum()) / 3
+    threads, policy = torch.get_num_threads(), next(iter(queues))
+    torch.set_num_threads(1)  # As the workers have.
+    speeds = {size: training.measure_speed(settings, reviews, policy, size) for size in settings.batch_sizes}
+    torch.set_num_threads(threads)
+    costs = {cell: tokens / speeds[cell[1]] for cell in settings.cells}
+    cells, seconds = 0, 0.0
+    for queue in queues.values():
+        records = queue.records()
+        epochs = {cell: reached(records, cell) for cell in settings.cells}
+        cells += sum(count < settings.epochs for count in epochs.values())
+        for until, share in rungs(settings, prune):
+            for cell in settings.cells:
+                seconds += share * max(0, until - epochs[cell]) * costs[cell]
+                epochs[cell] = max(until, epochs[cell])
+    progress.say(
+        f"{cells} of {len(queues) * len(settings.cells)} cells to train, {workers} workers:"
+        f" about {describe_time(seconds / workers)}, {peak_memory_gb():.1f} GB of memory a worker"
+        f" (measured at {min(speeds.values()):,.0f} to {max(speeds.values()):,.0f} tokens/s)"
     )
-    begun = study.user_attrs.get("provenance")
-    if begun is None:
-        study.set_user_attr("provenance", provenance)
-    elif begun != provenance:
-        changed = [name for name in provenance if begun.get(name) != provenance[name]]
-        raise CourseError(
-            f"The study in {settings.folder} was begun with another {' and another '.join(changed)}; its cells"
-            " cannot be mixed with new ones. Change that back, move the folder aside, or set COURSE_BUILD to a new one."
-        )
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    queued = {cell_of(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))}
-    for cell in unfinished_cells(settings, study):
-        if cell not in queued:
-            study.enqueue_trial(
-                dict(zip(("learning_rate", "per_device_train_batch_size"), cell, strict=True)),
-                user_attrs={"cell": cell},
+    return costs
+
+
+def finish_tasks(settings, queues: dict[str, CellQueue], tasks, workers: int, board, until: int, keep: int) -> None:
+    """Have the tasks done, by this machine's workers and by any others that share the storage.
+
+    The checkpoints of the `keep` leading cells are kept for the next round.
+    """
+    unlucky = 0
+    while True:
+        for policy, queue in queues.items():
+            queue.reclaim()
+            queue.hand_out(tasks[policy])
+        left = sum(len(queue.unfinished(tasks[policy])) for policy, queue in queues.items())
+        if not left:
+            return
+        waiting = sum(queue.waiting() for queue in queues.values())
+        if not waiting:
+            time.sleep(2)  # Other machines are training the rest.
+            board.update()
+            continue
+        codes = run_workers(settings, queues, min(workers, waiting), board, until, keep)
+        still = sum(len(queue.unfinished(tasks[policy])) for policy, queue in queues.items())
+        unlucky = unlucky + 1 if still == left else 0
+        if unlucky == 3 or any(code > 0 for code in codes):
+            raise CourseError(
+                f"The workers stopped (exit codes {', '.join(map(str, codes))}) with {still} cells unfinished; their"
+                " own messages are above. Running the same command again trains the unfinished cells only."
             )
-    return study
+        if any(codes):
+            board.progress.say("A worker was killed (out of memory?); its cell is handed out again.")
 
 
-def cell_of(trial: FrozenTrial | optuna.Trial) -> tuple[float, int]:
-    return tuple(trial.user_attrs["cell"])
-
-
-def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def unfinished_cells(settings: Settings, study: optuna.Study) -> list[tuple[float, int]]:
-    finished = {cell_of(trial) for trial in finished_trials(study)}
-    return [cell for cell in settings.cells if cell not in finished]
-
-
-def best_trial(settings: Settings, study: optuna.Study) -> FrozenTrial | None:
-    """The finished cell with the highest validation accuracy; of equals, the first of the grid."""
-    return best_of(settings, finished_trials(study))
-
-
-def best_of(settings: Settings, trials: list[FrozenTrial]) -> FrozenTrial | None:
-    return max(trials, key=lambda trial: (trial.value, -settings.cells.index(cell_of(trial))), default=None)
-
-
-def checkpoint_folder(settings: Settings, policy: str, cell: tuple[float, int]) -> Path:
-    return settings.folder / "checkpoints" / f"{policy}-{cell[0]:g}-{cell[1]}"
-
-
-def claim(study: optuna.Study) -> optuna.Trial | None:
-    """Take the next waiting cell, which the storage hands out once; None when there is none left."""
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        return None
-    trial = study.ask()
-    if "cell" in trial.user_attrs:
-        return trial
-    study.tell(trial, state=TrialState.FAIL)  # Another worker was faster, and Optuna made up a trial.
-    return None
+def run_workers(settings, queues: dict[str, CellQueue], count: int, board, until: int, keep: int) -> list[int]:
+    """Run workers until no task waits, and show what they do; returns their exit codes."""
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=work, args=(settings, tuple(queues), os.getpid()), daemon=True) for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.is_alive() for process in processes):
+            time.sleep(1)
+            tidy(settings, board.update(), until, keep)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+            process.join()
+    tidy(settings, board.update(), until, keep)
+    return [process.exitcode for process in processes]
 
 
 def work(settings: Settings, policies: Sequence[str], parent: int) -> None:
     """A worker's life: claim cells, train them, record them. It ends with its parent process."""
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         reviews, _ = training.prepare(settings)
         gc.freeze()  # The Trainer collects garbage several times a cell; the imported libraries are none.
-        storage = study_storage(settings)
+        storage = open_storage(settings)
         for policy in policies:
-            study = optuna.load_study(storage=storage, study_name=policy)
-            while (trial := claim(study)) is not None:
-                train_trial(settings, reviews, policy, study, trial, parent)
+            queue = CellQueue(settings, policy, storage)
+            while True:
+                with queue.claim() as claimed:
+                    if claimed is None:
+                        break
+                    train_task(settings, reviews, queue, *claimed, parent)
     except CourseError as error:
         raise SystemExit(f"error: {error}") from error
-    except (OSError, SafetensorError, optuna.exceptions.StorageInternalError) as error:
-        raise SystemExit(f"error: could not write to {settings.folder}: {error}") from error
+    except WRITE_ERRORS as error:
+        raise SystemExit(f"error: {describe_write_error(settings, error)}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def train_trial(settings, reviews, policy: str, study: optuna.Study, trial: optuna.Trial, parent: int) -> None:
+def train_task(settings: Settings, reviews, queue: CellQueue, trial: optuna.Trial, task: Task, parent: int) -> None:
     def stop_with_parent() -> None:
         if os.getppid() != parent:
             raise SystemExit("The process that started this worker has ended.")
 
-    cell = cell_of(trial)
-    rate = trial.suggest_categorical("learning_rate", settings.learning_rates)
-    size = trial.suggest_categorical("per_device_train_batch_size", settings.batch_sizes)
-    trainer, record = training.train_cell(settings, reviews, policy, rate, size, stop_with_parent)
-    best = best_trial(settings, study)
-    if best is None or record["validation_accuracy"] >= best.value:
-        save_checkpoint(trainer, checkpoint_folder(settings, policy, cell))
-    trial.set_user_attr("record", record)
-    study.tell(trial, record["validation_accuracy"])
+    def report(epoch: dict[str, Any]) -> None:
+        trial.report(epoch["validation_accuracy"], epoch["epoch"])
+
+    folder = epochs_folder(settings, queue.policy, task.cell)
+    try:
+        trainer, record = training.train_cell(
+            settings, reviews, queue.policy, *task.cell, folder, task.until, stop_with_parent, report
+        )
+        best = best_record(settings, queue.records())
+        if task.until == settings.epochs and (
+            best is None or record["validation_accuracy"] >= best["validation_accuracy"]
+        ):
+            save_checkpoint(trainer, checkpoint_folder(settings, queue.policy, task.cell))
+        queue.finish(trial, task, record)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        print(f"{queue.policy} {task.cell} has been given to another worker, since this one gave no sign of life.")
+    if task.until == settings.epochs:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def epochs_folder(settings: Settings, policy: str, cell: Cell) -> Path:
+    return settings.folder / "epochs" / f"{policy}-{cell[0]:g}-{cell[1]}"
+
+
+def checkpoint_folder(settings: Settings, policy: str, cell: Cell) -> Path:
+    return settings.folder / "checkpoints" / f"{policy}-{cell[0]:g}-{cell[1]}"
 
 
 def save_checkpoint(trainer, folder: Path) -> None:
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     with models.quiet_library():
         trainer.model.save_pretrained(beside)
+    training.seal(beside)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
 
 
-def run_workers(settings: Settings, studies: dict[str, optuna.Study], count: int, say: Callable[[str], None]) -> None:
-    """Run the workers to the end, saying a line for every cell that is finished."""
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=work, args=(settings, tuple(studies), os.getpid()), daemon=True) for _ in range(count)
-    ]
-    started = time.monotonic()
-    told = {policy: {trial.number for trial in finished_trials(study)} for policy, study in studies.items()}
-    before = sum(map(len, told.values()))
-    total = len(studies) * len(settings.cells)
-    for process in processes:
-        process.start()
-    try:
-        while True:
-            alive = any(process.is_alive() for process in processes)
-            for policy, study in studies.items():
-                for trial in finished_trials(study):
-                    if trial.number not in told[policy]:
-                        told[policy].add(trial.number)
-                        done = sum(map(len, told.values()))
-                        left = (time.monotonic() - started) / (done - before) * (total - done)
-                        say(describe_cell(policy, trial.user_attrs["record"], done, total, left))
-                tidy_checkpoints(settings, policy, study)
-            if not alive:
-                break
-            time.sleep(0.5)
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-            process.join()
-    left = {policy: len(unfinished_cells(settings, study)) for policy, study in studies.items()}
-    if any(left.values()):
-        codes = ", ".join(str(process.exitcode) for process in processes)
-        raise CourseError(
-            f"The workers stopped (exit codes {codes}) with {sum(left.values())} cells unfinished; their own messages"
-            " are above. Running the same command again trains the unfinished cells only."
-        )
+def best_record(settings: Settings, records: dict[Cell, dict[str, Any]]) -> dict[str, Any] | None:
+    """The record of the fully trained cell with the highest validation accuracy; of equals, the first of the grid."""
+    trained = [records[cell] for cell in settings.cells if reached(records, cell) == settings.epochs]
+    return max(trained, key=lambda record: record["validation_accuracy"], default=None)
 
 
-def describe_cell(policy: str, record: dict[str, Any], done: int, total: int, seconds_left: float) -> str:
-    cell = f"learning rate {record['learning_rate']:g}, batch {record['batch_size']:>3}"
-    time_left = f"{record['seconds']:.0f} s; about {seconds_left / 60:.0f} min left"
-    return f"[{done:>2}/{total}] {policy:<11} {cell}: accuracy {record['validation_accuracy']:.3f} ({time_left})"
+def tidy(settings: Settings, records: dict[str, dict[Cell, dict[str, Any]]], until: int, keep: int) -> None:
+    """Remove the models of fully trained cells that are not the best, and of stopped ones that will not go on."""
+    for policy, known in records.items():
+        stopped = [cell for cell in known if reached(known, cell) == until < settings.epochs]
+        for cell in sorted(stopped, key=lambda cell: -known[cell]["validation_accuracy"])[keep:]:
+            shutil.rmtree(epochs_folder(settings, policy, cell), ignore_errors=True)
+        best = best_record(settings, known)
+        for cell, record in known.items():
+            if reached(known, cell) == settings.epochs and record is not best:
+                shutil.rmtree(checkpoint_folder(settings, policy, cell), ignore_errors=True)
 
 
-def tidy_checkpoints(settings: Settings, policy: str, study: optuna.Study) -> None:
-    """Remove the checkpoints of finished cells that are not the best."""
-    finished = finished_trials(study)  # Read once: a cell may end between two readings.
-    best = best_of(settings, finished)
-    for trial in finished:
-        if trial.number != best.number:
-            shutil.rmtree(checkpoint_folder(settings, policy, cell_of(trial)), ignore_errors=True)
+def note_run(queue: CellQueue, workers: int, seconds: float, prune: bool) -> None:
+    known = queue.study.user_attrs
+    queue.study.set_user_attr("wall_seconds", round(known.get("wall_seconds", 0.0) + seconds, 1))
+    queue.study.set_user_attr("workers", workers)
+    queue.study.set_user_attr("search", "pruned" if prune else "exhaustive")
 
 
-def test_best(settings: Settings, policy: str, study: optuna.Study, test: training.TokenisedReviews) -> dict[str, Any]:
-    """Test a policy's best model once; the result is kept in the study."""
-    best = best_trial(settings, study)
-    kept = study.user_attrs.get("test")
-    if kept is not None and kept["cell"] == list(cell_of(best)):
+def test_best(settings: Settings, queue: CellQueue, reviews, progress: Progress) -> dict[str, Any]:
+    """Test a policy's best model once; the result is kept in the study.
+
+    A model that is missing or damaged, or that another machine keeps, is trained again.
+    """
+    best = best_record(settings, queue.records())
+    cell = best["learning_rate"], best["batch_size"]
+    kept = queue.study.user_attrs.get("test")
+    if kept is not None and tuple(kept["cell"]) == cell:
         return kept["result"]
-    folder = checkpoint_folder(settings, policy, cell_of(best))
-    if not folder.is_dir():
-        raise CourseError(
-            f"The checkpoint {folder} of the best {policy} cell is gone. Move"
-            f" {settings.folder} aside and run the sweep again."
+    folder = checkpoint_folder(settings, queue.policy, cell)
+    if not training.is_sealed(folder):
+        if folder.exists():
+            progress.say(f"The model {folder} is damaged; it is now {set_aside(folder).name}.")
+        progress.say(f"Training the best {queue.policy} cell again, whose model is not here.")
+        trainer, record = training.train_cell(
+            settings, reviews, queue.policy, *cell, epochs_folder(settings, queue.policy, cell)
         )
-    result = training.test_model(settings, folder, test)
-    study.set_user_attr("test", {"cell": cell_of(best), "result": result})
+        if record["validation_accuracy"] != best["validation_accuracy"]:
+            progress.say(
+                f"It reaches {record['validation_accuracy']:.4f} here, and reached {best['validation_accuracy']:.4f} on"
+                " the machine that trained it first."
+            )
+        save_checkpoint(trainer, folder)
+        shutil.rmtree(epochs_folder(settings, queue.policy, cell), ignore_errors=True)
+    result = training.test_model(settings, folder, reviews["test"])
+    queue.study.set_user_attr("test", {"cell": cell, "result": result})
     return result
 
 
-def collect(settings: Settings, provenance: dict[str, Any], test: training.TokenisedReviews) -> dict[str, Any]:
-    """Test the best models and write the records of every policy whose grid is complete to `results.json`."""
-    storage = study_storage(settings)
-    studies = {
-        name: optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
-    }
+def collect(settings: Settings, provenance: dict[str, Any], reviews, storage, progress: Progress) -> dict[str, Any]:
+    """Test the best models and write the records of every policy whose search has ended to `results.json`."""
     policies, wall, workers = {}, 0.0, None
+    names = optuna.get_all_study_names(storage)
     for policy in models.POLICIES:
-        if policy not in studies or unfinished_cells(settings, studies[policy]):
+        if f"{settings.profile}-{policy}" not in names:
             continue
-        study = studies[policy]
-        records = {cell_of(trial): trial.user_attrs["record"] for trial in finished_trials(study)}
-        best = records[cell_of(best_trial(settings, study))]
-        wall += study.user_attrs.get("wall_seconds", 0.0)
-        workers = study.user_attrs.get("workers", workers)
+        queue = CellQueue(settings, policy, storage)
+        attributes, records = queue.study.user_attrs, queue.records()
+        if "search" not in attributes:
+            continue
+        best = best_record(settings, records)
+        wall += attributes["wall_seconds"]
+        workers = attributes["workers"]
         policies[policy] = {
             "trainable_parameters": best["trainable_parameters"],
+            "search": attributes["search"],
             "cells": [
                 {name: value for name, value in records[cell].items() if name != "trainable_parameters"}
                 for cell in settings.cells
             ],
             "best": {name: best[name] for name in ("learning_rate", "batch_size", "validation_accuracy")},
-            "test": test_best(settings, policy, study, test),
+            "test": test_best(settings, queue, reviews, progress),
         }
     path = settings.folder / "results.json"
-    if path.exists() and (kept := load_results(path))["policies"] == policies:
-        return kept
+    if path.exists():
+        try:
+            if (kept := load_results(path))["policies"] == policies:
+                return kept
+        except CourseError:
+            progress.say(f"{path} is damaged; it is now {set_aside(path).name}, and is written anew.")
     save_results({"provenance": provenance | describe_run(wall, workers), "policies": policies}, path)
     return load_results(path)
 
@@ -319,9 +384,13 @@ def run_cell(settings: Settings, policy: str, learning_rate: float, batch_size: 
     models.check_policy(policy)
     started = time.monotonic()
     reviews, provenance = gather(settings)
-    trainer, record = training.train_cell(settings, reviews, policy, learning_rate, batch_size)
-    folder = settings.folder / "cells" / f"{policy}-{learning_rate:g}-{batch_size}-seed{settings.seed}"
+    name = f"{policy}-{learning_rate:g}-{batch_size}-seed{settings.seed}"
+    key = hashlib.sha256(json.dumps(provenance).encode()).hexdigest()[:8]
+    epochs = settings.folder / "epochs" / f"{name}-{key}"
+    trainer, record = training.train_cell(settings, reviews, policy, learning_rate, batch_size, epochs)
+    folder = settings.folder / "cells" / name
     save_checkpoint(trainer, folder)
+    shutil.rmtree(epochs, ignore_errors=True)
     found = {
         "trainable_parameters": record.pop("trainable_parameters"),
         "cells": [record],

@@ -78,7 +78,7 @@ def test_environment_has_the_ranges_of_pyproject(project):
     assert len(found) == len(lines)
     assert found.pop("pip") == ""
     assert Requirement(f"python{found.pop('python')}").specifier.contains("3.11")
-    wanted = declared(project, "lab", "test")
+    wanted = declared(project, "lab", "postgres", "test")
     assert {name: Requirement(f"x{spec}").specifier for name, spec in found.items()} == {
         CONDA_NAMES.get(name, name): requirement.specifier for name, requirement in wanted.items()
     }
@@ -98,7 +98,12 @@ def imported_packages(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras", "allowed"),
-    [("helpers", [], set()), ("tests", ["test"], {"tomli"}), ("scripts", ["test", "pretrain"], set())],
+    [
+        ("helpers", [], set()),
+        ("tests", ["test"], {"tomli"}),
+        ("scripts", ["test", "pretrain"], set()),
+        ("benchmarks", [], set()),
+    ],
 )
 def test_every_import_is_declared(project, folder, extras, allowed):
     distributions = importlib.metadata.packages_distributions()

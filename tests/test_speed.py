@@ -4,44 +4,114 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from helpers.speed import skip_unused_states
+from helpers.speed import QuickDropout, speed_up, split_batch
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("padded", [True, False])
-def test_logits_and_gradients_are_the_plain_models(attention, padded):
+def small_bert(dropout: float = 0.0, **options) -> BertForSequenceClassification:
     set_seed(0)
     config = BertConfig(
         vocab_size=50,
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=2,
         intermediate_size=32,
         initializer_range=0.5,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation=attention,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **options,
     )
-    plain = BertForSequenceClassification(config).train()
-    quick = skip_unused_states(copy.deepcopy(plain))
-    ids = torch.randint(1, 50, (4, 9))
-    mask = torch.ones_like(ids)
-    if padded:
-        mask[1:, 5:] = 0
-    for model in (plain, quick):
-        model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 1, 0])).loss.backward()
-    torch.testing.assert_close(quick(ids, attention_mask=mask).logits, plain(ids, attention_mask=mask).logits)
-    gradients = [dict((n, p.grad) for n, p in model.named_parameters()) for model in (plain, quick)]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-    assert gradients[0]["classifier.weight"].abs().max() > 0
+    return BertForSequenceClassification(config).train()
 
 
-def test_dropout_still_acts_in_training_and_not_in_evaluation():
+def padded_batch() -> dict[str, torch.Tensor]:
+    lengths = torch.tensor([4, 9, 2, 9, 7])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(1, 50, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0, 1])}
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+# A probability this small drops nothing (0 of 65,536) but takes the training path.
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_logits_and_gradients_are_the_plain_models(attention, padded, dropout):
+    plain = small_bert(attn_implementation=attention)
+    quick = copy.deepcopy(plain)
+    for module in quick.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    speed_up(quick)
+    batch = padded_batch()
+    if not padded:
+        batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    losses = [model(**batch).loss for model in (plain, quick)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(gradients(quick), gradients(plain), rtol=1e-4, atol=1e-6)
+    assert plain.classifier.weight.grad.abs().max() > 0
+    torch.testing.assert_close(quick.eval()(**batch).logits, plain.eval()(**batch).logits)
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    model, batch = small_bert(), padded_batch()
+    model(**batch).loss.backward()
+    expected = gradients(model)
+    model.zero_grad(set_to_none=True)
+    parts = list(split_batch(batch, tokens=18))
+    for part in parts:
+        (model(**part).loss * len(part["labels"]) / 5).backward()
+    torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=1e-6)
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (2, 7), (1, 2)]
+    assert [part["attention_mask"] is None for part in parts] == [True, False, True]
+
+
+def test_a_review_longer_than_a_part_is_a_part_of_its_own():
+    assert [len(part["labels"]) for part in split_batch(padded_batch(), tokens=1)] == [1] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (200, 300)])
+def test_quick_dropout_zeroes_the_share_it_should_and_keeps_the_mean(dtype, shape):
     set_seed(0)
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    model = skip_unused_states(BertForSequenceClassification(config))
-    ids = torch.randint(1, 50, (4, 9))
-    assert not torch.equal(model.train()(ids).logits, model(ids).logits)
-    assert torch.equal(model.eval()(ids).logits, model(ids).logits)
+    layer = QuickDropout(0.1).train()
+    numbers = torch.ones(shape, dtype=dtype, requires_grad=True)
+    dropped = layer(numbers)
+    dropped.sum().backward()
+    assert dropped.dtype == dtype and dropped.shape == shape
+    kept = dropped[dropped != 0].detach()
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.9), rtol=1e-2, atol=0)
+    assert torch.equal(numbers.grad, dropped.detach())
+    if numbers.numel() > 10_000:
+        assert (dropped == 0).float().mean().item() == pytest.approx(0.1, abs=0.005)
+        assert dropped.float().mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_quick_dropout_repeats_with_the_seed_and_differs_between_calls():
+    layer, numbers = QuickDropout(0.5).train(), torch.ones(1000)
+    set_seed(1)
+    first, second = layer(numbers), layer(numbers)
+    set_seed(1)
+    assert torch.equal(layer(numbers), first) and not torch.equal(first, second)
+    assert torch.equal(layer.eval()(numbers), numbers)
+
+
+def test_dropout_acts_in_training_and_not_in_evaluation():
+    model, batch = speed_up(small_bert(dropout=0.1)), padded_batch()
+    assert not torch.equal(model(**batch).logits, model(**batch).logits)
+    assert torch.equal(model.eval()(**batch).logits, model(**batch).logits)
+
+
+def test_under_bfloat16_the_logits_stay_close():
+    plain, batch = small_bert(), padded_batch()
+    quick = speed_up(copy.deepcopy(plain))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = quick(**batch).logits
+    torch.testing.assert_close(found.float(), plain(**batch).logits, rtol=0.05, atol=0.2)

@@ -1,20 +1,30 @@
 """The grid search on a 16-wide BERT and 40 rows: complete, resumable, repeatable, never mixed."""
 
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
+import torch
+from optuna.trial import TrialState
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from helpers import sweep
+from helpers import sweep, training
+from helpers.progress import Progress
 from helpers.results import load_results
 from helpers.settings import CourseError, Settings
+from helpers.study import CellQueue, Task, open_storage
 
+QUIET = Progress(lambda line: None)
 WORDS = ["the", "film", "was", "not", "good", "bad", "dull", "bright", "slow", "fine", "but", "and", "never", "always"]
 
 
@@ -63,7 +73,7 @@ def losses(results):
 
 def test_every_cell_once_then_nothing_is_repeated(settings):
     said = []
-    results = sweep.run_sweep(settings, workers=2, say=said.append)
+    results = sweep.run_sweep(settings, workers=2, progress=Progress(said.append))
     for found in results["policies"].values():
         assert [(cell["learning_rate"], cell["batch_size"]) for cell in found["cells"]] == settings.cells
         assert all(len(cell["epochs"]) == settings.epochs for cell in found["cells"])
@@ -71,55 +81,25 @@ def test_every_cell_once_then_nothing_is_repeated(settings):
         assert found["best"]["validation_accuracy"] == best
         assert found["test"]["n"] == 40
     assert results["policies"]["full"]["test"]["bias_movement"]["bert.pooler.dense.bias"] > 0
-    assert len(said) == 1 + 2 * len(settings.cells)
+    assert len(said) == 1 + 2 * len(settings.cells) and "cells to train" in said[0]
     kept = list((settings.folder / "checkpoints").iterdir())
     assert sorted(folder.name.split("-")[0] for folder in kept) == ["bitfit", "full"]
 
     again = []
-    assert sweep.run_sweep(settings, workers=2, say=again.append) == results
+    assert sweep.run_sweep(settings, workers=2, progress=Progress(again.append)) == results
     assert again == []
 
     alone = replace(settings, build=settings.build.with_name("alone"))
-    other = sweep.run_sweep(alone, workers=1, say=lambda line: None)
+    other = sweep.run_sweep(alone, workers=1, progress=QUIET)
     assert accuracies(other) == accuracies(results) and losses(other) == losses(results)
 
 
 def test_provenance_names_what_the_figures_rest_on(settings):
-    run = sweep.run_sweep(settings, policies=["head"], workers=1, say=lambda line: None)["provenance"]
+    run = sweep.run_sweep(settings, policies=["head"], workers=1, progress=QUIET)["provenance"]
     assert run["profile"] == "quick" and run["model"]["fingerprint"] and run["data"]["fingerprint"]
     assert (run["data"]["train"], run["data"]["validation"], run["data"]["test"]) == (32, 8, 40)
     assert run["recipe"]["seed"] == 3463 and run["versions"]["torch"] and run["hardware"]["cores"]
     assert run["threads"] == 1 and run["wall_seconds"] > 0
-
-
-def test_a_killed_sweep_goes_on_where_it_stopped(settings):
-    script = (
-        "from pathlib import Path; from helpers.settings import Settings; from helpers.sweep import run_sweep\n"
-        f"run_sweep(Settings(model={settings.model!r}, data={settings.data!r}, learning_rates=(3e-4, 1e-4),"
-        f" batch_sizes=(8, 16), epochs=2, build=Path({str(settings.build)!r})), ['bitfit'], 2)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    for line in process.stdout:
-        if line.startswith("[ 1/4]"):
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 60
-    while process_group_lives(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not process_group_lives(process.pid), "the workers outlived the sweep that started them"
-
-    said = []
-    results = sweep.run_sweep(settings, ["bitfit"], workers=1, say=said.append)
-    found = results["policies"]["bitfit"]
-    assert [(cell["learning_rate"], cell["batch_size"]) for cell in found["cells"]] == settings.cells
-    assert len(said) < 1 + len(settings.cells)
-    fresh = sweep.run_sweep(
-        replace(settings, build=settings.build.with_name("fresh")), ["bitfit"], workers=1, say=lambda line: None
-    )
-    assert accuracies(fresh) == accuracies(results)
 
 
 def process_group_lives(group: int) -> bool:
@@ -131,7 +111,7 @@ def process_group_lives(group: int) -> bool:
 
 
 def test_other_data_model_or_recipe_is_refused_by_name(settings, sources, tmp_path):
-    sweep.run_sweep(settings, ["head"], workers=1, say=lambda line: None)
+    sweep.run_sweep(settings, ["head"], workers=1, progress=QUIET)
     with pytest.raises(CourseError, match="another recipe"):
         sweep.run_sweep(replace(settings, epochs=1), ["head"], workers=1)
     changed = tmp_path / "changed"
@@ -149,18 +129,22 @@ def test_an_unknown_policy_is_refused(settings):
         sweep.run_sweep(settings, ["bitfti"])
 
 
-def test_damaged_files_are_named_and_nothing_is_lost(settings):
-    results = sweep.run_sweep(settings, ["head"], workers=1, say=lambda line: None)
-    path = settings.folder / "results.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(CourseError, match="Move it aside"):
-        sweep.run_sweep(settings, ["head"], workers=1)
-    path.unlink()
-    assert accuracies(sweep.run_sweep(settings, ["head"], workers=1)) == accuracies(results)
-    assert load_results(path)["policies"] == results["policies"]
-    (settings.folder / "study.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(CourseError, match="cannot be read"):
-        sweep.run_sweep(settings, ["head"], workers=1)
+def test_damaged_files_are_set_aside_and_the_rest_is_kept(settings):
+    results = sweep.run_sweep(settings, ["head"], workers=1, progress=QUIET)
+    folder = settings.folder
+    (folder / "results.json").write_text((folder / "results.json").read_text()[:100])
+    (folder / "study.db").write_bytes(b"not a database" * 100)
+    checkpoint = next((folder / "checkpoints").iterdir())
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    said = []
+    again = sweep.run_sweep(settings, ["head"], workers=1, progress=Progress(said.append))
+    assert again["policies"] == results["policies"]
+    assert not any("to train" in line for line in said)
+    for name in ("results", "study", checkpoint.name):
+        assert list(folder.rglob(f"{name}-unreadable-*")), name
+        assert any("damaged" in line and f"{name}-unreadable" in line for line in said), name
 
 
 def test_two_sweeps_in_one_folder_are_refused(settings):
@@ -169,3 +153,191 @@ def test_two_sweeps_in_one_folder_are_refused(settings):
     settings.folder.mkdir(parents=True)
     with filelock.FileLock(settings.folder / "sweep.lock"), pytest.raises(CourseError, match="Another sweep"):
         sweep.run_sweep(settings, ["head"])
+
+
+def test_a_stopped_cell_goes_on_after_its_last_whole_epoch_to_the_same_result(settings, tmp_path):
+    reviews, _ = training.prepare(settings)
+
+    def train(folder, on_step=lambda: None):
+        told = []
+        trainer, record = training.train_cell(
+            settings, reviews, "full", 3e-4, 8, folder, on_step=on_step, on_epoch=told.append
+        )
+        return trainer.model.state_dict(), record, told
+
+    class Stopped(Exception):
+        pass
+
+    steps = []
+
+    def stop_in_the_second_epoch():
+        steps.append(1)
+        if len(steps) == 6:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "cell", stop_in_the_second_epoch)
+    weights, record, told = train(tmp_path / "cell", lambda: steps.append(1))
+    assert len(steps) == 6 + 4 and [epoch["epoch"] for epoch in told] == [1, 2]
+    straight, expected, _ = train(None)
+    assert [epoch["loss"] for epoch in record["epochs"]] == [epoch["loss"] for epoch in expected["epochs"]]
+    assert all(torch.equal(weights[name], straight[name]) for name in straight)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "unsealed"])
+def test_a_damaged_epoch_is_set_aside_and_trained_again(settings, tmp_path, damage, capsys):
+    reviews, _ = training.prepare(settings)
+    _, first = training.train_cell(settings, reviews, "bitfit", 3e-4, 8, tmp_path / "cell", until=1)
+    checkpoint = next((tmp_path / "cell").glob("checkpoint-*"))
+    weights = checkpoint / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    else:
+        (checkpoint / "seal.json").unlink()
+    _, record = training.train_cell(settings, reviews, "bitfit", 3e-4, 8, tmp_path / "cell")
+    assert record["epochs"][0]["loss"] == first["epochs"][0]["loss"] and len(record["epochs"]) == 2
+    kept = list(tmp_path.glob("cell-checkpoint-*-unreadable-*"))
+    assert len(kept) == (damage != "unsealed") and ("damaged" in capsys.readouterr().out) == bool(kept)
+
+
+def test_workers_killed_at_random_until_the_grid_is_complete(settings):
+    """SIGKILL for the whole sweep or for a worker of it, at random moments."""
+    moments = random.Random(0)
+    for attempt in range(30):
+        process = start_sweep(settings, ["bitfit"], workers=2)
+        # Longer and longer, so that the grid is completed on a slow machine too.
+        deadline = time.monotonic() + moments.uniform(4, 8) * 1.6**attempt
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        victims = child_workers(process.pid) if attempt % 2 else []
+        kill(moments.choice(victims) if victims else process.pid)
+        if victims:
+            time.sleep(2)
+            kill(process.pid)
+        process.wait()
+        wait_for_the_end_of(process.pid)
+    assert process.returncode == 0 and attempt > 0
+    storage = optuna.storages.RDBStorage(f"sqlite:///{settings.folder}/study.db")
+    trials = optuna.load_study(study_name="quick-bitfit", storage=storage).get_trials(states=[TrialState.COMPLETE])
+    assert sorted(tuple(trial.user_attrs["cell"]) for trial in trials) == sorted(settings.cells)
+    fresh = replace(settings, build=settings.build.with_name("fresh"))
+    expected = sweep.run_sweep(fresh, ["bitfit"], workers=1, progress=QUIET)
+    assert accuracies(load_results(settings.folder / "results.json")) == accuracies(expected)
+
+
+def test_two_processes_that_race_never_get_the_same_cell(settings):
+    settings.folder.mkdir(parents=True)
+    queue = CellQueue(settings, "full", open_storage(settings))
+    queue.begin({"data": "the same"})
+    grid = replace(settings, learning_rates=tuple(10**-n for n in range(1, 9)), batch_sizes=(8, 16, 32))
+    wide = CellQueue(grid, "full", queue.storage)
+    tasks = [Task(cell, grid.epochs) for cell in grid.cells]
+    wide.hand_out(tasks)
+    wide.hand_out(tasks)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    racers = [context.Process(target=claim_all, args=(grid, results)) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    claimed = [results.get(timeout=120) for _ in racers]
+    for racer in racers:
+        racer.join()
+    assert sorted(claimed[0] + claimed[1]) == sorted(grid.cells)
+    assert not wide.unfinished(tasks) and not wide.look()[1]
+
+
+def claim_all(settings, results):
+    queue = CellQueue(settings, "full", open_storage(settings))
+    cells = []
+    while True:
+        with queue.claim() as claimed:
+            if claimed is None:
+                break
+            trial, task = claimed
+            cells.append(task.cell)
+            rate, size = task.cell
+            epochs = [{"epoch": n, "loss": 0.5, "validation_accuracy": 0.5, "seconds": 0.1} for n in (1, 2)]
+            record = {"learning_rate": rate, "batch_size": size, "epochs": epochs, "validation_accuracy": 0.5}
+            assert queue.finish(trial, task, record)
+    results.put(cells)
+
+
+def test_pruning_trains_less_than_half_the_epochs_and_can_be_completed(settings):
+    wide = replace(settings, learning_rates=(3e-4, 1e-4, 5e-5, 3e-5, 1e-5), batch_sizes=(8, 16), epochs=4)
+    pruned = sweep.run_sweep(wide, ["full"], workers=1, prune=True, progress=QUIET)["policies"]["full"]
+    assert pruned["search"] == "pruned"
+    lengths = [len(cell["epochs"]) for cell in pruned["cells"]]
+    assert sorted(lengths) == [1] * 6 + [2] * 2 + [4] * 2 and sum(lengths) <= 40 / 2
+    led = sorted(pruned["cells"], key=lambda cell: -cell["epochs"][0]["validation_accuracy"])[:4]
+    assert all(cell in led for cell in pruned["cells"] if len(cell["epochs"]) > 1)
+    assert not list((wide.folder / "epochs").iterdir())
+    assert sweep.run_sweep(wide, ["full"], workers=1, prune=True, progress=QUIET)["policies"]["full"] == pruned
+
+    complete = sweep.run_sweep(wide, ["full"], workers=1, progress=QUIET)["policies"]["full"]
+    assert complete["search"] == "exhaustive"
+    assert all(len(cell["epochs"]) == 4 for cell in complete["cells"])
+    for cell, whole in zip(pruned["cells"], complete["cells"], strict=True):
+        same = [(epoch["loss"], epoch["validation_accuracy"]) for epoch in whole["epochs"][: len(cell["epochs"])]]
+        assert same == [(epoch["loss"], epoch["validation_accuracy"]) for epoch in cell["epochs"]]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"]).returncode != 0,
+    reason="a small disk of its own needs Linux with user namespaces",
+)
+def test_a_full_disk_stops_the_sweep_with_one_message_and_loses_nothing(settings, tmp_path):
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    code = sweep_code(replace(settings, build=disk), ["bitfit"], 1)
+    # The disk is full up to a few KiB, later it is not; what was on it is copied out, for it goes with the namespace.
+    script = (
+        f"mount -t tmpfs -o size=1500k tmpfs {disk} && dd if=/dev/zero of={disk}/filler bs=1k count=1200 2>/dev/null;"
+        f'"$0" -c "$1"; echo "first: $?"; rm {disk}/filler; "$0" -c "$1"; echo "second: $?";'
+        f"cp -r {disk}/quick/results.json {kept}"
+    )
+    run = subprocess.run(["unshare", "-rm", "sh", "-c", script, sys.executable, code], capture_output=True, text=True)
+    assert "second: 0" in run.stdout and "first: 0" not in run.stdout, run.stdout + run.stderr
+    assert "could not write" in run.stderr.lower() and "Traceback" not in run.stderr, run.stderr
+    assert len(load_results(kept / "results.json")["policies"]["bitfit"]["cells"]) == len(settings.cells)
+
+
+def sweep_code(settings, policies, workers) -> str:
+    return (
+        "import sys; from pathlib import Path; from helpers.settings import CourseError, Settings\n"
+        "from helpers.sweep import run_sweep\n"
+        f"settings = Settings(model={settings.model!r}, data={settings.data!r}, storage={settings.storage!r},"
+        f" learning_rates={settings.learning_rates}, batch_sizes={settings.batch_sizes}, epochs={settings.epochs},"
+        f" build=Path({str(settings.build)!r}))\n"
+        "try:\n"
+        f"    run_sweep(settings, {policies}, {workers})\n"
+        "except CourseError as error:\n"
+        "    sys.exit(f'error: {error}')"
+    )
+
+
+def start_sweep(settings, policies, workers, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", sweep_code(settings, policies, workers)], start_new_session=True, text=True, **options
+    )
+
+
+def child_workers(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in children.read_text().split()] if children.exists() else []
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_the_end_of(group: int) -> None:
+    deadline = time.monotonic() + 60
+    while process_group_lives(group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not process_group_lives(group), "the workers outlived the sweep that started them"
