@@ -6,12 +6,13 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -130,7 +131,9 @@ class CellQueue:
 
         While the block runs, the trial shows signs of life. Where it is left with an exception, the task is not done.
         """
-        trial = self._take()
+        # Under SQLite, which locks no rows, Optuna may give a waiting trial to two processes that ask at once.
+        with filelock.FileLock(self.settings.folder / "claim.lock"):
+            trial = self._take()
         if trial is None:
             yield None
             return
@@ -202,7 +205,8 @@ class CellQueue:
 
     def _show_life(self, trial_id: int, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT):
-            self.storage.record_heartbeat(trial_id)
+            with suppress(optuna.exceptions.StorageInternalError):  # The next one may get through.
+                self.storage.record_heartbeat(trial_id)
 
     def _task(self, trial: FrozenTrial | optuna.Trial) -> Task | None:
         attributes = trial.user_attrs
