@@ -62,7 +62,7 @@ class CellQueue:
         elif begun != provenance:
             changed = [name for name in provenance if begun.get(name) != provenance[name]]
             raise CourseError(
-                f"The study in {self.settings.storage or self.settings.folder} was begun with another"
+                f"The study in {describe_storage(self.settings)} was begun with another"
                 f" {' and another '.join(changed)}; its cells cannot be mixed with new ones. Change that back, move the"
                 " study aside, or set COURSE_BUILD to a new folder."
             )
@@ -71,11 +71,11 @@ class CellQueue:
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))
                 record, same = kept["record"], kept["provenance"] == provenance
-                cell = record["learning_rate"], record["batch_size"]
+                cell, epochs = (record["learning_rate"], record["batch_size"]), len(record["epochs"])
             except (ValueError, KeyError, TypeError):
                 set_aside(path)
                 continue
-            if same and len(record["epochs"]) > reached(known, cell):
+            if same and epochs > reached(known, cell):
                 self._add_finished(cell, record)
 
     def look(self) -> tuple[dict[Cell, dict[str, Any]], dict[Cell, dict[int, float]]]:
@@ -229,6 +229,11 @@ def _choices(settings: Settings) -> dict[str, tuple]:
     return {"learning_rate": settings.learning_rates, "per_device_train_batch_size": settings.batch_sizes}
 
 
+def describe_storage(settings: Settings) -> str:
+    """Where the study is, without user and password."""
+    return settings.storage.split("@")[-1] if settings.storage else str(settings.folder / "study.db")
+
+
 def open_storage(settings: Settings, say: Callable[[str], None] = print) -> optuna.storages.RDBStorage:
     """Connect to the study's database, by default a SQLite file in the build folder, made where there is none.
 
@@ -255,10 +260,9 @@ def open_storage(settings: Settings, say: Callable[[str], None] = print) -> optu
             f"The storage's driver is missing ({error}). For PostgreSQL: pip install 'psycopg[binary]'."
         ) from error
     except Exception as error:  # SQLAlchemy's and the drivers' own kinds differ from version to version.
-        where = settings.storage.split("@")[-1] if settings.storage else path  # Without the password.
         raise CourseError(
-            f"The study's database {where} cannot be opened: {str(error).splitlines()[0]} Check that it is there and"
-            " may be written."
+            f"The study's database {describe_storage(settings)} cannot be opened: {str(error).splitlines()[0]}"
+            " Check that it is there and may be written."
         ) from error
 
 

@@ -1,11 +1,16 @@
 """Make the last quick run the committed one: results/quick.json, its picture, the README's tables and answers.md.
 
+The README also gets the speed table, from benchmarks/speed.json.
+
 python scripts/publish.py
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
+
+import pandas as pd
 
 from helpers import answers, plots, report
 from helpers.results import load_results, published
@@ -24,16 +29,49 @@ def main() -> None:
     tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
     block = "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/quick.json`."])
     readme = ROOT / "README.md"
-    text, found = re.subn(
-        r"(?s)(<!-- begin results.*?-->\n).*?(<!-- end results -->)",
-        lambda match: f"{match[1]}{block}\n{match[2]}",
-        readme.read_text(encoding="utf-8"),
-    )
-    if found != 1:
-        raise SystemExit("README.md has no block between <!-- begin results --> and <!-- end results -->.")
-    write_atomically(readme, text)
+    text = replace_block(readme.read_text(encoding="utf-8"), "results", block)
+    write_atomically(readme, replace_block(text, "speed", describe_speed()))
     answers.write_answers(ROOT / "notebooks", target, ROOT / "answers.md")
     print("Wrote results/quick.json, results/quick_grid.png, README.md and answers.md")
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    text, found = re.subn(
+        rf"(?s)(<!-- begin {name}.*?-->\n).*?(<!-- end {name} -->)",
+        lambda match: f"{match[1]}{content}\n{match[2]}",
+        text,
+    )
+    if found != 1:
+        raise SystemExit(f"README.md has no block between <!-- begin {name} --> and <!-- end {name} -->.")
+    return text
+
+
+def describe_speed() -> str:
+    """The table of benchmarks/speed.json and what it rests on."""
+    measured = json.loads((ROOT / "benchmarks" / "speed.json").read_text(encoding="utf-8"))
+    rows = {
+        f"{cell['policy']}, batch {cell['batch_size']}": {
+            f"{phase}: {name}": f"{value:.1f}×" if name == "ratio" else f"{value:.0f}"
+            for phase in ("training", "validation")
+            for name, value in (
+                ("usual", cell["reference"][phase]),
+                ("here", cell["ours"][phase]),
+                ("ratio", cell["ours"][phase] / cell["reference"][phase]),
+            )
+        }
+        for cell in measured["cells"]
+    }
+    run, ratio = measured["provenance"], measured["ratio"]
+    return "\n\n".join(
+        [
+            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
+            f"Over these cells {ratio['training']:.1f} times as fast in training, {ratio['validation']:.1f} times in"
+            f" validation, {ratio['epoch']:.1f} times for whole epochs. Measured on {run['cores']} cores"
+            f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
+            f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
+            f" {run['finished']}. File: `benchmarks/speed.json`.",
+        ]
+    )
 
 
 if __name__ == "__main__":

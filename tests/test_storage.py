@@ -103,6 +103,12 @@ def test_a_server_that_is_not_there_is_named_without_its_password(settings):  # 
     assert "secret" not in str(caught.value)
 
 
+def test_a_study_is_named_without_its_password(settings):  # noqa: F811
+    away = replace(settings, storage="postgresql://course:secret@somewhere/db")
+    assert study.describe_storage(away) == "somewhere/db"
+    assert study.describe_storage(settings) == str(settings.folder / "study.db")
+
+
 def bitfit_trials(storage, *states):
     if "quick-bitfit" not in optuna.get_all_study_names(storage):
         return []
