@@ -35,10 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
             )
             verb.add_argument("--model", help="hub id or folder; also COURSE_MODEL")
             verb.add_argument("--data", help="hub id or folder; also COURSE_DATA")
-        if run in (assignment, sweep, cell):
+        if run in (assignment, sweep, cell, lab):
             verb.add_argument("--precision", help="fp32, bf16, or auto: bf16 where it is quick; also COURSE_PRECISION")
-        if run in (assignment, sweep):
+        if run in (assignment, sweep, lab):
             verb.add_argument("--workers", type=positive, help="processes that share the cells (default: one a core)")
+        if run in (assignment, sweep):
             verb.add_argument("--prune", action="store_true", help="stop the less promising cells early")
             verb.add_argument(
                 "--storage", help="database that several machines share (postgresql://...); also COURSE_STORAGE"
@@ -51,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
             verb.add_argument("--batch-size", type=positive, default=64, help="examples a step (default: %(default)s)")
             verb.add_argument("--seed", type=int, help="of the classifier, the order and the dropout")
             verb.add_argument("--threads", type=positive, default=1, help="of this one process (default: %(default)s)")
+        if run is lab:
+            verb.add_argument("experiments", metavar="EXPERIMENT", nargs="+", choices=LAB, help=", ".join(LAB))
+            verb.add_argument("--seeds", type=positive, default=3, help="runs with other seeds (default: %(default)s)")
         if run is answers:
             verb.add_argument("--results", help="results file (default: results/PROFILE.json, else the last run's)")
             verb.add_argument("--out", default="answers.md", help="file to write (default: %(default)s)")
@@ -137,6 +141,20 @@ def cell(options: argparse.Namespace) -> None:
     print(f"\n{report.describe_run(results)}\nWritten to {path}")
 
 
+def lab(options: argparse.Namespace) -> None:
+    """measure what limits BitFit, one experiment at a time; cost is what each policy costs"""
+    from helpers.lab import measure_cost, run_experiment, summarise, tabulate_costs
+
+    settings = settings_of(options)
+    print(settings, flush=True)
+    for experiment in options.experiments:
+        if experiment == "cost":
+            print(tabulate_costs(measure_cost(settings)).to_string())
+            continue
+        results = run_experiment(settings, experiment, range(options.seeds), options.workers)
+        print(f"\n{experiment}\n{summarise(results).to_string()}", flush=True)
+
+
 def answers(options: argparse.Namespace) -> None:
     """write answers.md from the notebooks' answer cells and the results"""
     from helpers.answers import find_notebooks, find_results, write_answers
@@ -211,7 +229,8 @@ def grade(options: argparse.Namespace) -> None:
     print(f"Written to {out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
 
 
-VERBS = {"assignment": assignment, "sweep": sweep, "cell": cell, "answers": answers, "prefetch": prefetch}
+LAB = ("head", "rate", "steps", "data", "pretraining", "encoder", "biases", "cost")
+VERBS = {"assignment": assignment, "sweep": sweep, "cell": cell, "lab": lab, "answers": answers, "prefetch": prefetch}
 VERBS |= {"submit": submit, "doctor": doctor}
 WITHOUT_SETTINGS = [submit, release, grade]
 if Path(__file__).with_name("instructor").is_dir():  # The student version has no such folder.

@@ -1,11 +1,14 @@
 """BERT classifiers: loading them from the hub or a folder, and which of their parameters a policy trains."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, BertTokenizerFast, PreTrainedConfig
 from transformers.utils import cached_file, logging
 
@@ -19,6 +22,10 @@ POLICIES: dict[str, Callable[[str], bool]] = {
     "bitfit": lambda name: name.endswith(".bias"),
     "bitfit+head": lambda name: name.endswith(".bias") or name.startswith("classifier."),
     "head": lambda name: name.startswith("classifier."),
+    # The paper's ablation (section 4): of the biases those of the query and of the MLP's first layer alone.
+    "bitfit-qi+head": lambda name: (
+        name.endswith(("query.bias", "intermediate.dense.bias")) or name.startswith("classifier.")
+    ),
 }
 
 
@@ -84,6 +91,41 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         if not set(tokenizer.all_special_tokens) < set(vocabulary):
             raise ValueError("its vocab.txt is not a BERT vocabulary: copy the right one beside the model")
         return tokenizer
+
+
+def save_delta(classifier: BertForSequenceClassification, model: str, path: Path) -> None:
+    """Store what a task adds to the pre-trained `model`: the tensors that differ from it, and the whole classifier.
+
+    The classifier belongs to it also where it was frozen, for it was drawn at random and is in no checkpoint.
+    """
+    before = load_classifier(model).state_dict()
+    delta = {
+        name: value.detach().cpu().contiguous()
+        for name, value in classifier.state_dict().items()
+        if name.startswith("classifier.") or not torch.equal(value.detach().cpu(), before[name])
+    }
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file(delta, beside, {"model": short_name(model), "fingerprint": fingerprint_model(model)})
+    os.replace(beside, path)
+
+
+def load_delta(path: Path, model: str) -> BertForSequenceClassification:
+    """The fine-tuned classifier: `model` with a delta's tensors; CourseError where the delta is of another model."""
+    try:
+        with safe_open(path, "pt") as file:
+            made_from = file.metadata() or {}
+            delta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CourseError(f"Could not read the delta {path}: {error}.") from error
+    if made_from.get("fingerprint") != fingerprint_model(model):
+        raise CourseError(
+            f"The delta {path} was made from {made_from.get('model', 'an unknown model')}"
+            f" ({made_from.get('fingerprint', 'no fingerprint')}), not from {short_name(model)}"
+            f" ({fingerprint_model(model)}): load it with the model that it was made from."
+        )
+    classifier = load_classifier(model)
+    classifier.load_state_dict(classifier.state_dict() | delta)
+    return classifier
 
 
 def fingerprint_model(model: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,6 +25,7 @@ LOOKS = {
     "bitfit": ("BitFit", "#d55e00", "s"),
     "bitfit+head": ("BitFit + classifier", "#009e73", "^"),
     "head": ("classifier only", "#cc79a7", "D"),
+    "bitfit-qi+head": ("BitFit (query and MLP) + classifier", "#56b4e9", "v"),
 }
 GREY = "#595959"
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.titlesize": 11}
@@ -56,7 +58,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=f"validation accuracy (n = {_count(results, 'validation')})", shrink=0.9)
-    return _finish(figure, _grid_message(policies), _source(results, "outlined: the chosen cell"))
+    return finish(figure, _grid_message(policies), describe_source(results, "outlined: the chosen cell"))
 
 
 def plot_learning_curves(results: dict[str, Any]) -> Figure:
@@ -78,7 +80,7 @@ def plot_learning_curves(results: dict[str, Any]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False, fontsize=9)
         last.append(f"{label} {policy['best']['validation_accuracy']:.3f}")
-    return _finish(figure, f"After the last epoch of the chosen cells: {', '.join(last)}", _source(results))
+    return finish(figure, f"After the last epoch of the chosen cells: {', '.join(last)}", describe_source(results))
 
 
 def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[str, Any] | None = None) -> Figure:
@@ -106,20 +108,27 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
     note = "bars: 95% interval from the size of the test set alone, one training run a policy"
     if published:
         note += "; hollow: the published answer sheet, bert-tiny on IMDb, not measured here"
-    return _finish(figure, _gap_message(policies), _source(results, note))
+    return finish(figure, _gap_message(policies), describe_source(results, note))
 
 
 def plot_bias_movement(results: dict[str, Any]) -> Figure:
     """Draw how far each bias tensor went from its start (mean absolute difference), in the network's order."""
     policies = results["policies"]
-    names = list(next(iter(policies.values()))["test"]["bias_movement"])
+    figure = draw_movement({name: pd.DataFrame([policy["test"]["bias_movement"]]) for name, policy in policies.items()})
+    cells = "; ".join(f"{LOOKS[name][0]}: {_describe(policy['best'])}" for name, policy in policies.items())
+    return finish(figure, _movement_message(policies), describe_source(results, cells))
+
+
+def draw_movement(moved: dict[str, pd.DataFrame]) -> Figure:
+    """Draw one dot for every policy, bias tensor (column) and run (row)."""
+    names = list(next(iter(moved.values())))
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.6, 1.9 + 0.26 * len(names)), layout="constrained")
-    for name, policy in policies.items():
+    for name, runs in moved.items():
         label, colour, marker = LOOKS[name]
-        movement = policy["test"]["bias_movement"]
-        way = [movement.get(tensor, 0) for tensor in names]
-        axis.plot(way, range(len(names)), marker, color=colour, label=label, clip_on=False, zorder=3)
+        rows = np.tile(np.arange(len(names)), len(runs))
+        way = runs.reindex(columns=names, fill_value=0).to_numpy().ravel()
+        axis.plot(way, rows, marker, color=colour, label=label, clip_on=False, zorder=3)
     parts = [_split_name(tensor) for tensor in names]
     axis.set_yticks(range(len(names)), [f"{layer} · {tensor}" for layer, tensor in parts])
     for row in range(1, len(names)):
@@ -131,8 +140,7 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     axis.grid(axis="x", color="#e0e0e0")
     axis.set_axisbelow(True)
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, frameon=False)
-    cells = "; ".join(f"{LOOKS[name][0]}: {_describe(policy['best'])}" for name, policy in policies.items())
-    return _finish(figure, _movement_message(policies), _source(results, cells))
+    return figure
 
 
 def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
@@ -160,7 +168,7 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     right.legend(title="batch size", frameon=False)
     ratio = count_steps(examples, min(sizes)) / count_steps(examples, max(sizes))
     title = f"The rate falls linearly to 0; batches of {min(sizes)} take {ratio:.1f} times the steps of {max(sizes)}"
-    return _finish(figure, title, source)
+    return finish(figure, title, source)
 
 
 def save_plots(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -171,7 +179,7 @@ def save_plots(results: dict[str, Any], folder: Path) -> list[Path]:
         "learning_curves": plot_learning_curves(results),
         "accuracy_against_parameters": plot_accuracy_against_parameters(results, published_figures()),
         "bias_movement": plot_bias_movement(results),
-        "schedule": plot_schedule(results["provenance"]["recipe"], data["train"], _source(results)),
+        "schedule": plot_schedule(results["provenance"]["recipe"], data["train"], describe_source(results)),
     }
     return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
@@ -218,24 +226,23 @@ def _panels(policies: Iterable[str], width: float, height: float, **options: Any
     return figure, list(axes.flat[: len(names)])
 
 
-def _finish(figure: Figure, title: str, caption: str) -> Figure:
+def finish(figure: Figure, title: str, caption: str) -> Figure:
+    """Add the message and the caption, both folded to the figure's width."""
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(title, int(width * 10)), fontsize=12, fontweight="bold")
     figure.supxlabel(textwrap.fill(caption, int(width * 14.5)), fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 
 
-def _source(results: dict[str, Any], note: str = "") -> str:
+def describe_source(results: dict[str, Any], note: str = "", seeds: bool = True) -> str:
+    """Say what made the figures; with `seeds`, also which seed and how many training reviews."""
     run = results["provenance"]
     parts = [f"Profile {run['profile']}", f"model {run['model']['name']}", f"data {run['data']['name']}"]
     if run["profile"] == "quick":
         parts[0] += ", a stand-in for bert-tiny on IMDb"
-    parts += [
-        f"{_count(results, 'train')} training reviews",
-        f"seed {run['recipe']['seed']}",
-        *([note] if note else []),
-    ]
-    return " · ".join(parts)
+    if seeds:
+        parts += [f"{_count(results, 'train')} training reviews", f"seed {run['recipe']['seed']}"]
+    return " · ".join([*parts, *([note] if note else [])])
 
 
 def _count(results: dict[str, Any], split: str) -> str:

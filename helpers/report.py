@@ -10,6 +10,7 @@ ROW_NAMES = {
     "bitfit": "With BitFit",
     "bitfit+head": "With BitFit and a trained classifier",
     "head": "Classifier only",
+    "bitfit-qi+head": "With BitFit of query and MLP, and a trained classifier",
 }
 
 

@@ -1,5 +1,7 @@
 """Results files: measured figures as JSON, with the provenance without which they mean nothing."""
 
+import ast
+import hashlib
 import json
 import os
 import platform
@@ -37,6 +39,34 @@ def load_results(path: Path) -> dict[str, Any]:
 def published() -> dict[str, Any]:
     """The figures of the document that this project starts from: real bert-tiny, real IMDb."""
     return json.loads((OFFLINE / "published.json").read_text(encoding="utf-8"))
+
+
+def fingerprint_code(*paths: Path) -> str:
+    """Hash what the files' code does; it is read, not run, and SyntaxError says where it does not compile.
+
+    Hashed are the syntax trees without docstrings, so that comments and layout change nothing, and in a form that is
+    the same under every Python version.
+    """
+    outlines = [_outline(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return hashlib.sha256(json.dumps(outlines).encode()).hexdigest()[:16]
+
+
+def list_recipe(exercises: Path | None = None) -> list[Path]:
+    """The files that decide how a cell is trained, with a student's `exercises` or the installed ones."""
+    folder = Path(__file__).parent
+    return [exercises or folder / "exercises.py", *(folder / f"{name}.py" for name in ("models", "speed", "training"))]
+
+
+def _outline(node: Any) -> Any:
+    """A syntax tree as lists and texts, without positions, docstrings and empty fields."""
+    if isinstance(node, list):
+        return [_outline(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+        node.body = node.body[1:]
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return [type(node).__name__, *([name, _outline(value)] for name, value in fields)]
 
 
 def describe_versions() -> dict[str, str]:

@@ -12,19 +12,13 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers import answers
-from helpers.results import load_results
+from helpers import answers, checks
+from helpers.results import fingerprint_code, list_recipe, load_results
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder
 
 NOTEBOOKS = ("01_bert_inputs.ipynb", "02_hyperparameters.ipynb", "03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 # From the functions that a student writes to their problems.
-FUNCTIONS = {
-    "preprocess_dataset": "1d",
-    "init_model": "2a",
-    "init_trainer": "2b",
-    "init_tester": "2b",
-    "hyperparameter_search_settings": "2c",
-}
+FUNCTIONS = {name: problem for problem, names in checks.FUNCTIONS.items() for name in names}
 EXERCISES = Path(__file__).with_name("exercises.py")
 
 
@@ -237,12 +231,10 @@ def find_result_gaps(results: dict[str, Any], settings: Settings) -> list[str]:
 
 
 def _find_code_changes(results: dict[str, Any]) -> list[str]:
-    from helpers import speed, training
-
     try:
-        from helpers import exercises
+        from helpers import exercises  # noqa: F401
 
-        made_by = training.code_fingerprint(exercises, training, speed)
+        made_by = fingerprint_code(*list_recipe(EXERCISES))
     except Exception as error:  # It is the student's file: whatever it raises is theirs to mend.
         return [f"exercises.py: it cannot be imported ({type(error).__name__}: {error}). Mend it and save the file."]
     if results.get("provenance", {}).get("code") == made_by:

@@ -18,9 +18,17 @@ import optuna
 import torch
 from safetensors import SafetensorError
 
-from helpers import exercises, models, speed, training
+from helpers import models, training
 from helpers.progress import Progress, Scoreboard, choose_progress, describe_time
-from helpers.results import describe_machine, describe_versions, load_results, peak_memory_gb, save_results
+from helpers.results import (
+    describe_machine,
+    describe_versions,
+    fingerprint_code,
+    list_recipe,
+    load_results,
+    peak_memory_gb,
+    save_results,
+)
 from helpers.settings import CourseError, Settings, set_aside, short_name
 from helpers.study import Cell, CellQueue, Task, open_storage, reached
 
@@ -39,9 +47,9 @@ def run_sweep(
 
     Running it again, after an interruption too, repeats nothing that was finished; a cell that was being trained goes
     on after its last whole epoch. The results are also written to `results.json` in the settings' folder. `workers`
-    processes (by default one a core) of one thread each share the cells; their number changes no result. `prune` stops
-    the less promising cells early (successive halving, see `rungs`). Raises CourseError where the study was begun with
-    other data, model or code.
+    processes (by default one a core) of one thread each share the cells; their number changes no result, and with 0
+    this process trains them all. `prune` stops the less promising cells early (successive halving, see `rungs`). Raises
+    CourseError where the study was begun with other data, model or code.
     """
     for policy in policies:
         models.check_policy(policy)
@@ -60,7 +68,8 @@ def run_sweep(
         for queue in queues.values():
             queue.begin(provenance)
         if any(left_to_do(settings, queue, prune) for queue in queues.values()):
-            workers = workers or (GPU_WORKERS if torch.cuda.is_available() else count_cores())
+            if workers is None:
+                workers = GPU_WORKERS if torch.cuda.is_available() else count_cores()
             costs = estimate(settings, reviews, queues, workers, prune, progress)
             rounds = rungs(settings, prune)
             for (until, share), (_, next_share) in zip(rounds, [*rounds[1:], (None, 0.0)], strict=True):
@@ -101,7 +110,7 @@ def gather(settings: Settings) -> tuple[dict[str, training.TokenisedReviews], di
         "model": model,
         "data": facts,
         "recipe": settings.recipe() | {"precision": training.choose_precision(settings.precision)},
-        "code": training.code_fingerprint(exercises, training, speed),
+        "code": fingerprint_code(*list_recipe()),
     }
 
 
@@ -153,8 +162,8 @@ def estimate(settings, reviews, queues, workers: int, prune: bool, progress: Pro
                 seconds += share * max(0, until - epochs[cell]) * costs[cell]
                 epochs[cell] = max(until, epochs[cell])
     progress.say(
-        f"{cells} of {len(queues) * len(settings.cells)} cells to train, {workers} workers:"
-        f" about {describe_time(seconds / workers)}, {peak_memory_gb():.1f} GB of memory a worker"
+        f"{cells} of {len(queues) * len(settings.cells)} cells to train, {workers or 'no'} workers:"
+        f" about {describe_time(seconds / (workers or 1))}, {peak_memory_gb():.1f} GB of memory a worker"
         f" (measured at {min(speeds.values()):,.0f} to {max(speeds.values()):,.0f} tokens/s)"
     )
     return costs
@@ -192,6 +201,8 @@ def finish_tasks(settings, queues: dict[str, CellQueue], tasks, workers: int, bo
 
 def run_workers(settings, queues: dict[str, CellQueue], count: int, board, until: int, keep: int) -> list[int]:
     """Run workers until no task waits, and show what they do; returns their exit codes."""
+    if not count:
+        work(settings, tuple(queues), os.getppid())
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=work, args=(settings, tuple(queues), os.getpid()), daemon=True) for _ in range(count)

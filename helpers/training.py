@@ -1,9 +1,7 @@
 """One cell of the grid: a student's Trainer, made quick and repeatable, trained, recorded and tested."""
 
-import ast
 import functools
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -12,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +30,7 @@ from helpers.models import (
     load_tokenizer,
     quiet_library,
 )
+from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Settings, set_aside, short_name, write_atomically
 from helpers.speed import has_fast_bf16, speed_up, split_batch
 
@@ -118,7 +116,7 @@ def prepare(settings: Settings) -> tuple[dict[str, TokenisedReviews], dict[str, 
         **{split: len(rows) for split, rows in reviews.items()},
     }
     tokenizer = load_tokenizer(settings.model)
-    key = [facts["fingerprint"], fingerprint_model(settings.model), code_fingerprint(exercises)]
+    key = [facts["fingerprint"], fingerprint_model(settings.model), fingerprint_code(Path(exercises.__file__))]
     folder = settings.folder / f"tokens-{hashlib.sha256(''.join(key).encode()).hexdigest()[:16]}"
     tokenised = {}
     for split, rows in reviews.items():
@@ -143,18 +141,6 @@ def prepare(settings: Settings) -> tuple[dict[str, TokenisedReviews], dict[str, 
 def choose_precision(precision: str) -> str:
     """Make `auto` bf16 where this machine is quick at it, else fp32."""
     return ("bf16" if has_fast_bf16() else "fp32") if precision == "auto" else precision
-
-
-def code_fingerprint(*modules: ModuleType) -> str:
-    """Hash what the modules do: their syntax trees without docstrings, so that comments and layout change nothing."""
-    digest = hashlib.sha256()
-    for module in modules:
-        tree = ast.parse(inspect.getsource(module))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
 
 
 def cell_trainer(

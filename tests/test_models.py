@@ -44,6 +44,7 @@ COUNTS = {
     "bitfit": (3_074, 3_072),
     "bitfit+head": (3_330, 3_072),
     "head": (258, 0),
+    "bitfit-qi+head": (1_538, 1_280),
 }
 
 

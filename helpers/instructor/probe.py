@@ -25,15 +25,9 @@ from typing import Any
 SOUNDS = ("al", "be", "co", "dra", "e", "fo", "gni", "ha", "ip", "ju", "kle", "lo", "mu", "no", "pra", "qui", "ro")
 MARKS = (" ", " ", " ", " ", ", ", "; ", ". ", " - ", "! ", "<br />", "'s ", " 7 ", " é ")
 SWEEP = """
-import os
-from helpers import sweep
 from helpers.settings import load_settings
-settings, policies = load_settings(), ("full", "bitfit")
-reviews, provenance = sweep.gather(settings)
-for policy in policies:
-    sweep.open_study(settings, policy, provenance)
-sweep.work(settings, policies, os.getppid())
-sweep.collect(settings, provenance, reviews["test"])
+from helpers.sweep import run_sweep
+run_sweep(load_settings(), workers=0)
 """
 TABLES = ("relative_attention_bias", "position_bias", "bias_table", "token_biases")
 
@@ -78,7 +72,7 @@ def serve(address: str, with_torch: bool) -> None:
 def do(job: dict[str, Any], sandbox: ModuleType) -> dict[str, Any]:
     if job["kind"] == "prepare":
         return prepare(job["seed"], Path(job["folder"]))
-    actions = {"observe": observe_exercises, "notebooks": rerun_notebooks, "fingerprint": fingerprint_code}
+    actions = {"observe": observe_exercises, "notebooks": rerun_notebooks, "fingerprint": fingerprint}
     action = actions[job["kind"]]
     place = sandbox.Place(job["degree"], tempfile.mkdtemp(dir=job["base"]), tuple(job["readable"]))
     os.chmod(place.base, 0o755)
@@ -155,19 +149,11 @@ def rerun_notebooks(job: dict[str, Any], scratch: str, result: int) -> None:
     os.write(result, json.dumps(said).encode())
 
 
-def fingerprint_code(job: dict[str, Any], scratch: str, result: int) -> None:
+def fingerprint(job: dict[str, Any], scratch: str, result: int) -> None:
     """In the sandbox: the hash by which a results file names the code that made it; nothing of it is executed."""
-    import ast
-    import hashlib
+    from helpers.results import fingerprint_code, list_recipe
 
-    digest = hashlib.sha256()
-    for path in job["files"]:
-        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
-    os.write(result, digest.hexdigest()[:16].encode())
+    os.write(result, fingerprint_code(*list_recipe(Path(job["exercises"]))).encode())
 
 
 def prepare(seed: int, folder: Path) -> dict[str, Any]:

@@ -87,8 +87,9 @@ class Workshop:
     def close_server(self, with_torch: bool) -> None:
         """End a server, which gives its memory back; the next job starts another one."""
         with self.lock:
-            process, _ = self.servers.pop(with_torch, (None, ""))
+            process, address = self.servers.pop(with_torch, (None, ""))
         if process is not None:
+            os.close(int(address.split("/")[4]))
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
@@ -116,8 +117,9 @@ class Workshop:
                 raise CourseError("Grading was stopped.")
             if with_torch not in self.servers:
                 private = tempfile.mkdtemp(dir=self.folder)  # Nobody but this user may enter it.
-                address = f"{private}/socket"
-                command = [sys.executable, str(Path(__file__).with_name("probe.py")), address]
+                # A socket's path has 107 characters at most, and a temporary folder's may be longer.
+                address = f"/proc/self/fd/{os.open(private, os.O_PATH)}/socket"
+                command = [sys.executable, str(Path(__file__).with_name("probe.py")), "socket"]
                 environment = sandbox.clean_environment(sandbox.SCRATCH, PYTHONPATH=str(self.course))
                 process = subprocess.Popen(
                     command + ["--torch"] * with_torch,
@@ -125,7 +127,7 @@ class Workshop:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env=environment,
-                    cwd=self.folder,
+                    cwd=private,
                 )
                 if process.stdout.readline() != b"ready\n":
                     process.kill()
