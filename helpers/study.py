@@ -51,7 +51,7 @@ class CellQueue:
             pruner=optuna.pruners.NopPruner(),
         )
 
-    def begin(self, provenance: dict[str, Any]) -> None:
+    def begin(self, provenance: dict[str, Any], say: Callable[[str], None] = print) -> None:
         """Tie the study to what its results depend on, and take in the results that it does not know yet.
 
         Raises CourseError, naming the difference, where the study was begun with anything else.
@@ -73,7 +73,7 @@ class CellQueue:
                 record, same = kept["record"], kept["provenance"] == provenance
                 cell, epochs = (record["learning_rate"], record["batch_size"]), len(record["epochs"])
             except (ValueError, KeyError, TypeError):
-                set_aside(path)
+                say(f"The record {path} is damaged; it is now {set_aside(path).name}.")
                 continue
             if same and epochs > reached(known, cell):
                 self._add_finished(cell, record)

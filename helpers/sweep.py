@@ -66,7 +66,7 @@ def run_sweep(
         storage = open_storage(settings, progress.say)
         queues = {policy: CellQueue(settings, policy, storage) for policy in policies}
         for queue in queues.values():
-            queue.begin(provenance)
+            queue.begin(provenance, progress.say)
         if any(left_to_do(settings, queue, prune) for queue in queues.values()):
             if workers is None:
                 workers = GPU_WORKERS if torch.cuda.is_available() else count_cores()

@@ -134,6 +134,7 @@ def test_damaged_files_are_set_aside_and_the_rest_is_kept(settings):
     folder = settings.folder
     (folder / "results.json").write_text((folder / "results.json").read_text()[:100])
     (folder / "study.db").write_bytes(b"not a database" * 100)
+    (folder / "records" / "head-half.json").write_text("{")
     checkpoint = next((folder / "checkpoints").iterdir())
     weights = bytearray((checkpoint / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -142,7 +143,7 @@ def test_damaged_files_are_set_aside_and_the_rest_is_kept(settings):
     again = sweep.run_sweep(settings, ["head"], workers=1, progress=Progress(said.append))
     assert again["policies"] == results["policies"]
     assert not any("to train" in line for line in said)
-    for name in ("results", "study", checkpoint.name):
+    for name in ("results", "study", "head-half", checkpoint.name):
         assert list(folder.rglob(f"{name}-unreadable-*")), name
         assert any("damaged" in line and f"{name}-unreadable" in line for line in said), name
 
