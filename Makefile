@@ -9,7 +9,7 @@ TEST = $(VENV)/.installed-test
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
 
-.PHONY: help assignment test notebooks answers clean
+.PHONY: help assignment test notebooks answers matrix clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets (the default)
@@ -33,6 +33,9 @@ notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick pro
 answers: $(BASE) ## write answers.md from the notebooks' answer cells and the results
 	$(PY) -m helpers answers
 
+matrix: $(TEST) ## the tests and notebooks under other versions of Python and the libraries; takes an hour or two
+	$(PY) scripts/matrix.py $(ROWS)
+
 clean: ## remove build/ with all runs in it (the virtual environment stays)
 	rm -rf build
 
@@ -54,5 +57,5 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "$(CURDIR)" > $@
 
 $(TEST): $(BASE)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,postgres]"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,nbgrader,postgres]"
 	@touch $@
