@@ -9,7 +9,7 @@ TEST = $(VENV)/.installed-test
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
 
-.PHONY: help assignment test notebooks answers matrix clean
+.PHONY: help assignment test notebooks answers matrix browser clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets (the default)
@@ -35,6 +35,10 @@ answers: $(BASE) ## write answers.md from the notebooks' answer cells and the re
 
 matrix: $(TEST) ## the tests and notebooks under other versions of Python and the libraries; takes an hour or two
 	$(PY) scripts/matrix.py $(ROWS)
+
+browser: $(TEST) ## run the notebooks in JupyterLab in a real browser; screenshots in build/browser
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,browser]"
+	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BROWSER=1 $(PY) -m pytest -rs tests/test_browser.py
 
 clean: ## remove build/ with all runs in it (the virtual environment stays)
 	rm -rf build

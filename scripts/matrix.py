@@ -4,6 +4,8 @@
 
 Each row has a virtual environment and a record in build/matrix/ROW. The table, build/matrix/matrix.md and matrix.json,
 is made from the records of all rows: to do one row again, name it. A Python that is not on this machine is skipped.
+Where `make assignment` has finished, the notebooks find its 40 runs done and do not train them in every row again; the
+unit tests train in all rows.
 """
 
 import json
@@ -51,6 +53,10 @@ class Row:
     def folder(self) -> Path:
         return MATRIX / self.name
 
+    @property
+    def venv(self) -> Path:
+        return self.folder / "venv"
+
 
 ROWS = [
     Row("today"),
@@ -65,7 +71,6 @@ def main(names: list[str]) -> int:
         print(f"There is no row {', '.join(sorted(unknown))}. The rows are: {', '.join(known)}.", file=sys.stderr)
         return 2
     for row in [known[name] for name in names] or ROWS:
-        shutil.rmtree(row.folder, ignore_errors=True)
         write_atomically(row.folder / "row.json", json.dumps(try_row(row), indent=1) + "\n")
     paths = [row.folder / "row.json" for row in ROWS]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
@@ -84,15 +89,15 @@ def try_row(row: Row) -> dict[str, Any]:
     base = find_python(row.python)
     if base is None:
         return record | {"skipped": f"{row.python} is not on this machine"}
-    python = row.folder / "venv" / "bin" / "python"
+    python = row.venv / "bin" / "python"
     pytest = [python, "-m", "pytest", f"--junitxml={row.folder}/junit.xml"]
-    print(f"{row.name}: installing", flush=True)
-    record["install_seconds"] = run(row, "venv", [base, "-m", "venv", python.parents[1]])[1]
-    install = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", row.constraints]
-    code, seconds = run(row, "install", [*install, "-e", f".[{row.extras}]"])
-    record["install_seconds"] += seconds
-    if code:
+    try:
+        record["install_seconds"] = install(row, base)
+    except subprocess.CalledProcessError:
         return record | {"error": f"the installation failed; see {row.folder.relative_to(ROOT)}/install.log"}
+    shutil.rmtree(row.folder / "build", ignore_errors=True)
+    if (ROOT / "build" / "quick").exists():
+        shutil.copytree(ROOT / "build" / "quick", row.folder / "build" / "quick")
     found = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
     record["versions"] = json.loads(found.stdout)
     sanitize = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=1800"]
@@ -105,6 +110,23 @@ def try_row(row: Row) -> dict[str, Any]:
         code, seconds = run(row, step, [*pytest, *arguments])
         record[step] = count(row.folder / "junit.xml") | {"exit_code": code, "seconds": seconds}
     return record | {"finished": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def install(row: Row, base: str) -> float:
+    """Make the virtual environment, unless it is there, made from the same files; returns the seconds that it took."""
+    stamp, files = row.venv / "made_from.json", (ROOT / "pyproject.toml", ROOT / row.constraints)
+    made_from = [base, *(path.read_text(encoding="utf-8") for path in files)]
+    if stamp.exists() and (made := json.loads(stamp.read_text(encoding="utf-8")))["from"] == made_from:
+        return made["seconds"]
+    print(f"{row.name}: installing", flush=True)
+    shutil.rmtree(row.folder, ignore_errors=True)
+    pip = [row.venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-c", row.constraints]
+    steps = [base, "-m", "venv", row.venv], [*pip, "-e", f".[{row.extras}]"]
+    codes, seconds = zip(*(run(row, "install", step) for step in steps), strict=True)
+    if any(codes):
+        raise subprocess.CalledProcessError(max(codes), steps[1])
+    write_atomically(stamp, json.dumps({"from": made_from, "seconds": sum(seconds)}))
+    return sum(seconds)
 
 
 def find_python(name: str) -> str | None:

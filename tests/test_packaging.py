@@ -27,6 +27,7 @@ TARGETS = {
     "notebooks": "nbconvert --to notebook --execute --inplace",
     "answers": "-m helpers answers",
     "matrix": "scripts/matrix.py",
+    "browser": "tests/test_browser.py",
     "clean": "rm -rf build",
     "help": "awk",
 }
