@@ -9,11 +9,11 @@ TEST = $(VENV)/.installed-test
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
 
-.PHONY: help assignment test notebooks answers matrix browser clean
+.PHONY: help assignment test notebooks answers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 assignment: $(BASE) ## run the whole experiment and print both tables; run again, it goes on where it stopped
 	$(PY) -m helpers assignment
@@ -32,13 +32,6 @@ notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick pro
 
 answers: $(BASE) ## write answers.md from the notebooks' answer cells and the results
 	$(PY) -m helpers answers
-
-matrix: $(TEST) ## the tests and notebooks under other versions of Python and the libraries; takes an hour or two
-	$(PY) scripts/matrix.py $(ROWS)
-
-browser: $(TEST) ## run the notebooks in JupyterLab in a real browser; screenshots in build/browser
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,browser]"
-	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BROWSER=1 $(PY) -m pytest -rs tests/test_browser.py
 
 clean: ## remove build/ with all runs in it (the virtual environment stays)
 	rm -rf build
@@ -63,3 +56,6 @@ $(BASE): pyproject.toml constraints.txt
 $(TEST): $(BASE)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,nbgrader,postgres]"
 	@touch $@
+
+# What takes long and students do not need; their version does not have the file.
+-include scripts/more.mk

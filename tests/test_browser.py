@@ -206,3 +206,20 @@ def test_a_static_page_has_a_plain_output_beneath_every_widget(static_page):
         if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs):
             beneath = [*cell.outputs, *(after.outputs if after else [])]
             assert any(map(is_plain, beneath)), f"nothing but a widget in cell {cell.id}"
+
+
+@pytest.mark.parametrize(
+    ("box", "found"),
+    [
+        ("width: 90px; overflow: auto; color: black", "cut off"),
+        ("background: #777; color: #555", "contrast 1."),
+        ("background: #111; color: #eee", None),
+    ],
+)
+def test_the_look_finds_what_is_cut_off_or_hard_to_read(browser, box, found):
+    page = browser.new_page()
+    table = "<table><td>unmistakable evidence</td></table>"
+    page.set_content(f'<!doctype html><div class="jp-OutputArea-output" style="{box}">{table}</div>')
+    seen = page.evaluate(LOOK)
+    page.close()
+    assert seen == [] if found is None else any(line.startswith(found) for line in seen)
