@@ -149,6 +149,7 @@ def show(page, theme: str, width: int) -> None:
         "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
     )
     page.set_viewport_size({"width": width, "height": min(height + 150, 16_000)})
+    page.evaluate("document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTop = 0)")
     page.wait_for_timeout(2000)
 
 
