@@ -13,7 +13,7 @@ QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION
 .DELETE_ON_ERROR:
 
 help: ## list the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 assignment: $(BASE) ## run the whole experiment and print both tables; run again, it goes on where it stopped
 	$(PY) -m helpers assignment
@@ -54,5 +54,8 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "$(CURDIR)" > $@
 
 $(TEST): $(BASE)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,postgres]"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,nbgrader,postgres]"
 	@touch $@
+
+# What takes long and students do not need; their version does not have the file.
+-include scripts/more.mk

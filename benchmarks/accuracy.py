@@ -101,7 +101,8 @@ def summary(kept: dict) -> pd.DataFrame:
     """Mean validation accuracy in percent by policy and side, its spread over the seeds, and the difference."""
     runs = pd.DataFrame(kept["runs"])
     table = (runs.validation_accuracy * 100).groupby([runs.policy, runs.side]).agg(["mean", "std", "count"]).unstack()
-    table[("difference", "points")] = table[("mean", "ours")] - table[("mean", "reference")]
+    if {"ours", "reference"} <= set(runs.side):
+        table[("difference", "points")] = table[("mean", "ours")] - table[("mean", "reference")]
     return table.round(2)
 
 

@@ -40,19 +40,23 @@ class TerminalProgress(Progress):
 
 
 class NotebookProgress(Progress):
-    """A bar and a line of text, as one widget above the lines."""
+    """A bar and a line of text, as one widget below the lines that come first; none where nothing is to be trained."""
 
     def __init__(self):
         import ipywidgets
-        from IPython.display import display
 
-        self.bar = ipywidgets.IntProgress(layout={"width": "100%"})
-        self.text = ipywidgets.Label()
-        display(ipywidgets.VBox([self.bar, self.text]))
+        self.bar = ipywidgets.IntProgress(layout={"width": "auto"})
+        self.text = ipywidgets.HTML()  # A Label would cut off what is wider than the window.
+        self.box, self.displayed = ipywidgets.VBox([self.bar, self.text]), False
         super().__init__(lambda line: print(line, flush=True))
 
     def show(self, done, total, status):
         self.bar.max, self.bar.value, self.text.value = total, done, status
+        if not self.displayed:
+            from IPython.display import display
+
+            display(self.box)
+            self.displayed = True
 
     def close(self):
         self.bar.bar_style = "success" if self.bar.value == self.bar.max else "warning"

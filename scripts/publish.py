@@ -1,6 +1,6 @@
 """Make the last quick run the committed one: results/quick.json, its picture, the README's tables and answers.md.
 
-The README also gets the speed table, from benchmarks/speed.json.
+The README also gets the tables of benchmarks/speed.json and benchmarks/accuracy.json.
 
 python scripts/publish.py
 """
@@ -30,7 +30,8 @@ def main() -> None:
     block = "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/quick.json`."])
     readme = ROOT / "README.md"
     text = replace_block(readme.read_text(encoding="utf-8"), "results", block)
-    write_atomically(readme, replace_block(text, "speed", describe_speed()))
+    text = replace_block(text, "speed", describe_speed())
+    write_atomically(readme, replace_block(text, "accuracy", describe_accuracy()))
     answers.write_answers(ROOT / "notebooks", target, ROOT / "answers.md")
     print("Wrote results/quick.json, results/quick_grid.png, README.md and answers.md")
 
@@ -70,6 +71,30 @@ def describe_speed() -> str:
             f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
             f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
             f" {run['finished']}. File: `benchmarks/speed.json`.",
+        ]
+    )
+
+
+def describe_accuracy() -> str:
+    """The table of benchmarks/accuracy.json and what it rests on."""
+    measured = json.loads((ROOT / "benchmarks" / "accuracy.json").read_text(encoding="utf-8"))
+    runs = pd.DataFrame(measured["runs"])
+    rows = {}
+    for (policy, rate, size), group in runs.groupby(["policy", "learning_rate", "batch_size"], sort=False):
+        sides = {side: 100 * group[group.side == side].validation_accuracy for side in ("reference", "ours")}
+        rows[f"{policy}, {report.format_rate(rate)}, batch {size}"] = {
+            "usual: mean ± deviation": f"{sides['reference'].mean():.2f} ± {sides['reference'].std():.2f}",
+            "here: mean ± deviation": f"{sides['ours'].mean():.2f} ± {sides['ours'].std():.2f}",
+            "difference, points": f"{sides['ours'].mean() - sides['reference'].mean():+.2f}",
+        }
+    run = measured["provenance"]
+    return "\n\n".join(
+        [
+            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
+            f"Validation accuracy in percent on {run['data']['validation']:,} reviews after {run['epochs']} epochs on"
+            f" {run['data']['train']:,}, seeds {', '.join(map(str, sorted(runs.seed.unique())))}; model:"
+            f" {run['model']['name']}; {run['hardware']['processor']}, one thread; torch {run['versions']['torch']}."
+            " File: `benchmarks/accuracy.json`.",
         ]
     )
 

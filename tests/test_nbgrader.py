@@ -13,7 +13,7 @@ import pytest
 from helpers.answers import PROMPT
 from helpers.instructor.release import build_release
 
-pytest.importorskip("nbgrader", reason="nbgrader needs Python 3.11")
+pytest.importorskip("nbgrader", reason="nbgrader is not installed: it needs Python 3.11 and IPython 8")
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,6 +1,8 @@
 """The committed notebooks: executed, tagged, alike where they must be; nbval compares their outputs elsewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -45,6 +47,23 @@ def test_starts_with_the_same_bootstrap_cell(notebook):
     assert len(bootstrap.source.splitlines()) < 10
     first = nbformat.read(NOTEBOOKS[0], as_version=4)
     assert bootstrap.source == tagged(first, "bootstrap")[0].source
+
+
+def run_bootstrap(folder, *options):
+    source = tagged(nbformat.read(NOTEBOOKS[0], as_version=4), "bootstrap")[0].source
+    return subprocess.run([sys.executable, *options, "-c", source], cwd=folder, capture_output=True, text=True)
+
+
+def test_bootstrap_installs_nothing_where_the_course_is_installed(tmp_path):
+    done = run_bootstrap(tmp_path)
+    assert done.stdout.startswith("profile ") and not done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bootstrap_names_the_missing_command_outside_colab(tmp_path):
+    done = run_bootstrap(tmp_path, "-S")  # without the installed packages
+    assert done.stderr.endswith(f"run: {sys.executable} -m pip install -e ..\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_code_cells_are_short_and_without_magics(notebook):

@@ -26,6 +26,8 @@ TARGETS = {
     "test": "--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks",
     "notebooks": "nbconvert --to notebook --execute --inplace",
     "answers": "-m helpers answers",
+    "matrix": "scripts/matrix.py",
+    "browser": "tests/test_browser.py",
     "clean": "rm -rf build",
     "help": "awk",
 }
@@ -78,7 +80,7 @@ def test_environment_has_the_ranges_of_pyproject(project):
     assert len(found) == len(lines)
     assert found.pop("pip") == ""
     assert Requirement(f"python{found.pop('python')}").specifier.contains("3.11")
-    wanted = declared(project, "lab", "postgres", "test")
+    wanted = declared(project, "lab", "postgres", "test", "nbgrader")
     assert {name: Requirement(f"x{spec}").specifier for name, spec in found.items()} == {
         CONDA_NAMES.get(name, name): requirement.specifier for name, requirement in wanted.items()
     }

@@ -115,10 +115,12 @@ def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
 
 def test_a_notebook_gets_a_widget_that_ends_as_it_went(capsys):
     shown = NotebookProgress()
+    assert capsys.readouterr().out == ""  # Where nothing is to be trained there is no empty bar.
     shown.show(1, 2, "1 of 2 cells")
     assert (shown.bar.value, shown.bar.max, shown.text.value) == (1, 2, "1 of 2 cells")
     shown.close()
     assert shown.bar.bar_style == "warning"
     shown.show(2, 2, "done")
     shown.close()
+    assert capsys.readouterr().out.count("VBox(") == 1
     assert shown.bar.bar_style == "success"

@@ -1,0 +1,157 @@
+"""Every notebook as on Colab: its versions, an empty folder, and the package from git by the bootstrap cell alone.
+
+This installs an environment and takes minutes, so it runs only when COURSE_COLAB=1 is set, as `make matrix` does.
+Colab itself is not here: `google.colab` is an empty package, and git fetches the working tree in place of the address
+in the bootstrap cell.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOT_ON_COLAB = {"optuna"}
+VERSIONS = """
+import importlib.metadata, json
+print(json.dumps({found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}))
+"""
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": sys.argv[2]}}).execute()
+nbformat.write(notebook, sys.argv[3])
+"""
+EDIT = """
+from pathlib import Path
+file = Path("bitfit-assignment/helpers/exercises.py")
+file.write_text(file.read_text().replace('padding="max_length"', "padding=True"))
+"""
+CHECK = """
+import importlib
+from helpers import checks, exercises
+try:
+    checks.problem_1d(importlib.reload(exercises).preprocess_dataset)
+except checks.CheckFailed as failure:
+    print(failure)
+"""
+
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("COURSE_COLAB") != "1", reason="takes minutes: set COURSE_COLAB=1 to run it"),
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+    pytest.mark.xdist_group("colab"),
+]
+
+
+class Colab:
+    """A virtual environment with Colab's packages, an empty working folder, and the course in a git repository."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.content = folder, folder / "content"
+        self.python = folder / "venv" / "bin" / "python"
+        self.content.mkdir()
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
+        self.environment |= {
+            "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
+            "IPYTHONDIR": str(folder / "ipython"),
+            "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
+            "COURSE_PROFILE": "grade",  # a corner of the grid
+            "COURSE_PROGRESS": "plain",
+        }
+        self._install()
+        self._publish()
+        self.before = self.versions()
+
+    def _install(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        wanted = [line for line in project["dependencies"] if Requirement(line).name not in NOT_ON_COLAB]
+        self.run(sys.executable, "-m", "venv", self.python.parents[1])
+        self.run(self.python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints-colab.txt", *wanted)
+        (packages,) = self.python.parents[1].glob("lib/python*/site-packages")
+        (packages / "google" / "colab").mkdir(parents=True)
+        (packages / "google" / "colab" / "__init__.py").touch()
+        startup = self.folder / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "00-colab.py").write_text("import google.colab\n")
+
+    def _publish(self) -> None:
+        """Let git fetch the working tree wherever it is asked for the address of the bootstrap cell."""
+        bootstrap = next(
+            cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap"
+        )
+        (address,) = re.findall(r"https://[^\"]+", bootstrap)
+        repository = self.folder / "published"
+        ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info", "*.part", ".*_cache")
+        shutil.copytree(ROOT, repository, ignore=ignored)
+        lines = [
+            "[user]",
+            "name = course",
+            "email = course@localhost",
+            f'[url "{repository.as_uri()}"]',
+            f"insteadOf = {address}",
+        ]
+        (self.folder / "gitconfig").write_text("\n".join(lines) + "\n")
+        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "The course"]):
+            self.run("git", "-C", repository, *command)
+
+    def run(self, *command) -> str:
+        done = subprocess.run(
+            list(map(str, command)), env=self.environment, cwd=self.content, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def versions(self) -> dict[str, str]:
+        return json.loads(self.run(self.python, "-c", VERSIONS))
+
+    def execute(self, path: Path) -> nbformat.NotebookNode:
+        """Execute a notebook that is saved elsewhere in the working folder, as Colab does."""
+        executed = self.folder / "executed" / path.name
+        executed.parent.mkdir(exist_ok=True)
+        self.run(self.python, "-c", EXECUTE, path, self.content, executed)
+        return nbformat.read(executed, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory) -> Colab:
+    return Colab(tmp_path_factory.mktemp("colab"))
+
+
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [output.text for cell in cells[1:] for output in cell.outputs if output.get("name") == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_from_first_cell_to_last_without_a_warning(colab, path):
+    assert outputs(colab.execute(path), "stderr") == []
+
+
+def test_what_colab_had_is_still_there_in_the_same_versions(colab):
+    after = colab.versions()
+    assert {name: after.get(name) for name in colab.before} == colab.before
+    assert after.keys() > NOT_ON_COLAB
+
+
+def test_a_student_edits_the_exercises_in_the_working_folder(colab):
+    bootstrap = nbformat.read(NOTEBOOKS[0], as_version=4).cells
+    sources = [next(cell.source for cell in bootstrap if cell.id == "bootstrap"), CHECK, EDIT, CHECK]
+    path = colab.folder / "edit.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
+    before, after = outputs(colab.execute(path), "stdout")
+    assert "Problem 1d: correct" in before
+    assert "expected 512" in after
