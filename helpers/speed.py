@@ -1,7 +1,7 @@
 """The same training in less time: what is computed changes, what comes out does not.
 
 Everything here is for BERT classifiers, whose pooler reads the state of [CLS] alone. On a GPU the library's own
-attention and dropout are the quick ones, and only the last layer is replaced.
+attention and dropout are the quick ones.
 """
 
 import time
@@ -12,21 +12,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import BertForSequenceClassification
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 # Tokens in a part of a batch: so few that its attention scores stay in a CPU's cache, and a worker under 2 GB.
 PART_TOKENS = 4096
+# Reviews share one attention product where their lengths differ by no more tokens than this.
+SIMILAR = 8
 
 
 def speed_up(model: BertForSequenceClassification) -> BertForSequenceClassification:
-    """Replace the model's attention and dropout by quicker forms with the same results; returns the same model.
+    """Replace the encoder's forward pass and dropout by quicker forms with the same results; returns the same model.
 
-    Logits and gradients are the plain model's up to rounding; dropout draws from other random numbers, with the same
-    probability (to 1 in 65,536). `last_hidden_state` is then (batch, 1, hidden): only [CLS] gets a last state.
+    Padding is never computed: the tokens of all reviews stand in one row, (tokens, hidden), and only attention sees
+    them review by review. Logits and gradients are the plain model's up to rounding; dropout draws from other random
+    numbers, with the same probability (to 1 in 65,536). Only [CLS] gets a last state: `last_hidden_state` is (batch, 1,
+    hidden).
     """
-    *layers, last = model.bert.encoder.layer
-    for layer in layers:
-        layer.attention.self.forward = types.MethodType(_attend, layer.attention.self)
-    last.forward = types.MethodType(_forward_cls, last)
+    model.bert.forward = types.MethodType(_forward, model.bert)
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = QuickDropout
@@ -34,17 +36,17 @@ def speed_up(model: BertForSequenceClassification) -> BertForSequenceClassificat
 
 
 def split_batch(batch: dict[str, torch.Tensor], tokens: int = PART_TOKENS) -> Iterator[dict[str, torch.Tensor]]:
-    """Cut a padded batch into parts of reviews of similar length, each padded to its own longest review only.
+    """Cut a padded batch into parts of at most `tokens` tokens, padding apart, or one review; the longest come first.
 
-    A part has at most `tokens` tokens, or one review. Where nothing is padded its `attention_mask` is None.
+    Each part is padded to its own longest review.
     """
     lengths = batch["attention_mask"].sum(1)
     rows = lengths.argsort(descending=True, stable=True)
     while len(rows):
         longest = int(lengths[rows[0]])
-        part, rows = rows.split([size := min(len(rows), max(1, tokens // longest)), len(rows) - size])
-        cut = {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()}
-        yield cut | {"attention_mask": None if int(lengths[part[-1]]) == longest else cut["attention_mask"]}
+        size = max(1, int((lengths[rows].cumsum(0) <= tokens).sum()))
+        part, rows = rows[:size], rows[size:]
+        yield {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()}
 
 
 def has_fast_bf16() -> bool:
@@ -78,30 +80,67 @@ class QuickDropout(nn.Dropout):
         return input * kept.mul_(2**16 / (2**16 - dropped))
 
 
-def _attend(attention, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args, **kwargs):
-    """`BertSelfAttention.forward`: fused where there is no dropout, else without the fused kernel's detours."""
+def _forward(bert, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
+    """`BertModel.forward` without padding, and with the last state of [CLS] alone."""
+    mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    states = bert.embeddings(input_ids[mask][None], segments[mask][None], positions[mask][None])[0]
+    groups = list(_group(mask))
+    *layers, last = bert.encoder.layer
+    for layer in layers:
+        context = _attend(layer.attention.self, states, groups)
+        states = layer.feed_forward_chunk(layer.attention.output(context, states))
+    cls = _forward_cls(last, _pad(states, mask), mask)
+    return BaseModelOutputWithPooling(last_hidden_state=cls, pooler_output=bert.pooler(cls))
 
-    def heads(states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
 
-    query, key, value = (heads(layer(hidden_states)) for layer in (attention.query, attention.key, attention.value))
+def _group(mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Cut a mask, (batch, tokens), into the masks of neighbouring reviews of similar length; on a GPU into one."""
+    lengths = mask.sum(1).tolist()
+    first = 0
+    for row in range(1, len(lengths) + 1):
+        group = lengths[first : row + 1]
+        if row == len(lengths) or (not mask.is_cuda and max(group) - min(group) > SIMILAR):
+            yield mask[first:row, : max(lengths[first:row])]
+            first = row
+
+
+def _pad(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Lay (tokens, ...) out as (batch, longest, ...), with zeros where the mask is False."""
+    if len(tokens) == mask.numel():
+        return tokens.unflatten(0, mask.shape)
+    padded = tokens.new_zeros(*mask.shape, *tokens.shape[1:])
+    padded[mask] = tokens
+    return padded
+
+
+def _attend(attention, states: torch.Tensor, groups: list[torch.Tensor]) -> torch.Tensor:
+    """`BertSelfAttention.forward` for (tokens, hidden), one group of reviews after the other."""
+    sizes = [int(mask.sum()) for mask in groups]
+    layers = (attention.query, attention.key, attention.value)
+    projected = [layer(states).unflatten(-1, (attention.num_attention_heads, -1)).split(sizes) for layer in layers]
+    contexts = []
+    for mask, *parts in zip(groups, *projected, strict=True):
+        query, key, value = (_pad(part, mask).transpose(1, 2) for part in parts)
+        whole = len(parts[0]) == mask.numel()
+        context = _mix(attention, query, key, value, None if whole else mask[:, None, None]).transpose(1, 2)
+        contexts.append(context.flatten(0, 1) if whole else context[mask])
+    return torch.cat(contexts).flatten(1)
+
+
+def _mix(attention, query, key, value, mask: torch.Tensor | None) -> torch.Tensor:
+    """Attention over (batch, heads, tokens, head): fused where nothing is dropped, else without its detours."""
     drops = attention.training and attention.dropout.p > 0
-    if not drops or hidden_states.device.type != "cpu":
-        context = F.scaled_dot_product_attention(
-            query, key, value, attention_mask, dropout_p=attention.dropout.p if drops else 0.0
-        )
-    else:
-        query, key, value = (states.flatten(0, 1) for states in (query, key, value))
-        bias = query.new_zeros(1, 1, 1)
-        if attention_mask is not None:
-            bias = _bias(attention_mask, query.dtype).repeat_interleave(attention.num_attention_heads, 0)
-        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=attention.scaling)
-        context = torch.bmm(attention.dropout(scores.softmax(-1)), value)
-        context = context.unflatten(0, (-1, attention.num_attention_heads))
-    return context.transpose(1, 2).flatten(2), None
+    if not drops or query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=attention.dropout.p if drops else 0.0)
+    scores = query @ (key.transpose(2, 3) * attention.scaling)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e9)
+    return attention.dropout(scores.softmax(-1)) @ value
 
 
-def _forward_cls(layer, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args, **kwargs):
+def _forward_cls(layer, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """`BertLayer.forward` for [CLS] alone, without a key or a value for any token.
 
     With one query q a head, the score of token x is q (K x + b) = (q K) x + q b, and the context is
@@ -117,16 +156,8 @@ def _forward_cls(layer, hidden_states: torch.Tensor, attention_mask: torch.Tenso
     reach = torch.einsum("bhd,hdc->bhc", query, heads(attention.key.weight))
     constant = (query * heads(attention.key.bias)).sum(-1, keepdim=True)
     scores = (torch.bmm(reach, hidden_states.transpose(1, 2)) + constant) * attention.scaling
-    if attention_mask is not None:
-        scores = scores + _bias(attention_mask, scores.dtype)
-    weights = attention.dropout(scores.softmax(-1))
+    weights = attention.dropout(scores.masked_fill(~mask[:, None], -1e9).softmax(-1))
     mixture = torch.bmm(weights, hidden_states)
     context = torch.einsum("bhc,hdc->bhd", mixture, heads(attention.value.weight))
     context = context + weights.sum(-1, keepdim=True) * heads(attention.value.bias)
     return layer.feed_forward_chunk(layer.attention.output(context.flatten(1).unsqueeze(1), cls))
-
-
-def _bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What to add to the scores, (batch, 1, tokens): padding is hidden from every query alike."""
-    mask = mask[:, 0, :1]
-    return mask if mask.is_floating_point() else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -1e9)

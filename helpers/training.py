@@ -153,9 +153,9 @@ def cell_trainer(
 ) -> "PartsTrainer":
     """Build a fresh Trainer for one cell from the student's `init_trainer`.
 
-    The student's model, metric and arguments stay; the course adds batches of similar length, the cell's two
-    hyperparameters, the seed, the precision and silence, and with a `folder` a checkpoint an epoch. The policies that
-    the assignment does not ask for are applied to the student's full model.
+    The student's model, metric and arguments stay; the course adds the cell's two hyperparameters, the seed, the
+    precision and silence, and with a `folder` a checkpoint an epoch. The policies that the assignment does not ask for
+    are applied to the student's full model.
     """
     base = exercises.init_trainer(
         settings.model, reviews["train"], reviews["validation"], use_bitfit=policy == "bitfit"
@@ -175,7 +175,6 @@ def cell_trainer(
         learning_rate=learning_rate,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,
-        train_sampling_strategy="group_by_length",
         seed=settings.seed,
         eval_strategy="epoch",
         logging_strategy="epoch",

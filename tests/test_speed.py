@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
+from helpers import speed
 from helpers.speed import QuickDropout, speed_up, split_batch
 
 
@@ -41,7 +42,9 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dropout", [0.0, 1e-9])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("padded", [True, False])
-def test_logits_and_gradients_are_the_plain_models(attention, padded, dropout):
+@pytest.mark.parametrize("similar", [0, 2, 8])
+def test_logits_and_gradients_are_the_plain_models(attention, padded, dropout, similar, monkeypatch):
+    monkeypatch.setattr(speed, "SIMILAR", similar)
     plain = small_bert(attn_implementation=attention)
     quick = copy.deepcopy(plain)
     for module in quick.modules():
@@ -69,8 +72,8 @@ def test_the_parts_of_a_batch_are_the_batch():
     for part in parts:
         (model(**part).loss * len(part["labels"]) / 5).backward()
     torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=1e-6)
-    assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (2, 7), (1, 2)]
-    assert [part["attention_mask"] is None for part in parts] == [True, False, True]
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
+    assert [part["attention_mask"].sum() for part in parts] == [18, 13]
 
 
 def test_a_review_longer_than_a_part_is_a_part_of_its_own():
