@@ -28,7 +28,9 @@ from helpers.settings import (
 
 DISTRIBUTION = "bitfit-assignment"
 INSTALL = "python -m pip install -c constraints.txt -e ."
-VARIABLES = ("COURSE_PROFILE", "COURSE_MODEL", "COURSE_DATA", "COURSE_BUILD")
+VARIABLES = tuple(
+    f"COURSE_{name}" for name in ("PROFILE", "MODEL", "DATA", "BUILD", "PRECISION", "STORAGE", "PROGRESS")
+)
 
 
 @dataclass(frozen=True)

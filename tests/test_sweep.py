@@ -209,7 +209,7 @@ def test_workers_killed_at_random_until_the_grid_is_complete(settings):
     for attempt in range(30):
         process = start_sweep(settings, ["bitfit"], workers=2)
         # Longer and longer, so that the grid is completed on a slow machine too.
-        deadline = time.monotonic() + moments.uniform(4, 8) * 1.6**attempt
+        deadline = time.monotonic() + moments.uniform(4, 8) * 2**attempt
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if process.poll() is not None:

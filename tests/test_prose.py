@@ -1,0 +1,53 @@
+"""What people read: spelt right, and its links inside the project lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "answers.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LINK = re.compile(r'\]\(([^)\s]+)(?: "[^"]*")?\)|src="([^"]+)"')
+
+
+def read(path: Path) -> str:
+    """A file's text, or what is written between a notebook's code cells."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_spelling(tmp_path):
+    for path in [*PAGES, *NOTEBOOKS, *sorted((ROOT / "helpers").rglob("*.py"))]:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(read(path), encoding="utf-8")
+    command = [sys.executable, "-m", "codespell_lib", "--ignore-words-list=fo", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = read(path)
+    missing = []
+    for link in ("".join(pair) for pair in LINK.findall(text)):
+        target, _, anchor = link.partition("#")
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        # docs/student.md becomes the README of the student version, so it is read in the folder above.
+        base = ROOT if path.name == "student.md" else path.parent
+        found = path if not target else base / target
+        if not found.exists() or (anchor and anchor not in anchors(read(found))):
+            missing.append(link)
+    assert not missing
