@@ -1,14 +1,19 @@
 """The quick forms give what the plain model gives."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SMALL, save_bert, tokenised
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from helpers import speed
+from helpers import exercises, speed
+from helpers.models import load_classifier
+from helpers.settings import Settings
 from helpers.speed import QuickDropout, speed_up, split_batch
+from helpers.training import cell_trainer
 
 
 def small_bert(dropout: float = 0.0, **options) -> BertForSequenceClassification:
@@ -74,6 +79,25 @@ def test_the_parts_of_a_batch_are_the_batch():
     torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=1e-6)
     assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
     assert [part["attention_mask"].sum() for part in parts] == [18, 13]
+
+
+@pytest.mark.parametrize("policy", ["full", "bitfit"])
+def test_a_cell_takes_the_plain_trainers_steps(policy, tmp_path):
+    """The same batches in the same order and the same updates as the student's own Trainer, padded; without dropout."""
+    model = save_bert(tmp_path / "model", **SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    rows = tokenised(model, 40)
+    plain = exercises.init_trainer(str(model), rows.first(40), rows.first(8), use_bitfit=policy == "bitfit")
+    arguments = {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2, "seed": 3}
+    plain.args = replace(plain.args, output_dir=str(tmp_path), save_strategy="no", **arguments)
+    settings = Settings(model=str(model), build=tmp_path, seed=3, epochs=2)
+    quick = cell_trainer(settings, {"train": rows, "validation": rows}, policy, 1e-3, 8)
+    for trainer in (plain, quick):
+        trainer.train()
+    found, expected = (dict(trainer.model.named_parameters()) for trainer in (quick, plain))
+    moved = {n: v for n, v in expected.items() if v.requires_grad and "key.bias" not in n}  # theirs is rounding alone
+    torch.testing.assert_close({n: found[n] for n in moved}, moved, rtol=1e-3, atol=1e-5)
+    start = dict(load_classifier(str(model)).named_parameters())
+    assert max((moved[n] - start[n]).abs().max() for n in moved if "bert" in n) > 1e-3
 
 
 def test_a_review_longer_than_a_part_is_a_part_of_its_own():
