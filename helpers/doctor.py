@@ -149,7 +149,8 @@ def check_course_files(settings: Settings) -> Iterator[Finding]:
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
     yield Finding("settings", "ok", str(settings))
-    known = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    hidden = {name: re.sub("//[^/]*@", "//***@", os.environ[name]) for name in VARIABLES if name in os.environ}
+    known = [f"{name}={value}" for name, value in hidden.items()]
     strange = sorted(name for name in os.environ if name.startswith("COURSE_") and name not in VARIABLES)
     if strange:
         names = ", ".join(strange)

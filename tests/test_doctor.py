@@ -163,3 +163,12 @@ def test_the_cache_counts_only_when_every_file_is_there(tmp_path, monkeypatch, k
         (snapshot / file).rename(tmp_path / "aside")
         assert not doctor.is_cached(name, kind), f"{file} is missing"
         (tmp_path / "aside").rename(snapshot / file)
+
+
+def test_a_password_in_a_variable_is_not_shown(monkeypatch):
+    for name in doctor.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
+    monkeypatch.setenv("COURSE_STORAGE", "postgresql://course:secret@somewhere/db")
+    said = " ".join(finding.found for finding in doctor.check_settings(Settings()))
+    assert "somewhere/db" in said and "secret" not in said
