@@ -14,8 +14,9 @@ class Recorded(Progress):
         self.lines, self.shown = [], []
         super().__init__(self.lines.append)
 
-    def show(self, done, total, status):
+    def show(self, done, total, status, grids):
         self.shown.append((done, total, status))
+        self.grids = grids
 
 
 class Queue:
@@ -94,7 +95,7 @@ def test_ci_and_nbval_get_plain_text(monkeypatch, capsys):
         monkeypatch.delenv("COURSE_PROGRESS", raising=False)
         monkeypatch.setenv(name, "plain")
         shown = choose_progress()
-        shown.show(1, 2, "half")
+        shown.show(1, 2, "half", {})
         shown.say("a line")
         shown.close()
         assert capsys.readouterr().out == "a line\n"
@@ -107,7 +108,7 @@ def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
 
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
     shown = TerminalProgress()
-    shown.show(1, 2, "1 of 2 cells")
+    shown.show(1, 2, "1 of 2 cells", {})
     shown.say("a line")
     shown.close()
     assert " 50%" in terminal.getvalue() and "1 of 2 cells" in terminal.getvalue() and "a line\n" in terminal.getvalue()
@@ -116,11 +117,11 @@ def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
 def test_a_notebook_gets_a_widget_that_ends_as_it_went(capsys):
     shown = NotebookProgress()
     assert capsys.readouterr().out == ""  # Where nothing is to be trained there is no empty bar.
-    shown.show(1, 2, "1 of 2 cells")
+    shown.show(1, 2, "1 of 2 cells", {})
     assert (shown.bar.value, shown.bar.max, shown.text.value) == (1, 2, "1 of 2 cells")
     shown.close()
     assert shown.bar.bar_style == "warning"
-    shown.show(2, 2, "done")
+    shown.show(2, 2, "done", {})
     shown.close()
     assert capsys.readouterr().out.count("VBox(") == 1
     assert shown.bar.bar_style == "success"
