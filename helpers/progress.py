@@ -84,7 +84,7 @@ class NotebookProgress(Progress):
         self.note = ipywidgets.HTML(STOP_NOTE)
         self.box = ipywidgets.VBox([self.grid, self.bar, self.text, self.stop, self.note])
         self.displayed, self.grids, self.stopped = False, {}, threading.Event()
-        # Newer kernels run this in a thread of its own while the sweep keeps the main thread busy.
+        # Some kernels run this in a thread of its own while the sweep keeps the main thread busy.
         self.stop.on_click(lambda button: self.stopped.set())
         super().__init__(lambda line: print(line, flush=True))
 
@@ -119,22 +119,37 @@ class NotebookProgress(Progress):
 
 
 def is_click_waiting(button) -> bool:
-    """Whether a click on the ipywidgets button has reached the kernel, but waits for the running cell to end.
+    """Whether a click on the ipywidgets button has reached the kernel since the last call, while a cell runs.
 
-    ipykernel 6 keeps all messages waiting in one queue while a cell runs; they are looked at here and left in it.
-    ipykernel 7 with JupyterLab 4.4 or newer needs no such look, for it gives a widget's messages a thread of their own.
+    The kernel would see it when the cell has ended. The waiting messages are looked at and passed on, in their
+    order, to what reads them later. Call it in the main thread; where the kernel is of an unknown kind, it says False.
     """
     from IPython import get_ipython
 
-    kernel = getattr(get_ipython(), "kernel", None)
-    if not hasattr(kernel, "msg_queue") or threading.current_thread() is not threading.main_thread():
+    stream = _find_stream(getattr(get_ipython(), "kernel", None))
+    if stream is None or threading.current_thread() is not threading.main_thread():
         return False
-    kernel.shell_stream.flush()  # from the socket into the queue
-    for *_, arguments in list(kernel.msg_queue._queue):
-        frames = [bytes(frame) for frame in arguments[0]] if arguments else []
-        if any(button.model_id.encode() in frame and b'"click"' in frame for frame in frames):
-            return True
-    return False
+    found, read = [], stream._recv_callback
+
+    def look(message):
+        frames = [bytes(frame) for frame in message]
+        found.append(any(button.model_id.encode() in frame and b'"click"' in frame for frame in frames))
+        return read(message)
+
+    stream.on_recv(look, copy=False)
+    try:
+        stream.flush()
+    finally:
+        stream.on_recv(read, copy=False)
+    return any(found)
+
+
+def _find_stream(kernel):
+    """The stream of shell messages in the kernel's main thread: ipykernel 7 has another thread that feeds it."""
+    thread = getattr(kernel, "shell_channel_thread", None)
+    if thread is None:
+        return getattr(kernel, "shell_stream", None)
+    return getattr(getattr(thread.manager, "_shell_channel_to_main", None), "to_stream", None)
 
 
 def render_grids(grids: Grids) -> str:

@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -350,14 +349,9 @@ def test_a_sweep_stopped_in_a_notebook_says_so_calmly_and_goes_on_later(settings
 
 
 def click(client, button: str) -> None:
-    """Send what a front end sends for a click: to a subshell where the kernel has them, as JupyterLab does."""
-    content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}, "buffers": []}}
-    message = client.session.msg("comm_msg", content)
-    if int(version("ipykernel").split(".")[0]) >= 7:
-        request = client.session.msg("create_subshell_request", {})
-        client.control_channel.send(request)
-        message["header"]["subshell_id"] = client.get_control_msg(timeout=30)["content"]["subshell_id"]
-    client.shell_channel.send(message)
+    """Send what a front end sends for a click."""
+    content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
+    client.shell_channel.send(client.session.msg("comm_msg", content))
 
 
 def sweep_code(settings, policies, workers) -> str:
