@@ -1,11 +1,21 @@
 """What a running sweep shows."""
 
 import io
+import re
 
 import pytest
 
 from helpers import progress
-from helpers.progress import NotebookProgress, Progress, Scoreboard, TerminalProgress, choose_progress, describe_time
+from helpers.progress import (
+    CellState,
+    NotebookProgress,
+    Progress,
+    Scoreboard,
+    TerminalProgress,
+    choose_progress,
+    describe_time,
+    render_grids,
+)
 from helpers.study import Task
 
 
@@ -125,3 +135,23 @@ def test_a_notebook_gets_a_widget_that_ends_as_it_went(capsys):
     shown.close()
     assert capsys.readouterr().out.count("VBox(") == 1
     assert shown.bar.bar_style == "success"
+
+
+def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best(board):
+    queue, scoreboard, shown = board
+    queue.finish(FIRST, 0.6, 0.55)
+    queue.running[SECOND] = {1: 0.7}
+    scoreboard.update()
+    assert shown.grids == {"full": {FIRST: CellState(2, 2, 0.55), SECOND: CellState(1, 2, None, True)}}
+    html = render_grids(shown.grids | {"bitfit": {FIRST: CellState(0, 4), SECOND: CellState(3, 4)}})
+    cells = re.findall(r"<td style=[^>]*>([^<]+)</td>", html)
+    assert cells == ["★ 0.550", "▸ 1/2", "·", "3/4"]
+
+
+def test_a_stop_is_an_interrupt_and_leaves_no_cell_in_training():
+    shown = NotebookProgress()
+    shown.stop.click()
+    with pytest.raises(KeyboardInterrupt):
+        shown.show(1, 2, "half", {"full": {FIRST: CellState(1, 2, None, True)}})
+    shown.close()
+    assert ">1/2</td>" in shown.grid.value and "run the cell again" in shown.note.value
