@@ -7,8 +7,11 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,16 @@ from helpers.settings import CourseError, Settings, set_aside, short_name
 from helpers.study import Cell, CellQueue, Task, open_storage, reached
 
 GPU_WORKERS = 4
+STOPPED = "Stopped. What is finished is kept; running the sweep again goes on from there."
 WRITE_ERRORS = (OSError, SafetensorError, optuna.exceptions.StorageInternalError)
+
+
+class SweepStopped(KeyboardInterrupt):
+    """The user has stopped a sweep; all that was finished is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [str(self)]
 
 
 def run_sweep(
@@ -49,7 +61,8 @@ def run_sweep(
     on after its last whole epoch. The results are also written to `results.json` in the settings' folder. `workers`
     processes (by default one a core) of one thread each share the cells; their number changes no result, and with 0
     this process trains them all. `prune` stops the less promising cells early (successive halving, see `rungs`). Raises
-    CourseError where the study was begun with other data, model or code.
+    CourseError where the study was begun with other data, model or code, and SweepStopped, a KeyboardInterrupt, where
+    the user stops it.
     """
     for policy in policies:
         models.check_policy(policy)
@@ -80,15 +93,28 @@ def run_sweep(
                 )
             for queue in queues.values():
                 note_run(queue, workers, (time.monotonic() - started) / len(queues), prune)
+        else:
+            show_finished(settings, queues, progress)
         for queue in queues.values():
             if "search" not in queue.study.user_attrs:  # The study was rebuilt from the records.
                 note_run(queue, 1, sum(record["seconds"] for record in queue.records().values()), prune)
         return collect(settings, provenance, reviews, storage, progress)
+    except KeyboardInterrupt:
+        raise SweepStopped(STOPPED) from None
     except WRITE_ERRORS as error:
         raise CourseError(f"{describe_write_error(settings, error)}. What is there is kept; run it again.") from error
     finally:
         progress.close()
         lock.release()
+
+
+def show_finished(settings: Settings, queues: dict[str, CellQueue], progress: Progress) -> None:
+    """Show the grids of a search that has ended; a cell that was stopped early has reached what it should."""
+    tasks = {}
+    for policy, queue in queues.items():
+        records = queue.records()
+        tasks[policy] = [Task(cell, reached(records, cell)) for cell in settings.cells]
+    Scoreboard(queues, tasks, {}, 0, progress).update()
 
 
 def describe_write_error(settings: Settings, error: Exception) -> str:
@@ -207,8 +233,9 @@ def run_workers(settings, queues: dict[str, CellQueue], count: int, board, until
     processes = [
         context.Process(target=work, args=(settings, tuple(queues), os.getpid()), daemon=True) for _ in range(count)
     ]
-    for process in processes:
-        process.start()
+    with ignored_interrupts():
+        for process in processes:
+            process.start()
     try:
         while any(process.is_alive() for process in processes):
             time.sleep(1)
@@ -220,6 +247,19 @@ def run_workers(settings, queues: dict[str, CellQueue], count: int, board, until
             process.join()
     tidy(settings, board.update(), until, keep)
     return [process.exitcode for process in processes]
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Processes started meanwhile never notice Ctrl-C, which goes to all at once: their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def work(settings: Settings, policies: Sequence[str], parent: int) -> None:

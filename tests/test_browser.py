@@ -182,6 +182,24 @@ def test_the_token_table_answers_what_is_typed(page):
     assert explorer.locator("td").count() == 0
 
 
+@pytest.mark.parametrize("page", NOTEBOOKS[1:2], indirect=True, ids=lambda path: path.stem)
+def test_the_counts_answer_a_chosen_policy(page):
+    explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_text("Policy", exact=True))
+    for policy, trained in (("bitfit", "3,074"), ("head", "258")):
+        explorer.locator("select").select_option(policy)
+        explorer.locator("td").filter(has_text=trained).first.wait_for(timeout=MINUTES)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS[2:3], indirect=True, ids=lambda path: path.stem)
+def test_the_curve_answers_a_chosen_cell(page):
+    explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_text("Batch size", exact=True))
+    picture = explorer.locator("img")
+    before = picture.get_attribute("src")
+    explorer.locator("select").last.select_option("128")
+    explorer.get_by_text("batch 128").wait_for(timeout=MINUTES)
+    assert picture.get_attribute("src") != before
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def static_page(request, browser, tmp_path):
     """A committed notebook as nbconvert's HTML, opened without a network, and the notebook."""

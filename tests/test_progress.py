@@ -1,11 +1,21 @@
 """What a running sweep shows."""
 
 import io
+import re
 
 import pytest
 
 from helpers import progress
-from helpers.progress import NotebookProgress, Progress, Scoreboard, TerminalProgress, choose_progress, describe_time
+from helpers.progress import (
+    CellState,
+    NotebookProgress,
+    Progress,
+    Scoreboard,
+    TerminalProgress,
+    choose_progress,
+    describe_time,
+    render_grids,
+)
 from helpers.study import Task
 
 
@@ -14,8 +24,9 @@ class Recorded(Progress):
         self.lines, self.shown = [], []
         super().__init__(self.lines.append)
 
-    def show(self, done, total, status):
+    def show(self, done, total, status, grids):
         self.shown.append((done, total, status))
+        self.grids = grids
 
 
 class Queue:
@@ -94,7 +105,7 @@ def test_ci_and_nbval_get_plain_text(monkeypatch, capsys):
         monkeypatch.delenv("COURSE_PROGRESS", raising=False)
         monkeypatch.setenv(name, "plain")
         shown = choose_progress()
-        shown.show(1, 2, "half")
+        shown.show(1, 2, "half", {})
         shown.say("a line")
         shown.close()
         assert capsys.readouterr().out == "a line\n"
@@ -107,7 +118,7 @@ def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
 
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
     shown = TerminalProgress()
-    shown.show(1, 2, "1 of 2 cells")
+    shown.show(1, 2, "1 of 2 cells", {})
     shown.say("a line")
     shown.close()
     assert " 50%" in terminal.getvalue() and "1 of 2 cells" in terminal.getvalue() and "a line\n" in terminal.getvalue()
@@ -116,11 +127,31 @@ def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
 def test_a_notebook_gets_a_widget_that_ends_as_it_went(capsys):
     shown = NotebookProgress()
     assert capsys.readouterr().out == ""  # Where nothing is to be trained there is no empty bar.
-    shown.show(1, 2, "1 of 2 cells")
+    shown.show(1, 2, "1 of 2 cells", {})
     assert (shown.bar.value, shown.bar.max, shown.text.value) == (1, 2, "1 of 2 cells")
     shown.close()
     assert shown.bar.bar_style == "warning"
-    shown.show(2, 2, "done")
+    shown.show(2, 2, "done", {})
     shown.close()
     assert capsys.readouterr().out.count("VBox(") == 1
     assert shown.bar.bar_style == "success"
+
+
+def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best(board):
+    queue, scoreboard, shown = board
+    queue.finish(FIRST, 0.6, 0.55)
+    queue.running[SECOND] = {1: 0.7}
+    scoreboard.update()
+    assert shown.grids == {"full": {FIRST: CellState(2, 2, 0.55), SECOND: CellState(1, 2, None, True)}}
+    html = render_grids(shown.grids | {"bitfit": {FIRST: CellState(0, 4), SECOND: CellState(3, 4)}})
+    cells = re.findall(r"<td style=[^>]*>([^<]+)</td>", html)
+    assert cells == ["★ 0.550", "▸ 1/2", "·", "3/4"]
+
+
+def test_a_stop_is_an_interrupt_and_leaves_no_cell_in_training():
+    shown = NotebookProgress()
+    shown.stop.click()
+    with pytest.raises(KeyboardInterrupt):
+        shown.show(1, 2, "half", {"full": {FIRST: CellState(1, 2, None, True)}})
+    shown.close()
+    assert ">1/2</td>" in shown.grid.value and "run the cell again" in shown.note.value

@@ -15,6 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from optuna.trial import TrialState
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
@@ -305,6 +306,52 @@ def test_a_full_disk_stops_the_sweep_with_one_message_and_loses_nothing(settings
     assert "second: 0" in run.stdout and "first: 0" not in run.stdout, run.stdout + run.stderr
     assert "could not write" in run.stderr.lower() and "Traceback" not in run.stderr, run.stderr
     assert len(load_results(kept / "results.json")["policies"]["bitfit"]["cells"]) == len(settings.cells)
+
+
+@pytest.fixture
+def notebook_kernel(monkeypatch, tmp_path):
+    """A kernel as a notebook has it, that shows widgets; and its client."""
+    for name in ("CI", "COURSE_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    manager, client = start_new_kernel(kernel_name="python3")
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("way", ["button", "interrupt"])
+def test_a_sweep_stopped_in_a_notebook_says_so_calmly_and_goes_on_later(settings, notebook_kernel, way):
+    manager, client = notebook_kernel
+    client.execute(sweep_code(replace(settings, batch_sizes=(8, 16, 32, 64)), ["head"], 1).split("try:")[0])
+    client.execute("run_sweep(settings, ['head'], 1)")
+    button, displayed, errors, texts = None, False, [], []
+    deadline = time.monotonic() + 120
+    while not errors and time.monotonic() < deadline:
+        message = client.get_iopub_msg(timeout=60)
+        kind, content = message["msg_type"], message["content"]
+        if kind == "comm_open" and content["data"]["state"].get("_model_name") == "ButtonModel":
+            button = content["comm_id"]
+        elif kind == "display_data" and not displayed:
+            displayed = True
+            if way == "button":
+                click(client, button)
+            else:
+                manager.interrupt_kernel()
+        elif kind == "error":
+            errors.append(content)
+        elif kind == "stream":
+            texts.append(content["text"])
+    assert [error["traceback"] for error in errors] == [[sweep.STOPPED]]
+    assert "Traceback" not in "".join(texts) and "0 of 8 cells" in texts[-1], texts
+    results = sweep.run_sweep(replace(settings, batch_sizes=(8, 16, 32, 64)), ["head"], 1, progress=QUIET)
+    assert all(len(cell["epochs"]) == settings.epochs for cell in results["policies"]["head"]["cells"])
+
+
+def click(client, button: str) -> None:
+    """Send what a front end sends for a click."""
+    content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
+    client.shell_channel.send(client.session.msg("comm_msg", content))
 
 
 def sweep_code(settings, policies, workers) -> str:
