@@ -50,7 +50,8 @@ def export_answers(notebooks: Path, results: dict[str, Any]) -> str:
             cells.append(new_markdown_cell(report.describe_gap(results)))
         cells += answers[problem]
     text, _ = MarkdownExporter().from_notebook_node(new_notebook(cells=cells))
-    return text.strip() + "\n"
+    # The notebooks name files from their own folder, answers.md from the one above.
+    return text.strip().replace("](../", "](") + "\n"
 
 
 def collect_answers(notebooks: Path) -> dict[str, list[NotebookNode]]:

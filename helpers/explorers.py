@@ -61,7 +61,15 @@ def plot_cell(results: dict[str, Any], policy: str, learning_rate: float, batch_
         if chosen:
             axis.set_xticks(epochs)
             last = cell["validation_accuracy"]
-    axis.set(xlabel="epoch", ylabel="validation accuracy")
+    every = [
+        row["validation_accuracy"]
+        for other in results["policies"].values()
+        for cell in other["cells"]
+        for row in cell["epochs"]
+    ]
+    margin = 0.05 * (max(every) - min(every))
+    n = f"{results['provenance']['data']['validation']:,}"
+    axis.set(xlabel="epoch", ylabel=f"validation accuracy (n = {n})", ylim=(min(every) - margin, max(every) + margin))
     title = f"{label}, rate {format_rate(learning_rate)}, batch {batch_size}: {last:.3f}"
     return finish(figure, title, describe_source(results, "thin: the policy's other cells"))
 
@@ -80,7 +88,9 @@ class GridExplorer(widgets.VBox):
         sizes = sorted({cell["batch_size"] for cell in cells})
         self.size = widgets.Dropdown(options=sizes, description="Batch size", style=style)
         self.message = widgets.HTML()
-        self.picture = widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.picture = widgets.Image(
+            format="png", layout={"width": "640px", "max_width": "100%", "object_fit": "contain"}
+        )
         self.inputs = (self.policy, self.rate, self.size)
         super().__init__([*self.inputs, self.message, self.picture])
         for control in self.inputs:

@@ -188,6 +188,18 @@ def run_experiment(
     return results
 
 
+def load_measured(experiment: str) -> dict[str, Any]:
+    """The full-size results that the course comes with, as `run_experiment` or `measure_cost` returned them."""
+    path = Path(__file__).parents[1] / "results" / f"lab_{experiment}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CourseError(
+            f"The course has no full-size results of {experiment!r}: there is no {path}. To measure them:"
+            f" python -m helpers lab {experiment} --profile full"
+        ) from None
+
+
 def name_run(run: Run, provenance: dict[str, Any]) -> str:
     """A name that is another one whenever anything that decides the run's result is."""
     recipe = {name: value for name, value in provenance["recipe"].items() if name in ("split_seed", "precision")}

@@ -127,9 +127,10 @@ def is_click_waiting(button) -> bool:
     from IPython import get_ipython
 
     stream = _find_stream(getattr(get_ipython(), "kernel", None))
-    if stream is None or threading.current_thread() is not threading.main_thread():
+    read = getattr(stream, "_recv_callback", None)
+    if read is None or threading.current_thread() is not threading.main_thread():
         return False
-    found, read = [], stream._recv_callback
+    found = []
 
     def look(message):
         frames = [bytes(frame) for frame in message]

@@ -1,6 +1,7 @@
 """Make the last quick run the committed one: results/quick.json, its picture, the README's tables and answers.md.
 
-The README also gets the tables of benchmarks/speed.json and benchmarks/accuracy.json.
+The lab's full-size results, where there are any in the build folder, become results/lab_*.json. The README also gets
+their table and those of benchmarks/speed.json and benchmarks/accuracy.json.
 
 python scripts/publish.py
 """
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import answers, plots, report
+from helpers import answers, lab_plots, plots, report
+from helpers.progress import describe_time
 from helpers.results import load_results, published
 from helpers.settings import load_settings, write_atomically
 
@@ -30,6 +32,9 @@ def main() -> None:
     block = "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/quick.json`."])
     readme = ROOT / "README.md"
     text = replace_block(readme.read_text(encoding="utf-8"), "results", block)
+    for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
+        shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
+    text = replace_block(text, "lab", describe_lab())
     text = replace_block(text, "speed", describe_speed())
     write_atomically(readme, replace_block(text, "accuracy", describe_accuracy()))
     answers.write_answers(ROOT / "notebooks", target, ROOT / "answers.md")
@@ -45,6 +50,33 @@ def replace_block(text: str, name: str, content: str) -> str:
     if found != 1:
         raise SystemExit(f"README.md has no block between <!-- begin {name} --> and <!-- end {name} -->.")
     return text
+
+
+def describe_lab() -> str:
+    """What each full-size experiment of the lab took and found."""
+    rows, notes = {}, []
+    for path in sorted((ROOT / "results").glob("lab_*.json")):
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        if "runs" not in measured:
+            continue
+        run, machine = measured["provenance"], measured["provenance"]["hardware"]
+        seconds = sum(one["seconds"] for one in measured["runs"]) / machine["cores"]
+        rows[f"[`{measured['experiment']}`](results/{path.name})"] = {
+            "runs": str(len(measured["runs"])),
+            "seeds": str(len({one["seed"] for one in measured["runs"]})),
+            f"time on {machine['cores']} cores": describe_time(seconds),
+            "found": lab_plots.describe_finding(measured),
+        }
+        notes.append(run["finished"])
+    return "\n\n".join(
+        [
+            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
+            f"Model: {run['model']['name']}; data: {run['data']['name']}, {run['data']['validation']:,} validation"
+            f" reviews; {machine['gpu'] or machine['processor']}, {run['recipe']['precision']}, one thread a run; torch"
+            f" {run['versions']['torch']}; finished {min(notes)} to {max(notes)}. The times are those of a machine that"
+            " did other work as well.",
+        ]
+    )
 
 
 def describe_speed() -> str:

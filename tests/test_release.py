@@ -58,7 +58,7 @@ def cells_of(folder):
 def test_what_is_not_for_students_stays_behind(student):
     names = files_of(student)
     inside = re.compile(
-        r"instructor|^results/|^docs/|^scripts/|^benchmarks/|answers\.md|__pycache__|\.part$|^build/|\.git/"
+        r"instructor|^results/(?!lab_)|^docs/|^scripts/|^benchmarks/|answers\.md|__pycache__|\.part$|^build/|\.git/"
     )
     assert not [name for name in names if inside.search(name)]
     assert [name for name in names if name.startswith("tests/test_")] == ["tests/test_exercises.py"]

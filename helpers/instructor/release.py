@@ -24,6 +24,7 @@ RELEASED = (
     *("LICENSE", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".gitattributes", ".gitignore"),
     *("helpers/*.py", "helpers/offline/**/*", "notebooks/*.ipynb"),
     *("tests/conftest.py", "tests/test_exercises.py", "tests/nbval_sanitize.cfg"),
+    "results/lab_*.json",
 )
 LEFT_OUT = re.compile(r"(^|/)(\.(?!git)|__pycache__/)|\.part$")
 README = "docs/student.md"

@@ -1,0 +1,80 @@
+"""The measured figures in answers.md are in the files that they name.
+
+A figure is a link to its file, with what it is in the link's title: a path (`policies.full.test.accuracy`), or a column
+and a selection of runs whose mean it is (`validation_accuracy policy=bitfit learning_rate=0.01`), or the difference or
+quotient of two of these (`A - B`, `A / B`).
+"""
+
+import json
+import re
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r'\[([^\]]+)\]\(([\w./-]+\.json) "([^"]+)"\)')
+VARIED = ("policy", "learning_rate", "epochs", "reviews", "encoder", "head_scale")
+ANSWERS = (ROOT / "answers.md").read_text(encoding="utf-8")
+
+
+def look_up(results: dict, what: str) -> float:
+    for sign, join in ((" - ", lambda a, b: a - b), (" / ", lambda a, b: a / b)):
+        if sign in what:
+            return reduce(join, (look_up(results, part) for part in what.split(sign)))
+    name, *selection = what.split()
+    if not selection:
+        return reduce(lambda value, key: value[key], name.split("."), results)
+    wanted = {field: json.loads(value) if value[0].isdigit() else value for field, value in map(split, selection)}
+    runs = [run for run in results["runs"] if wanted.items() <= run.items()]
+    assert runs, f"no run has {wanted}"
+    others = {name: {run[name] for run in runs} for name in VARIED}
+    assert all(len(values) == 1 for values in others.values()), f"{what} mixes {others}"
+    return sum(run[name] for run in runs) / len(runs)
+
+
+def split(condition: str) -> list[str]:
+    return condition.split("=")
+
+
+def is_rounded(text: str, value: float) -> bool:
+    """Whether the number in the text is the value, in percent where the text says so, rounded to its own digits."""
+    number = re.search(r"-?[\d,]*\d(\.\d+)?", text)[0].replace(",", "")
+    if re.search(r"%|point", text):
+        value *= 100
+    return f"{value:.{len(number.partition('.')[2])}f}" == number
+
+
+@pytest.mark.parametrize(("text", "file", "what"), LINK.findall(ANSWERS))
+def test_a_figure_is_in_its_file(text, file, what):
+    value = look_up(json.loads((ROOT / file).read_text(encoding="utf-8")), what)
+    assert is_rounded(text, value), f"{text!r} in answers.md, but {file} has {value:.5f} for {what!r}"
+
+
+def test_the_discussion_gives_no_accuracy_without_its_file():
+    discussion = ANSWERS[ANSWERS.index("## Problem 3a") :]
+    assert len(LINK.findall(discussion)) >= 10
+    written = [line for line in LINK.sub("", discussion).splitlines() if not line.startswith(("|", "Measured"))]
+    bare = re.findall(r"\b0\.\d{3,}\b|[\d.]+ points", "\n".join(written))
+    assert not bare, f"figures without a file: {bare}"
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("0.804", True), ("0.805", False), ("80.4 %", True), ("80 %", True), ("80.4 points", True), ("-0.804", False)],
+)
+def test_a_wrong_digit_is_noticed(text, right):
+    assert is_rounded(text, 0.8041) is right
+
+
+def test_a_selection_is_a_mean_over_seeds_of_one_setting():
+    fixed = {"epochs": 4, "reviews": 4000, "encoder": "checkpoint", "head_scale": 1}
+    runs = [
+        {"policy": p, "learning_rate": r, "x": v} | fixed for p, r, v in (("a", 1e-2, 1), ("a", 1e-2, 2), ("b", 1, 4))
+    ]
+    assert look_up({"runs": runs}, "x policy=a learning_rate=0.01") == 1.5
+    assert look_up({"runs": runs}, "x policy=b / x policy=a") == pytest.approx(4 / 1.5)
+    with pytest.raises(AssertionError, match="mixes"):
+        look_up({"runs": [*runs, runs[0] | {"learning_rate": 3}]}, "x policy=a")
+    with pytest.raises(AssertionError, match="no run"):
+        look_up({"runs": runs}, "x policy=c")
