@@ -20,7 +20,12 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
+CONDA_NAMES = {
+    "jupyter-client": "jupyter_client",
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "huggingface-hub": "huggingface_hub",
+}
 TARGETS = {
     "assignment": "-m helpers assignment",
     "test": "--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks",
