@@ -35,7 +35,7 @@ class PolicyExplorer(widgets.VBox):
         from helpers.models import POLICIES
 
         self.model = model
-        self.policy = widgets.Dropdown(options=list(POLICIES), description="Policy")
+        self.policy = widgets.Dropdown(options=list(POLICIES), value="bitfit", description="Policy")
         self.table = widgets.HTML()
         super().__init__([self.policy, self.table])
         self.policy.observe(self._update, names="value")
@@ -46,7 +46,8 @@ class PolicyExplorer(widgets.VBox):
 
     def _update(self, change: object = None) -> None:
         self.frame = count_by_group(self.model, self.policy.value)
-        self.table.value = self.frame.to_html(formatters=["{:,}".format] * 2, border=0)
+        style = self.frame.style.format("{:,}")
+        self.table.value = style.set_properties(**{"text-align": "right", "padding-left": "1.5em"}).to_html()
 
 
 def plot_cell(results: dict[str, Any], policy: str, learning_rate: float, batch_size: int) -> Figure:
