@@ -1,12 +1,14 @@
 """The measured figures in answers.md are in the files that they name.
 
 A figure is a link to its file, with what it is in the link's title: a path (`policies.full.test.accuracy`), or a column
-and a selection of runs whose mean it is (`validation_accuracy policy=bitfit learning_rate=0.01`), or the difference or
+and a selection of runs whose mean it is (`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, the
+standard deviation), or the difference or
 quotient of two of these (`A - B`, `A / B`).
 """
 
 import json
 import re
+import statistics
 from functools import reduce
 from pathlib import Path
 
@@ -22,7 +24,8 @@ def look_up(results: dict, what: str) -> float:
     for sign, join in ((" - ", lambda a, b: a - b), (" / ", lambda a, b: a / b)):
         if sign in what:
             return reduce(join, (look_up(results, part) for part in what.split(sign)))
-    name, *selection = what.split()
+    of, *rest = what.split()
+    name, selection = (rest[0], rest[1:]) if of == "std" else (of, rest)
     if not selection:
         return reduce(lambda value, key: value[key], name.split("."), results)
     wanted = {field: json.loads(value) if value[0].isdigit() else value for field, value in map(split, selection)}
@@ -30,7 +33,7 @@ def look_up(results: dict, what: str) -> float:
     assert runs, f"no run has {wanted}"
     others = {name: {run[name] for run in runs} for name in VARIED}
     assert all(len(values) == 1 for values in others.values()), f"{what} mixes {others}"
-    return sum(run[name] for run in runs) / len(runs)
+    return (statistics.stdev if of == "std" else statistics.mean)(run[name] for run in runs)
 
 
 def split(condition: str) -> list[str]:

@@ -380,7 +380,10 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
     (tmp_path / "bob" / "exercises.py").write_text("import os, time\nprint('here')\ntime.sleep(1e6)")
     command = [sys.executable, "-m", "helpers", "grade", str(tmp_path / "bob"), "--out", str(tmp_path / "out")]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen([*command, "--no-notebooks"], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE}
+    # A shell that runs the tests in its background has them ignore Ctrl-C, and their children with them.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([*command, "--no-notebooks"], **options) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("grading-*/*/scratch")) and not list(tmp_path.glob("grading-*/*/exercises.py")):
             assert process.poll() is None and time.monotonic() < deadline

@@ -67,7 +67,7 @@ SPOILERS = {
     ),
     "cell not run": (
         lambda p: change_cell(p, submit.NOTEBOOKS[2], "grid-plot", execution_count=None),
-        ["1 of 15 code cells"],
+        ["1 of 17 code cells"],
     ),
     "check failed": (
         lambda p: change_cell(p, submit.NOTEBOOKS[2], "check-2a", outputs=error("CheckFailed")),
