@@ -2,8 +2,7 @@
 
 A figure is a link to its file, with what it is in the link's title: a path (`policies.full.test.accuracy`), or a column
 and a selection of runs whose mean it is (`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, the
-standard deviation), or the difference or
-quotient of two of these (`A - B`, `A / B`).
+standard deviation), or the difference or quotient of two of these (`A - B`, `A / B`).
 """
 
 import json
