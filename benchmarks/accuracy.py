@@ -4,9 +4,15 @@
 
 Writes benchmarks/accuracy.json after every run and goes on from there when run again; about three hours of one core,
 nearly all of them the reference's.
+
+    python benchmarks/accuracy.py --streams 3
+
+adds runs of ours that differ from the first in dropout's random numbers alone, as the reference's do: how far apart
+may two right programs be?
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -48,15 +54,37 @@ def train_reference(settings, padded, policy, rate, size) -> float:
         return trainer.evaluate()["eval_accuracy"]
 
 
-def train_ours(settings, padded, policy, rate, size) -> float:
+def train_ours(settings, padded, policy, rate, size, stream: int = 0) -> float:
+    """With a `stream`, dropout draws other random numbers from the second step on; batches and head stay the same."""
     reviews = {split: TokenisedReviews.from_padded(rows) for split, rows in padded.items()}
-    return train_cell(settings, reviews, policy, rate, size)[1]["validation_accuracy"]
+    steps = itertools.count()
+
+    def change_stream() -> None:
+        if stream and next(steps) == 0:
+            torch.manual_seed(10_000 * stream + settings.seed)
+
+    record = train_cell(settings, reviews, policy, rate, size, on_step=change_stream)[1]
+    return record["validation_accuracy"]
+
+
+def list_runs(sides, policies, streams: int) -> list[dict]:
+    return [
+        {"side": side, "policy": policy, "learning_rate": RUNS[policy][0], "batch_size": RUNS[policy][1]}
+        | {"seed": seed, "stream": stream}
+        for stream in range(streams)
+        for seed in SEEDS
+        for policy in policies
+        for side in sides
+        if side == "ours" or stream == 0
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", choices=["reference", "ours"], action="append", help="default: both")
-    sides = parser.parse_args().side or ["reference", "ours"]
+    parser.add_argument("--policy", choices=list(RUNS), action="append", help="default: both")
+    parser.add_argument("--streams", type=int, default=1, help="of dropout's random numbers, for our side (default: 1)")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     settings = load_settings("full")
     reviews = load_reviews(settings)
@@ -79,21 +107,18 @@ def main() -> None:
     if kept["provenance"] != provenance:
         sys.exit(f"{FILE} was begun with another model, data or machine. Move it aside to begin anew.")
     padded = {split: reference.tokenise(rows, settings.model) for split, rows in reviews.items()}
-    for seed in SEEDS:
-        for policy, (rate, size) in RUNS.items():
-            for side in sides:
-                run = {"side": side, "policy": policy, "learning_rate": rate, "batch_size": size, "seed": seed}
-                if any(run.items() <= done.items() for done in kept["runs"]):
-                    continue
-                started = time.monotonic()
-                train = {"reference": train_reference, "ours": train_ours}[side]
-                accuracy = train(replace(settings, seed=seed), padded, policy, rate, size)
-                run |= {"validation_accuracy": accuracy, "seconds": round(time.monotonic() - started, 1)}
-                if FILE.exists():  # Another process may have added runs.
-                    kept = json.loads(FILE.read_text())
-                kept["runs"].append(run)
-                write_atomically(FILE, json.dumps(kept, indent=1) + "\n")
-                print(run, flush=True)
+    for run in list_runs(args.side or ["reference", "ours"], args.policy or list(RUNS), args.streams):
+        if run in ({name: done[name] for name in run} for done in kept["runs"]):
+            continue
+        started = time.monotonic()
+        how = replace(settings, seed=run["seed"]), padded, run["policy"], run["learning_rate"], run["batch_size"]
+        accuracy = train_reference(*how) if run["side"] == "reference" else train_ours(*how, run["stream"])
+        run |= {"validation_accuracy": accuracy, "seconds": round(time.monotonic() - started, 1)}
+        if FILE.exists():  # Another process may have added runs.
+            kept = json.loads(FILE.read_text())
+        kept["runs"].append(run)
+        write_atomically(FILE, json.dumps(kept, indent=1) + "\n")
+        print(run, flush=True)
     print(summary(kept).to_string())
 
 

@@ -163,8 +163,9 @@ def run_experiment(
     workers = min(workers or count_cores(), len(todo))
     if todo:
         begun = time.monotonic()
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=_processes(), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             waiting = [pool.submit(finish_run, settings, run, files[run]) for run in todo]
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
@@ -212,6 +213,15 @@ def finish_run(settings: Settings, run: Run, path: Path) -> dict[str, Any]:
     found = train_run(settings, run)
     write_atomically(path, json.dumps(found))
     return found
+
+
+def _processes() -> multiprocessing.context.BaseContext:
+    """New processes with the libraries loaded, where the system can do that; the course's own code they load anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["datasets", "transformers.trainer", "transformers.models.bert.modeling_bert"])
+    return context
 
 
 @functools.cache
@@ -303,10 +313,9 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
     """
     started = time.monotonic()
     reviews, provenance = gather(settings)
-    context = multiprocessing.get_context("spawn")
     costs = {}
     for policy in ("full", "bitfit", "bitfit+head", "head"):
-        with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(1, mp_context=_processes(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             costs[policy] = pool.submit(_measure_cost, settings, policy, steps, batch_size).result()
     described = {"steps": steps, "batch_size": batch_size} | describe_run(time.monotonic() - started, None)
     results = {"schema": SCHEMA, "experiment": "cost", "provenance": provenance | described, "costs": costs}
