@@ -143,6 +143,35 @@ def draw_movement(moved: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) -> Figure:
+    """Draw, for each text, the words that matter most (see `tokens.measure_word_effects`), in the text's order.
+
+    The keys of `texts` are the panels' titles; `source`, which becomes the caption, says what was measured.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(texts), figsize=(4.6 * len(texts), 1.8 + 0.32 * most), layout="constrained", squeeze=False
+        )
+    strongest = []
+    for axis, (title, effects) in zip(axes.flat, texts.items(), strict=True):
+        chosen = sorted(effects.abs().argsort()[::-1][:most])
+        shown = effects.iloc[chosen]
+        rows = range(len(shown))
+        colours = ["#0072b2" if value > 0 else "#d55e00" for value in shown]
+        axis.barh(rows, shown, color=colours)
+        axis.set_yticks(rows, shown.index)
+        axis.invert_yaxis()
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(xlabel="change of the log-odds of positive", title=textwrap.fill(title, 44))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        strongest.append(effects.index[effects.abs().argmax()])
+    words = " and ".join(f"“{word}”" for word in dict.fromkeys(strongest))
+    note = (
+        f"the {most} words with the largest effect, in reading order; blue: towards positive, orange: towards negative"
+    )
+    return finish(figure, f"What misled them most: {words}", f"{source} · {note}")
+
+
 def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     """Draw the learning rate, which falls linearly to 0 without warm-up, by epoch and by optimizer step.
 

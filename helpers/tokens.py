@@ -196,6 +196,33 @@ def compute_attention(model: "PreTrainedModel", inputs: "BatchEncoding") -> "tor
             encoder.set_attn_implementation(chosen)
 
 
+def measure_word_effects(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, batch_size: int = 32
+) -> pd.Series:
+    """Hide one word at a time with the attention mask; returns by how much each of them raises the log-odds of label 1.
+
+    `model` is a classifier with two labels. The words, with all their pieces, are the index, in the order of the text.
+    """
+    import torch
+
+    encoded = encode(tokenizer, text)
+    words: dict[int, str] = {}
+    of_token = []
+    for place, token in enumerate(tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])[1:-1], 1):
+        first = of_token[-1] if of_token and token.startswith("##") else place
+        words[first] = words.get(first, "") + token.removeprefix("##")
+        of_token.append(first)
+    shown = torch.tensor([0, *of_token, 0]) != torch.tensor([-1, *words])[:, None]  # The first row hides nothing.
+    odds = []
+    with _at_rest(model):
+        for part in shown.long().split(batch_size):
+            rows = {name: encoded[name].expand(len(part), -1) for name in ("input_ids", "token_type_ids")}
+            logits = model(**rows, attention_mask=part).logits
+            odds.append(logits[:, 1] - logits[:, 0])
+    whole, *without = torch.cat(odds).tolist()
+    return pd.Series([whole - value for value in without], index=list(words.values()), name="effect on the log-odds")
+
+
 @contextmanager
 def _at_rest(model: "PreTrainedModel") -> "Iterator[PreTrainedModel]":
     """Give the encoder under any head, without dropout and gradients; afterwards the model is as it was."""

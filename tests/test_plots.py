@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import matplotlib
+import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
@@ -177,6 +178,16 @@ def test_biases_are_named_by_layer_in_the_networks_order():
 )
 def test_count_steps_counts_the_last_smaller_batch(examples, size, steps):
     assert plots.count_steps(examples, size) == steps
+
+
+def test_words_are_drawn_in_reading_order_and_the_strongest_is_named():
+    effects = pd.Series([0.1, -0.5, 0.0, 0.2, 0.2], index=["a", "dull", "film", "so", "so"])
+    figure = plots.plot_word_effects({"BitFit": effects, "full": -effects}, "made up", most=4)
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "dull", "so", "so"]
+    assert [bar.get_width() for bar in left.patches] == [0.1, -0.5, 0.2, 0.2]
+    assert "“dull”" in figure.get_suptitle() and right.get_title() == "full"
+    plt.close(figure)
 
 
 def test_schedule_ends_at_zero_after_the_last_step():

@@ -16,6 +16,7 @@ from helpers.tokens import (
     encode,
     explore,
     measure_cls_shift,
+    measure_word_effects,
     show_tokens,
     style_table,
     sum_embeddings,
@@ -197,6 +198,28 @@ def test_without_positions_word_order_is_invisible(tokenizer, model):
     assert torch.allclose(critic, director, atol=1e-5)
     critic, director = compute_cls(model, inputs)
     assert not torch.allclose(critic, director, atol=1e-3)
+
+
+def test_a_words_effect_is_that_of_hiding_all_its_pieces(tokenizer, model):
+    if not hasattr(model, "classifier"):
+        pytest.skip("an encoder alone has no logits")
+    text = "Unwatchable? Hardly!"
+    effects = measure_word_effects(model, tokenizer, text, batch_size=2)
+    assert list(effects.index) == ["unwatchable", "?", "hardly", "!"]
+    inputs = encode(tokenizer, text)
+    pieces = len(tokenizer.tokenize("unwatchable"))
+    assert pieces > 1 and model.training
+
+    def log_odds(mask):
+        with torch.no_grad():
+            logits = model.eval()(**{**inputs, "attention_mask": mask}).logits[0]
+        return float(logits[1] - logits[0])
+
+    hidden = inputs["attention_mask"].clone()
+    hidden[0, 1 : 1 + pieces] = 0
+    assert effects["unwatchable"] == pytest.approx(log_odds(inputs["attention_mask"]) - log_odds(hidden), abs=1e-5)
+    assert abs(effects["unwatchable"]) > 1e-3
+    model.train()
 
 
 def test_tables_and_explorer_need_no_torch():
