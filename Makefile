@@ -10,7 +10,7 @@ PIP = $(PY) -m pip install --disable-pip-version-check --no-compile
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
 
-.PHONY: help assignment test test-units test-notebooks notebooks answers clean
+.PHONY: help assignment test notebooks answers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets (the default)
@@ -22,13 +22,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 test: $(TEST) ## lint, tests, and every notebook executed again and compared with its committed outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(MAKE) -j2 test-units test-notebooks
-
-# Side by side, since either of them waits a good deal.
-test-units: $(TEST)
 	$(QUICK) HF_HUB_OFFLINE=1 $(PY) -m pytest -n auto --dist worksteal tests
-
-test-notebooks: $(TEST)
 	rm -rf build/nbval
 	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval --nbval-current-env \
 		--nbval-cell-timeout=1800 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks

@@ -1,4 +1,5 @@
 import gc
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from helpers.training import TokenisedReviews
 VOCABULARY = OFFLINE / "checkpoint" / "vocab.txt"
 BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than cores: many tests wait for processes of their own."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
