@@ -5,7 +5,6 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 BASE = $(VENV)/.installed-base
 TEST = $(VENV)/.installed-test
-PIP = $(PY) -m pip install --disable-pip-version-check --no-compile
 # What must not depend on the settings of whoever runs it.
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
@@ -50,12 +49,12 @@ $(BASE): pyproject.toml constraints.txt
 		"'$(PYTHON) -m venv' does not work here. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV); PyTorch makes this a download of some hundred megabytes or more."
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"
-	$(PIP) --quiet "pip>=23"
-	$(PIP) -c constraints.txt -e .
+	$(PY) -m pip install --quiet --disable-pip-version-check "pip>=23"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e .
 	@echo "$(CURDIR)" > $@
 
 $(TEST): $(BASE)
-	$(PIP) -c constraints.txt -e ".[test,nbgrader,postgres]"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,nbgrader,postgres]"
 	@touch $@
 
 # What takes long and students do not need; their version does not have the file.
