@@ -163,9 +163,7 @@ def run_experiment(
     workers = min(workers or count_cores(), len(todo))
     if todo:
         begun = time.monotonic()
-        with ProcessPoolExecutor(
-            workers, mp_context=_processes(), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with _start_pool(workers) as pool:
             waiting = [pool.submit(finish_run, settings, run, files[run]) for run in todo]
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
@@ -215,13 +213,12 @@ def finish_run(settings: Settings, run: Run, path: Path) -> dict[str, Any]:
     return found
 
 
-def _processes() -> multiprocessing.context.BaseContext:
-    """New processes with the libraries loaded, where the system can do that; the course's own code they load anew."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+def _start_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread; they load the course's code anew, and share the libraries where the system lets them."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["datasets", "transformers.trainer", "transformers.models.bert.modeling_bert"])
-    return context
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @functools.cache
@@ -315,7 +312,7 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
     reviews, provenance = gather(settings)
     costs = {}
     for policy in ("full", "bitfit", "bitfit+head", "head"):
-        with ProcessPoolExecutor(1, mp_context=_processes(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _start_pool(1) as pool:
             costs[policy] = pool.submit(_measure_cost, settings, policy, steps, batch_size).result()
     described = {"steps": steps, "batch_size": batch_size} | describe_run(time.monotonic() - started, None)
     results = {"schema": SCHEMA, "experiment": "cost", "provenance": provenance | described, "costs": costs}

@@ -157,8 +157,7 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
         chosen = sorted(effects.abs().argsort()[::-1][:most])
         shown = effects.iloc[chosen]
         rows = range(len(shown))
-        colours = ["#0072b2" if value > 0 else "#d55e00" for value in shown]
-        axis.barh(rows, shown, color=colours)
+        axis.barh(rows, shown, color=GREY)  # The colours of LOOKS mean policies.
         axis.set_yticks(rows, shown.index)
         axis.invert_yaxis()
         axis.axvline(0, color="black", lw=0.8)
@@ -167,9 +166,9 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
         strongest.append(effects.index[effects.abs().argmax()])
     words = " and ".join(f"“{word}”" for word in dict.fromkeys(strongest))
     note = (
-        f"the {most} words with the largest effect, in reading order; blue: towards positive, orange: towards negative"
+        f"the {most} words with the largest effect, in reading order; right: towards positive, left: towards negative"
     )
-    return finish(figure, f"What misled them most: {words}", f"{source} · {note}")
+    return finish(figure, f"The words that weighed most: {words}", f"{source} · {note}")
 
 
 def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:

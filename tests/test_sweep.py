@@ -207,7 +207,7 @@ def test_a_damaged_epoch_is_set_aside_and_trained_again(settings, tmp_path, dama
 
 def test_workers_killed_at_random_until_the_grid_is_complete(settings):
     """SIGKILL for the whole sweep or for a worker of it, at random moments after it has trained an epoch."""
-    settings = replace(settings, epochs=6)
+    settings = replace(settings, epochs=12)
     moments = random.Random(0)
     for attempt in range(30):
         process = start_sweep(settings, ["bitfit"], workers=2)
