@@ -5,6 +5,9 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 BASE = $(VENV)/.installed-base
 TEST = $(VENV)/.installed-test
+# pip compiles one file after the other, compileall on every core; some packages carry files that no Python compiles.
+INSTALL = $(PY) -m pip install --disable-pip-version-check --no-compile -c constraints.txt
+COMPILE = $(PY) -m compileall -qq -j 0 "$(VENV)/lib" || true
 # What must not depend on the settings of whoever runs it.
 QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_STORAGE -u COURSE_PRECISION COURSE_PROFILE=quick \
 	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
@@ -50,11 +53,13 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV); PyTorch makes this a download of some hundred megabytes or more."
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"
 	$(PY) -m pip install --quiet --disable-pip-version-check "pip>=23"
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) -e .
+	@$(COMPILE)
 	@echo "$(CURDIR)" > $@
 
 $(TEST): $(BASE)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,nbgrader,postgres]"
+	$(INSTALL) -e ".[test,nbgrader,postgres]"
+	@$(COMPILE)
 	@touch $@
 
 # What takes long and students do not need; their version does not have the file.
