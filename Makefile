@@ -34,7 +34,7 @@ notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick pro
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 answers: $(BASE) ## write answers.md from the notebooks' answer cells and the results
-	$(PY) -m helpers answers
+	$(PY) -m helpers answers $(addprefix --results ,$(wildcard results/imdb.json))
 
 clean: ## remove build/ with all runs in it (the virtual environment stays)
 	rm -rf build

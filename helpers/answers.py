@@ -10,7 +10,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from helpers import report
 from helpers.results import load_results, published
-from helpers.settings import CourseError, Settings, project_folder, write_atomically
+from helpers.settings import OFFLINE, CourseError, Settings, project_folder, short_name, write_atomically
 
 TITLES = {
     "1b": "Understand BERT Inputs",
@@ -25,9 +25,13 @@ PUBLISHED_NOTE = (
     "The columns marked *Published* are the answer sheet's that this project starts from (prajjwal1/bert-tiny on"
     " stanfordnlp/imdb, one run a policy); they were not measured here."
 )
-STAND_IN_NOTE = (
+QUICK_NOTE = (
     "The figures marked as measured are those of the quick profile: a stand-in checkpoint of BERT-tiny's shape and"
     " short, synthetic reviews. They show that the whole experiment runs; they are not the real experiment's."
+)
+STAND_IN_NOTE = (
+    "The figures marked as measured are those of a stand-in checkpoint of BERT-tiny's shape, whose pre-training was"
+    " much shorter than that of prajjwal1/bert-tiny."
 )
 
 
@@ -97,5 +101,10 @@ def write_answers(notebooks: Path, results: Path, out: Path) -> None:
 
 
 def _header(results: dict[str, Any]) -> str:
-    note = f"{STAND_IN_NOTE}\n\n" if results["provenance"]["profile"] == "quick" else ""
+    run = results["provenance"]
+    note = ""
+    if run["profile"] == "quick":
+        note = f"{QUICK_NOTE}\n\n"
+    elif run["model"]["name"] == short_name(str(OFFLINE / "checkpoint")):
+        note = f"{STAND_IN_NOTE}\n\n"
     return f"{note}{PUBLISHED_NOTE}\n\nMeasured: {report.describe_run(results)}"

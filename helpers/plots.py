@@ -32,9 +32,13 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, 
 
 
 def plot_grid(results: dict[str, Any]) -> Figure:
-    """Draw each policy's validation accuracy over the grid, all on one colour scale, the chosen cells outlined."""
+    """Draw each policy's validation accuracy over the grid, all on one colour scale, the chosen cells outlined.
+
+    A cell that was stopped early (`--prune`) says after which epoch.
+    """
     policies = results["policies"]
     values = [cell["validation_accuracy"] for policy in policies.values() for cell in policy["cells"]]
+    epochs = results["provenance"]["recipe"]["epochs"]
     figure, axes = _panels(policies, width=4.4, height=3.4)
     image = None
     for axis, (name, policy) in zip(axes, policies.items(), strict=True):
@@ -46,7 +50,8 @@ def plot_grid(results: dict[str, Any]) -> Figure:
             grid[place] = cell["validation_accuracy"]
             red, green, blue, _ = plt.get_cmap("cividis")(plt.Normalize(min(values), max(values))(grid[place]))
             colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
-            axis.text(*place[::-1], f"{grid[place]:.3f}", ha="center", va="center", color=colour, fontsize=9)
+            stopped = f"\nepoch {len(cell['epochs'])}" if len(cell["epochs"]) < epochs else ""
+            axis.text(*place[::-1], f"{grid[place]:.3f}{stopped}", ha="center", va="center", color=colour, fontsize=9)
         image = axis.imshow(grid, cmap="cividis", vmin=min(values), vmax=max(values), aspect="auto")
         best = sizes.index(policy["best"]["batch_size"]), rates.index(policy["best"]["learning_rate"])
         for colour, line in (("white", 5), ("#d55e00", 2.5)):

@@ -47,6 +47,10 @@ def describe_run(results: dict[str, Any]) -> str:
         f"{run['wall_seconds'] / 60:.1f} minutes",
         f"finished {run['finished']}",
     ]
+    if any(policy.get("search") == "pruned" for policy in results["policies"].values()):
+        cells = [cell for policy in results["policies"].values() for cell in policy["cells"]]
+        trained, whole = sum(len(cell["epochs"]) for cell in cells), len(cells) * run["recipe"]["epochs"]
+        parts.insert(-1, f"less promising cells stopped early (`--prune`: {trained} of {whole} epochs trained)")
     return "; ".join(parts) + "."
 
 

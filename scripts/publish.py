@@ -1,7 +1,8 @@
-"""Make the last quick run the committed one: results/quick.json, its picture, the README's tables and answers.md.
+"""Bring the last runs of the build folder into results/, and what rests on them up to date.
 
-The lab's full-size results, where there are any in the build folder, become results/lab_*.json. The README also gets
-their table and those of benchmarks/speed.json and benchmarks/accuracy.json.
+A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json. From these, from
+results/imdb.json (the 40 cells at full size) and from benchmarks/ come the pictures of both grids, the README's tables
+and answers.md.
 
 python scripts/publish.py
 """
@@ -23,23 +24,30 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    settings = load_settings("quick")
-    source = settings.folder / "results.json"
-    results = load_results(source)
-    target = ROOT / "results" / "quick.json"
-    shutil.copyfile(source, target)
-    plots.plot_grid(results).savefig(ROOT / "results" / "quick_grid.png", dpi=110, bbox_inches="tight")
-    tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
-    block = "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/quick.json`."])
+    quick = load_settings("quick").folder / "results.json"
+    if quick.exists():
+        load_results(quick)
+        shutil.copyfile(quick, ROOT / "results" / "quick.json")
+    for name in ("quick", "imdb"):
+        figure = plots.plot_grid(load_results(ROOT / "results" / f"{name}.json"))
+        figure.savefig(ROOT / "results" / f"{name}_grid.png", dpi=110, bbox_inches="tight")
     readme = ROOT / "README.md"
-    text = replace_block(readme.read_text(encoding="utf-8"), "results", block)
+    text = replace_block(readme.read_text(encoding="utf-8"), "results", describe_results("quick"))
+    text = replace_block(text, "imdb", describe_results("imdb"))
     for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
         shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
     text = replace_block(text, "lab", describe_lab())
     text = replace_block(text, "speed", describe_speed())
     write_atomically(readme, replace_block(text, "accuracy", describe_accuracy()))
-    answers.write_answers(ROOT / "notebooks", target, ROOT / "answers.md")
-    print("Wrote results/quick.json, results/quick_grid.png, README.md and answers.md")
+    answers.write_answers(ROOT / "notebooks", ROOT / "results" / "imdb.json", ROOT / "answers.md")
+    print("Wrote results/, README.md and answers.md")
+
+
+def describe_results(name: str) -> str:
+    """Both tables of the assignment from results/<name>.json, and what made them."""
+    results = load_results(ROOT / "results" / f"{name}.json")
+    tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
+    return "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/{name}.json`."])
 
 
 def replace_block(text: str, name: str, content: str) -> str:

@@ -14,6 +14,7 @@ from helpers.settings import CourseError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "quick.json"
+FULL_SIZE = ROOT / "results" / "imdb.json"
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def change_answer(notebooks, problem, text):
 
 
 def test_the_committed_file_is_what_the_export_gives():
-    exported = answers.export_answers(ROOT / "notebooks", load_results(RESULTS))
+    exported = answers.export_answers(ROOT / "notebooks", load_results(FULL_SIZE))
     assert (ROOT / "answers.md").read_text(encoding="utf-8") == exported
 
 
@@ -54,6 +55,17 @@ def test_the_header_names_profile_model_and_data():
     text = answers.export_answers(ROOT / "notebooks", load_results(RESULTS))
     header = text.split("## Problem")[0]
     assert "profile `quick`" in header and "offline checkpoint" in header and "not the real experiment" in header
+
+
+def test_the_header_of_a_full_size_run_names_the_stand_in_and_what_was_stopped_early():
+    results = load_results(FULL_SIZE)
+    header = answers.export_answers(ROOT / "notebooks", results).split("## Problem")[0]
+    assert "stand-in" in header and "data: imdb" in header and "72 of 160 epochs" in header
+    results["provenance"]["model"]["name"] = "prajjwal1/bert-tiny"
+    for policy in results["policies"].values():
+        policy["search"] = "exhaustive"
+    header = answers.export_answers(ROOT / "notebooks", results).split("## Problem")[0]
+    assert "stand-in" not in header and "stopped early" not in header
 
 
 def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebooks):

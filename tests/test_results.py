@@ -21,7 +21,9 @@ def test_quick_results_are_of_this_checkpoint_and_these_reviews(name):
     assert {key: recipe[key] for key in run["recipe"]} == run["recipe"]
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("standin-*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [RESULTS / "imdb.json", *sorted(RESULTS.glob("standin-*.json"))], ids=lambda path: path.stem
+)
 def test_full_size_results_are_of_this_checkpoint_and_no_text_of_the_data_is_in_them(path):
     found = load_results(path)
     assert found["provenance"]["profile"] == "full"
@@ -42,6 +44,14 @@ def test_both_grids_are_complete():
     settings = Settings()
     for policy in load_results(RESULTS / "quick.json")["policies"].values():
         assert [(cell["learning_rate"], cell["batch_size"]) for cell in policy["cells"]] == settings.cells
+
+
+def test_the_full_size_grid_has_every_cell_and_its_best_was_trained_to_the_end():
+    settings = Settings()
+    for policy in load_results(RESULTS / "imdb.json")["policies"].values():
+        assert [(cell["learning_rate"], cell["batch_size"]) for cell in policy["cells"]] == settings.cells
+        finished = [cell for cell in policy["cells"] if len(cell["epochs"]) == settings.epochs]
+        assert policy["best"]["validation_accuracy"] == max(cell["validation_accuracy"] for cell in finished)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 0, "policies": {}}', '{"schema": 1}'])
