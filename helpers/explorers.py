@@ -90,7 +90,7 @@ class GridExplorer(widgets.VBox):
         self.size = widgets.Dropdown(options=sizes, description="Batch size", style=style)
         self.message = widgets.HTML()
         self.picture = widgets.Image(
-            format="png", layout={"width": "640px", "max_width": "100%", "object_fit": "contain"}
+            format="png", layout={"width": "640px", "max_width": "100%", "margin": "0", "object_fit": "contain"}
         )
         self.inputs = (self.policy, self.rate, self.size)
         super().__init__([*self.inputs, self.message, self.picture])

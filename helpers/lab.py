@@ -26,6 +26,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from helpers import models, training
 from helpers.progress import describe_time
+from helpers.report import format_rate
 from helpers.results import SCHEMA, peak_memory_gb
 from helpers.settings import CourseError, Settings, write_atomically
 from helpers.sweep import count_cores, describe_run, gather
@@ -373,6 +374,7 @@ class _StepClock(TrainerCallback):
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
     runs = pd.DataFrame(results["runs"])
+    runs["learning_rate"] = runs["learning_rate"].map(format_rate)
     fields = ("reviews",) if runs["reviews"].nunique() > 1 else ("encoder", "epochs", "learning_rate", "head_scale")
     varied = [name for name in fields if runs[name].nunique() > 1]
     grouped = runs.groupby(["policy", *varied], sort=False)
@@ -380,14 +382,14 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "validation accuracy": accuracy.mean(),
-            "± over seeds": accuracy.std(),
+            "± seeds": accuracy.std(),
             "seeds": accuracy.size(),
-            "accuracy on trained reviews": grouped["train_accuracy"].mean(),
+            "training accuracy": grouped["train_accuracy"].mean(),
             "steps": grouped["steps"].first(),
             "trained parameters": grouped["trainable_parameters"].first(),
         }
     )
-    return table.round(4)
+    return table.dropna(axis=1, how="all").round(4)  # One seed has no spread.
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:

@@ -15,7 +15,9 @@ from helpers.settings import Settings
 NAMES = {
     "learning_rate": lambda value: f"rate {format_rate(value)}",
     "epochs": lambda value: f"{value:g} epochs",
-    "encoder": lambda value: {"random": "random encoder", "checkpoint": "pre-trained tiny encoder"}.get(value, value),
+    "encoder": lambda value: {"random": "random encoder", "checkpoint": "pre-trained tiny encoder"}.get(
+        value, f"{value} encoder"
+    ),
     "head_scale": lambda value: "" if value == 1 else f"frozen head × {value:g}",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from helpers.report import format_rate
 from helpers.study import Cell, CellQueue, Task, reached
 
 # The colour map cividis, which is the same with any kind of colour blindness, from guessing (0.5) to always right (1).
@@ -172,7 +173,7 @@ def _render_grid(policy: str, states: dict[Cell, CellState]) -> str:
     best = max((state.accuracy for state in states.values() if state.accuracy is not None), default=None)
     head = "".join(f'<th scope="col" style="padding: 0.1em 0.4em">{size}</th>' for size in sizes)
     rows = "".join(
-        f'<tr><th scope="row" style="padding: 0.1em 0.4em; text-align: right">{rate:g}</th>'
+        f'<tr><th scope="row" style="padding: 0.1em 0.4em; text-align: right">{format_rate(rate)}</th>'
         + "".join(_render_cell(states.get((rate, size)), best) for size in sizes)
         + "</tr>"
         for rate in rates
@@ -291,7 +292,7 @@ class Scoreboard:
 
 
 def describe_cell(policy: str, record: dict[str, Any], done: int, total: int) -> str:
-    cell = f"learning rate {record['learning_rate']:g}, batch {record['batch_size']:>3}"
+    cell = f"learning rate {format_rate(record['learning_rate'])}, batch {record['batch_size']:>3}"
     accuracy = f"accuracy {record['validation_accuracy']:.3f}"
     return f"[{done:>2}/{total}] {policy:<11} {cell}: {accuracy} ({describe_time(record['seconds'])})"
 

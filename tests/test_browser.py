@@ -230,7 +230,7 @@ def test_a_static_page_has_a_plain_output_beneath_every_widget(static_page):
 @pytest.mark.parametrize(
     ("box", "found"),
     [
-        ("width: 90px; overflow: auto; color: black", "cut off"),
+        ("width: 40px; overflow: auto; color: black", "cut off"),
         ("background: #777; color: #555", "contrast 1."),
         ("background: #111; color: #eee", None),
     ],

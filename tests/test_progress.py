@@ -71,7 +71,7 @@ def test_it_counts_cells_and_epochs_and_names_the_best(board):
     queue.finish(FIRST, 0.6, 0.55)
     scoreboard.update()
     scoreboard.update()
-    assert shown.lines == ["[ 1/2] full        learning rate 0.0003, batch   8: accuracy 0.550 (12 s)"]
+    assert shown.lines == ["[ 1/2] full        learning rate 3e-4, batch   8: accuracy 0.550 (12 s)"]
     assert shown.shown[-1][:2] == (2, 4)
 
 
