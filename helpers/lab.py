@@ -382,14 +382,14 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "validation accuracy": accuracy.mean(),
-            "± seeds": accuracy.std(),
+            "±": accuracy.std(),
             "seeds": accuracy.size(),
             "training accuracy": grouped["train_accuracy"].mean(),
             "steps": grouped["steps"].first(),
             "trained parameters": grouped["trainable_parameters"].first(),
         }
     )
-    return table.dropna(axis=1, how="all").round(4)  # One seed has no spread.
+    return table.dropna(axis=1, how="all").round(4)  # One seed has no deviation.
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:

@@ -140,7 +140,8 @@ def find_python(name: str) -> str | None:
 
 def run(row: Row, step: str, command: list[Any]) -> tuple[int, float]:
     """Run a step without the settings of whoever runs this; returns its exit code and seconds."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "MAKE", "MFLAGS"))}
+    settings = ("COURSE_", "MAKE", "MFLAGS", "PYTHONPATH")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     clean |= {"COURSE_PROFILE": "quick", "COURSE_PROGRESS": "plain", "COURSE_BUILD": str(row.folder / "build")}
     clean |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **dict(row.variables)}
     row.folder.mkdir(parents=True, exist_ok=True)

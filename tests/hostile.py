@@ -18,6 +18,7 @@ NONE = dict.fromkeys(ALL, 0)
 NAMES = ("preprocess_dataset", "init_model", "init_trainer", "init_tester", "hyperparameter_search_settings")
 STUBS = "".join(f"def {name}(*arguments, **options):\n    raise NotImplementedError\n\n\n" for name in NAMES)
 NOTEBOOK = "notebooks/01_bert_inputs.ipynb"
+SLEEP = f"9173{os.getpid()}"  # Tells the sleeping processes of one run of the tests from another's.
 
 
 def without(*problems: str) -> dict[str, int]:
@@ -315,7 +316,8 @@ def init_model(trial, model_name, use_bitfit=False):
     "a daemon": (
         at_import(
             "import os, subprocess\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-            "        subprocess.Popen(['sleep', '91731'], start_new_session=True)\n        os.execvp('sleep', ['sleep', '91732'])\n    os._exit(0)"
+            f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
+            f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)"
         ),
         ALL,
         "Problem 1d: correct",

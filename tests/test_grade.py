@@ -24,6 +24,7 @@ from hostile import (
     MISTAKES,
     NONE,
     ROOT,
+    SLEEP,
     SOLUTION,
     STUBS,
     THOROUGH,
@@ -105,7 +106,7 @@ def sleepers() -> list[str]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[:1] == [b"sleep"] and words[1:2][0].startswith(b"9173"):
+        if words[:2] == [b"sleep", SLEEP.encode()]:
             found.append(str(path))
     return found
 

@@ -63,7 +63,7 @@ def test_logits_and_gradients_are_the_plain_models(attention, padded, dropout, s
     torch.testing.assert_close(*losses)
     for loss in losses:
         loss.backward()
-    torch.testing.assert_close(gradients(quick), gradients(plain), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients(quick), gradients(plain), rtol=1e-4, atol=4e-6)
     assert plain.classifier.weight.grad.abs().max() > 0
     torch.testing.assert_close(quick.eval()(**batch).logits, plain.eval()(**batch).logits)
 
@@ -76,7 +76,7 @@ def test_the_parts_of_a_batch_are_the_batch():
     parts = list(split_batch(batch, tokens=18))
     for part in parts:
         (model(**part).loss * len(part["labels"]) / 5).backward()
-    torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=4e-6)
     assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
     assert [part["attention_mask"].sum() for part in parts] == [18, 13]
 
