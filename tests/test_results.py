@@ -1,5 +1,6 @@
 """The committed results belong to the committed checkpoint and reviews, and say what the cards claim."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,14 @@ def test_a_damaged_or_foreign_results_file_is_named(tmp_path, text):
     with pytest.raises(CourseError, match="results.json"):
         load_results(path)
     assert path.read_text() == text
+
+
+def test_runs_that_two_experiments_share_agree_within_the_stated_spread():
+    rate, steps = (json.loads((RESULTS / f"lab_{name}.json").read_text())["runs"] for name in ("rate", "steps"))
+    decides = ("policy", "learning_rate", "seed", "epochs", "reviews", "batch_size")
+    first = {tuple(run[name] for name in decides): run["validation_accuracy"] for run in rate}
+    shared = [
+        (first[key], run["validation_accuracy"]) for run in steps if (key := tuple(map(run.get, decides))) in first
+    ]
+    assert len(shared) >= 4
+    assert all(abs(one - other) <= 0.001 for one, other in shared), shared
