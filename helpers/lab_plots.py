@@ -129,7 +129,9 @@ def plot_costs(results: dict[str, Any]) -> Figure:
         costs["task_bytes"]["full"] / costs["task_bytes"]["bitfit+head"],
     )
     title = f"BitFit stores a task in 1/{stored:,.0f} of the space, and a step takes {time:.0%} of the time"
-    note = f"batch {run['batch_size']}, median of {run['steps']} steps' CPU time, one thread"
+    note = (
+        f"{run['recipe']['precision']}, batch {run['batch_size']}, median of {run['steps']} steps' CPU time, one thread"
+    )
     return finish(figure, title, f"{describe_source(results, seeds=False)} · {note}")
 
 
@@ -193,4 +195,5 @@ def _shade_grid(axis: Axes) -> None:
 
 def _source(results: dict[str, Any]) -> str:
     seeds = len({run["seed"] for run in results["runs"]})
-    return f"{describe_source(results, seeds=False)} · {seeds} seed{'s' * (seeds != 1)}"
+    precision = results["provenance"]["recipe"]["precision"]
+    return f"{describe_source(results, seeds=False)} · {precision} · {seeds} seed{'s' * (seeds != 1)}"

@@ -73,6 +73,7 @@ def describe_lab() -> str:
         rows[f"[`{measured['experiment']}`](results/{path.name})"] = {
             "runs": str(len(measured["runs"])),
             "seeds": str(len({one["seed"] for one in measured["runs"]})),
+            "precision": run["recipe"]["precision"],
             "validation reviews": f"{measured['runs'][0]['measured_on']['validation']:,}",
             f"time on {machine['cores']} cores": describe_time(seconds),
             "found": lab_plots.describe_finding(measured),
@@ -82,7 +83,7 @@ def describe_lab() -> str:
         [
             report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
             f"Model: {run['model']['name']}; data: {run['data']['name']};"
-            f" {machine['gpu'] or machine['processor']}, {run['recipe']['precision']}, one thread a run; torch"
+            f" {machine['gpu'] or machine['processor']}, one thread a run; torch"
             f" {run['versions']['torch']}; finished {min(notes)} to {max(notes)}. The times are those of a machine that"
             " did other work as well.",
         ]

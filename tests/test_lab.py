@@ -142,7 +142,8 @@ def make_up(experiment: str, seeds: int = 3) -> dict:
         for seed in range(seeds)
         for place, run in enumerate(lab.list_runs(Settings(), experiment, (seed,)))
     ]
-    provenance = {"profile": "quick", "model": {"name": "made up"}, "data": {"name": "made up"}}
+    recipe = {"precision": "fp32"}
+    provenance = {"profile": "quick", "model": {"name": "made up"}, "data": {"name": "made up"}, "recipe": recipe}
     return {"experiment": experiment, "provenance": provenance, "runs": runs}
 
 

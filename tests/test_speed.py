@@ -29,7 +29,7 @@ def small_bert(dropout: float = 0.0, **options) -> BertForSequenceClassification
         attention_probs_dropout_prob=dropout,
         **options,
     )
-    return BertForSequenceClassification(config).train()
+    return BertForSequenceClassification(config).double().train()
 
 
 def padded_batch() -> dict[str, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_logits_and_gradients_are_the_plain_models(attention, padded, dropout, s
     torch.testing.assert_close(*losses)
     for loss in losses:
         loss.backward()
-    torch.testing.assert_close(gradients(quick), gradients(plain), rtol=1e-4, atol=4e-6)
+    torch.testing.assert_close(gradients(quick), gradients(plain), rtol=1e-6, atol=1e-9)
     assert plain.classifier.weight.grad.abs().max() > 0
     torch.testing.assert_close(quick.eval()(**batch).logits, plain.eval()(**batch).logits)
 
@@ -76,7 +76,7 @@ def test_the_parts_of_a_batch_are_the_batch():
     parts = list(split_batch(batch, tokens=18))
     for part in parts:
         (model(**part).loss * len(part["labels"]) / 5).backward()
-    torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=4e-6)
+    torch.testing.assert_close(gradients(model), expected, rtol=1e-6, atol=1e-9)
     assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
     assert [part["attention_mask"].sum() for part in parts] == [18, 13]
 
@@ -137,7 +137,7 @@ def test_dropout_acts_in_training_and_not_in_evaluation():
 
 
 def test_under_bfloat16_the_logits_stay_close():
-    plain, batch = small_bert(), padded_batch()
+    plain, batch = small_bert().float(), padded_batch()
     quick = speed_up(copy.deepcopy(plain))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = quick(**batch).logits
