@@ -385,11 +385,11 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
             "±": accuracy.std(),
             "seeds": accuracy.size(),
             "training accuracy": grouped["train_accuracy"].mean(),
-            "steps": grouped["steps"].first(),
             "trained parameters": grouped["trainable_parameters"].first(),
         }
     )
-    return table.dropna(axis=1, how="all").round(4)  # One seed has no deviation.
+    table = table.dropna(axis=1, how="all")  # One seed has no deviation.
+    return table.rename_axis(index={"learning_rate": "rate"}).round(4)
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:
