@@ -93,7 +93,7 @@ class Colab:
         bootstrap = next(
             cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap"
         )
-        (address,) = re.findall(r"https://[^\"]+", bootstrap)
+        ((tag, address),) = re.findall(r'"-b", "(.+?)", "(https://.+?)"', bootstrap)
         repository = self.folder / "published"
         ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info", "*.part", ".*_cache")
         shutil.copytree(ROOT, repository, ignore=ignored)
@@ -105,7 +105,7 @@ class Colab:
             f"insteadOf = {address}",
         ]
         (self.folder / "gitconfig").write_text("\n".join(lines) + "\n")
-        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "The course"]):
+        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "The course"], ["tag", tag]):
             self.run("git", "-C", repository, *command)
 
     def run(self, *command) -> str:

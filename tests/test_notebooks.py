@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 
 from helpers.answers import TITLES
 
@@ -47,6 +49,20 @@ def test_starts_with_the_same_bootstrap_cell(notebook):
     assert len(bootstrap.source.splitlines()) < 10
     first = nbformat.read(NOTEBOOKS[0], as_version=4)
     assert bootstrap.source == tagged(first, "bootstrap")[0].source
+
+
+def test_colab_gets_the_version_that_the_package_has(notebook):
+    (bootstrap,) = tagged(notebook, "bootstrap")
+    assert f'"-b", "v{version("bitfit-assignment")}"' in bootstrap.source
+
+
+def test_every_picture_is_described_for_those_who_cannot_see_it(notebook):
+    drawn = [cell for cell in code_cells(notebook) if any("image/png" in o.get("data", {}) for o in cell.outputs)]
+    texts = [cell.metadata.get("alt", "") for cell in drawn]
+    assert all(len(text.split()) >= 8 for text in texts), [cell.id for cell in drawn]
+    # nbconvert's other template for pages, `lab`, shows no description, nor does JupyterLab.
+    html, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert all(f'alt="{text}"' in html for text in texts)
 
 
 def run_bootstrap(folder, *options):
