@@ -49,6 +49,11 @@ try:
 except checks.CheckFailed as failure:
     print(failure)
 """
+DRIVE = """
+import os
+os.makedirs("drive", exist_ok=True)
+os.chdir("drive")
+"""
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("COURSE_COLAB") != "1", reason="takes minutes: set COURSE_COLAB=1 to run it"),
@@ -155,3 +160,19 @@ def test_a_student_edits_the_exercises_in_the_working_folder(colab):
     before, after = outputs(colab.execute(path), "stdout")
     assert "Problem 1d: correct" in before
     assert "expected 512" in after
+
+
+def test_what_is_in_a_students_drive_outlives_the_machine(colab):
+    (bootstrap,) = [cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap"]
+    path = colab.folder / "drive.ipynb"
+
+    def run(*sources: str) -> str:
+        cells = list(map(nbformat.v4.new_code_cell, (DRIVE, bootstrap, *sources)))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        return outputs(colab.execute(path), "stdout")[-1]
+
+    colab.run(colab.python, "-m", "pip", "uninstall", "--quiet", "--yes", "bitfit-assignment")
+    run(EDIT)
+    colab.run(colab.python, "-m", "pip", "uninstall", "--quiet", "--yes", "bitfit-assignment")
+    assert "expected 512" in run(CHECK)
+    assert run("print(settings.folder)").strip() == str(colab.content / "drive" / "build" / "grade")
