@@ -13,6 +13,10 @@ OFFLINE = Path(__file__).parent / "offline"
 class CourseError(Exception):
     """A mistake that the user can mend; the message says what was wrong and what to do next."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"error: {self}"]
+
 
 @dataclass(frozen=True)
 class Settings:

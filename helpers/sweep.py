@@ -101,6 +101,8 @@ def run_sweep(
         return collect(settings, provenance, reviews, storage, progress)
     except KeyboardInterrupt:
         raise SweepStopped(STOPPED) from None
+    except NotImplementedError as error:  # A function that the student has not written yet.
+        raise CourseError(str(error)) from error
     except WRITE_ERRORS as error:
         raise CourseError(f"{describe_write_error(settings, error)}. What is there is kept; run it again.") from error
     finally:
@@ -276,7 +278,7 @@ def work(settings: Settings, policies: Sequence[str], parent: int) -> None:
                     if claimed is None:
                         break
                     train_task(settings, reviews, queue, *claimed, parent)
-    except CourseError as error:
+    except (CourseError, NotImplementedError) as error:
         raise SystemExit(f"error: {error}") from error
     except WRITE_ERRORS as error:
         raise SystemExit(f"error: {describe_write_error(settings, error)}") from error

@@ -20,7 +20,7 @@ from jupyter_client.manager import start_new_kernel
 from optuna.trial import TrialState
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from helpers import sweep, training
+from helpers import exercises, sweep, training
 from helpers.progress import Progress
 from helpers.results import load_results
 from helpers.settings import CourseError, Settings
@@ -148,6 +148,17 @@ def test_damaged_files_are_set_aside_and_the_rest_is_kept(settings):
     for name in ("results", "study", "head-half", checkpoint.name):
         assert list(folder.rglob(f"{name}-unreadable-*")), name
         assert any("damaged" in line and f"{name}-unreadable" in line for line in said), name
+
+
+@pytest.mark.parametrize(("name", "workers"), [("preprocess_dataset", 1), ("init_trainer", 0)])
+def test_a_function_that_is_not_written_yet_is_named_without_a_traceback(settings, monkeypatch, name, workers):
+    def stub(*arguments, **named):
+        raise NotImplementedError(f"write {name}")
+
+    monkeypatch.setattr(exercises, name, stub)
+    with pytest.raises(CourseError, match=f"write {name}") as raised:
+        sweep.run_sweep(settings, workers=workers, progress=QUIET)
+    assert raised.value._render_traceback_() == [f"error: write {name}"]
 
 
 def test_two_sweeps_in_one_folder_are_refused(settings):
