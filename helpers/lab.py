@@ -114,12 +114,13 @@ def _pretraining(base: int) -> list[dict]:
 
 
 def _encoder(base: int) -> list[dict]:
-    """A larger and better pre-trained encoder, on few and short reviews; its full fine-tuning needs a lower rate."""
+    """A larger and better pre-trained encoder, on few and short reviews; each policy at several rates."""
     small = {"reviews": 1000, "tokens": 128, "validation": 2000, "epochs": 2.0}
     return [
         small | {"policy": policy, "encoder": encoder, "learning_rate": rate}
-        for encoder, full_rate in (("checkpoint", 3e-4), (MINILM, 5e-5))
-        for policy, rate in (("full", full_rate), ("bitfit+head", 1e-3), ("bitfit", 1e-3))
+        for encoder, full_rates in (("checkpoint", (3e-4, 1e-3)), (MINILM, (5e-5, 1e-4)))
+        for policy, rates in (("full", full_rates), ("bitfit+head", (3e-4, 1e-3, 3e-3, 1e-2)))
+        for rate in rates
     ]
 
 

@@ -52,10 +52,29 @@ def plot_variants(results: dict[str, Any]) -> Figure:
 
 
 def plot_curve(results: dict[str, Any], field: str) -> Figure:
-    """Draw accuracy over `learning_rate` or `reviews` (log axis): seeds as dots, means as lines."""
+    """Draw accuracy over `learning_rate` or `reviews` (log axis): seeds as dots, means as lines; a panel an encoder."""
     runs = pd.DataFrame(results["runs"])
+    panels = list(runs.groupby("encoder", sort=False))
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
+        size = 7.6 if len(panels) == 1 else 4.7 * len(panels), 4.4
+        figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (encoder, runs_here) in zip(axes[0], panels, strict=True):
+        _draw_curves(axis, runs_here, field)
+        if len(panels) > 1:
+            axis.set_title(NAMES["encoder"](encoder), fontsize=11)
+    first = results["runs"][0]
+    axes[0][0].set_ylabel(f"accuracy (validation: n = {first['measured_on']['validation']:,})")
+    for axis in axes[0]:
+        if field == "learning_rate":
+            axis.set_xlabel("learning rate (log scale)")
+            _shade_grid(axis)
+        else:
+            axis.set_xlabel(f"different training reviews (log scale), {first['steps']:,} steps each")
+    axes[0][0].legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=9)
+    return finish(figure, describe_finding(results), f"{_source(results)} · dots: the seeds")
+
+
+def _draw_curves(axis: Axes, runs: pd.DataFrame, field: str) -> None:
     for policy, group in runs.groupby("policy", sort=False):
         label, colour, marker = LOOKS[policy]
         means = group.groupby(field)[["validation_accuracy", "train_accuracy"]].mean()
@@ -68,17 +87,8 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
         ticks, [format_rate(tick) if field == "learning_rate" else f"{tick:,}" for tick in ticks], minor=False
     )
     axis.minorticks_off()
-    n = results["runs"][0]["measured_on"]["validation"]
-    axis.set(ylabel=f"accuracy (validation: n = {n:,})")
-    if field == "learning_rate":
-        axis.set_xlabel("learning rate (log scale)")
-        _shade_grid(axis)
-    else:
-        axis.set_xlabel(f"different training reviews (log scale), {results['runs'][0]['steps']:,} steps each")
     axis.axhline(0.5, color=GREY, lw=1, ls=":", label="guessing")
     axis.grid(axis="y", color="#e0e0e0")
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=9)
-    return finish(figure, describe_finding(results), f"{_source(results)} · dots: the seeds")
 
 
 def plot_movement(results: dict[str, Any]) -> Figure:
@@ -116,7 +126,14 @@ def plot_costs(results: dict[str, Any]) -> Figure:
         rows = np.arange(len(names)) + place * height
         axis.barh(rows, share.loc[policy], height * 0.9, left=0, color=colour, label=label)
         for row, value in zip(rows, share.loc[policy], strict=True):
-            axis.annotate(f" {value:.1%}" if value >= 0.01 else f" {value:.2%}", (value, row), va="center", fontsize=9)
+            inside = value > 0.1  # Beside the bar it would stand on the line of full fine-tuning.
+            axis.annotate(
+                f" {value:.1%} " if value >= 0.01 else f" {value:.2%}",
+                (value, row),
+                ha="right" if inside else "left",
+                va="center",
+                fontsize=9,
+            )
     axis.axvline(1, color="black", lw=1.2)
     axis.set(xscale="log", xlim=(None, 4))
     axis.set_yticks(np.arange(len(names)) + height, names.values())
@@ -175,12 +192,12 @@ def describe_finding(results: dict[str, Any]) -> str:
                 f" {sizes[1]:,}"
             )
         case "pretraining" | "encoder":
-            gaps = {
-                name: mean(policy="full", encoder=name) - mean(policy="bitfit+head", encoder=name)
-                for name in runs["encoder"].unique()
-            }
+            rates = runs.groupby(["encoder", "policy", "learning_rate"], sort=False)["validation_accuracy"].mean()
+            best = rates.groupby(["encoder", "policy"], sort=False).max().unstack()
+            gaps = best["full"] - best["bitfit+head"]
             parts = [f"{points(gap)} with the {NAMES['encoder'](name)}" for name, gap in gaps.items()]
-            return f"Full fine-tuning against BitFit + classifier: {', '.join(parts)}"
+            each = ", each at its best rate" if runs["learning_rate"].nunique() > 1 else ""
+            return f"Full fine-tuning against BitFit + classifier{each}: {', '.join(parts)}"
         case _:
             means = runs.groupby("policy", sort=False)["validation_accuracy"].mean()
             return ", ".join(f"{LOOKS[policy][0]} {value:.3f}" for policy, value in means.items())

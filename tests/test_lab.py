@@ -150,14 +150,15 @@ def make_up(experiment: str, seeds: int = 3) -> dict:
 @pytest.mark.parametrize("experiment", lab.EXPERIMENTS)
 def test_figures_are_whole_and_show_every_seed(experiment):
     results = make_up(experiment)
-    field = {"rate": "learning_rate", "data": "reviews"}.get(experiment)
+    field = {"rate": "learning_rate", "data": "reviews", "encoder": "learning_rate"}.get(experiment)
     figure = lab_plots.plot_curve(results, field) if field else lab_plots.plot_variants(results)
     assert_nothing_cut_off(figure)
     text = all_text(figure)
     assert "3 seeds" in text and "Profile quick, a stand-in" in text and "n = 500" in text
     shown = {
         round(float(value), 6)
-        for line in figure.axes[0].lines
+        for axis in figure.axes
+        for line in axis.lines
         for value in (line.get_ydata() if field else line.get_xdata())
     }
     assert {round(run["validation_accuracy"], 6) for run in results["runs"]} <= shown
