@@ -267,7 +267,7 @@ def test_two_processes_that_race_never_get_the_same_cell(settings):
     racers = [context.Process(target=claim_all, args=(grid, results)) for _ in range(2)]
     for racer in racers:
         racer.start()
-    claimed = [results.get(timeout=120) for _ in racers]
+    claimed = [results.get(timeout=600) for _ in racers]
     for racer in racers:
         racer.join()
     assert sorted(claimed[0] + claimed[1]) == sorted(grid.cells)
