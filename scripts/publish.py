@@ -1,8 +1,8 @@
 """Bring the last runs of the build folder into results/, and what rests on them up to date.
 
-A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json. From these, from
-results/imdb.json (the 40 cells at full size) and from benchmarks/ come the pictures of both grids, the README's tables
-and answers.md.
+A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json, what `make matrix` found
+becomes benchmarks/matrix.json. From these, from results/imdb.json (the 40 cells at full size) and from benchmarks/ come
+the pictures of both grids, the README's tables and answers.md.
 
 python scripts/publish.py
 """
@@ -13,6 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matrix
 import pandas as pd
 
 from helpers import answers, lab_plots, plots, report
@@ -28,17 +29,28 @@ def main() -> None:
     if quick.exists():
         load_results(quick)
         shutil.copyfile(quick, ROOT / "results" / "quick.json")
+    tried = matrix.MATRIX / "matrix.json"
+    if tried.exists():
+        shutil.copyfile(tried, ROOT / "benchmarks" / "matrix.json")
+    for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
+        shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
     for name in ("quick", "imdb"):
         figure = plots.plot_grid(load_results(ROOT / "results" / f"{name}.json"))
         figure.savefig(ROOT / "results" / f"{name}_grid.png", dpi=110, bbox_inches="tight")
     readme = ROOT / "README.md"
-    text = replace_block(readme.read_text(encoding="utf-8"), "results", describe_results("quick"))
-    text = replace_block(text, "imdb", describe_results("imdb"))
-    for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
-        shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
-    text = replace_block(text, "lab", describe_lab())
-    text = replace_block(text, "speed", describe_speed())
-    write_atomically(readme, replace_block(text, "accuracy", describe_accuracy()))
+    text = readme.read_text(encoding="utf-8")
+    for name, content in {
+        "results": describe_results("quick"),
+        "imdb": describe_results("imdb"),
+        "lab": describe_lab(),
+        "speed": describe_speed(),
+        "accuracy": describe_accuracy(),
+        "prune": describe_prune(),
+        "first figure": describe_first_figure(),
+        "matrix": describe_matrix(),
+    }.items():
+        text = replace_block(text, name, content)
+    write_atomically(readme, text)
     answers.write_answers(ROOT / "notebooks", ROOT / "results" / "imdb.json", ROOT / "answers.md")
     print("Wrote results/, README.md and answers.md")
 
@@ -122,42 +134,86 @@ def describe_accuracy() -> str:
     """The table of benchmarks/accuracy.json and what it rests on."""
     measured = json.loads((ROOT / "benchmarks" / "accuracy.json").read_text(encoding="utf-8"))
     runs = pd.DataFrame(measured["runs"])
-    rows, notes = {}, []
+    rows = {}
     for (policy, rate, size), group in runs.groupby(["policy", "learning_rate", "batch_size"], sort=False):
-        every = group[group.side == "ours"]
-        group = group[group.stream == 0]
         sides = {side: 100 * group[group.side == side].validation_accuracy for side in ("reference", "ours")}
-        rows[f"{policy}, {report.format_rate(rate)}, batch {size}"] = {
-            "usual: mean ± deviation": f"{sides['reference'].mean():.2f} ± {sides['reference'].std():.2f}",
-            "here: mean ± deviation": f"{sides['ours'].mean():.2f} ± {sides['ours'].std():.2f}",
-            "difference, points": f"{sides['ours'].mean() - sides['reference'].mean():+.2f}",
+        row = {
+            name: f"{sides[side].mean():.2f} ± {sides[side].std():.2f} ({len(sides[side])})"
+            for name, side in (("usual: mean ± deviation (runs)", "reference"), ("here", "ours"))
         }
-        if every.stream.nunique() > 1:
-            notes.append(describe_streams(policy, every, sides["reference"]))
+        row["difference, points"] = f"{sides['ours'].mean() - sides['reference'].mean():+.2f}"
+        row["its standard error"] = "" if group.stream.nunique() == 1 else f"{dropout_error(group):.2f}"
+        rows[f"{policy}, {report.format_rate(rate)}, batch {size}"] = row
     run = measured["provenance"]
     return "\n\n".join(
         [
             report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
             f"Validation accuracy in percent on {run['data']['validation']:,} reviews after {run['epochs']} epochs on"
             f" {run['data']['train']:,}, seeds {', '.join(map(str, sorted(runs.seed.unique())))}; model:"
-            f" {run['model']['name']}; {run['hardware']['processor']}, one thread; torch {run['versions']['torch']}."
-            " File: `benchmarks/accuracy.json`.",
-            *notes,
+            f" {run['model']['name']}; {run['hardware']['processor']}, fp32, one thread; torch"
+            f" {run['versions']['torch']}. File: `benchmarks/accuracy.json`.",
         ]
     )
 
 
-def describe_streams(policy: str, ours: pd.DataFrame, reference: pd.Series) -> str:
-    """How far two right programs may be apart, since dropout draws other random numbers in each of them."""
-    by_seed = (100 * ours.validation_accuracy).groupby(ours.seed)
-    spread = math.sqrt(by_seed.var().mean())
-    error = spread * math.sqrt(1 / len(reference) + 1 / len(ours))
+def dropout_error(runs: pd.DataFrame) -> float:
+    """The standard error, in points, of the difference of two right programs: dropout draws other numbers in each.
+
+    Estimated from runs of one program and seed, whose accuracies differ by these numbers alone.
+    """
+    alone = (100 * runs.validation_accuracy).groupby([runs.side, runs.seed])
+    variance = ((alone.size() - 1) * alone.var()).sum() / (alone.size() - 1).sum()
+    return math.sqrt(variance * (1 / runs.side.value_counts()).sum())
+
+
+def describe_prune() -> str:
+    """What benchmarks/prune.json says of `--prune` beside the exhaustive search."""
+    measured = json.loads((ROOT / "benchmarks" / "prune.json").read_text(encoding="utf-8"))
+    rows = {
+        policy: {
+            f"{search}: {name}": text
+            for search in ("exhaustive", "pruned")
+            for name, text in (
+                ("epochs", str(found[search]["epochs"])),
+                ("cell", f"{report.format_rate(found[search]['learning_rate'])}, batch {found[search]['batch_size']}"),
+                ("validation accuracy", f"{found[search]['validation_accuracy']:.4f}"),
+            )
+        }
+        | {"difference, points": f"{found['difference_points']:+.2f}"}
+        for policy, found in measured["found"].items()
+    }
+    run = measured["provenance"]
+    return "\n\n".join(
+        [
+            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
+            f"Model: {run['model']['name']}; {run['data']['train']:,} training and {run['data']['validation']:,}"
+            f" validation reviews of IMDb; seed {run['recipe']['seed']}; {run['recipe']['precision']},"
+            f" {run['hardware']['processor']}; torch {run['versions']['torch']}; finished {run['finished']}. File:"
+            " `benchmarks/prune.json`.",
+        ]
+    )
+
+
+def describe_first_figure() -> str:
+    """How long it takes until notebook 01 shows its first picture, from benchmarks/first_figure.json."""
+    measured = json.loads((ROOT / "benchmarks" / "first_figure.json").read_text(encoding="utf-8"))
+    found, run = measured["until_the_first_figure"], measured["provenance"]
     return (
-        f"Dropout draws other random numbers in the two programs. With {ours.stream.nunique()} sets of them for each"
-        f" seed the runs of {policy} here average {100 * ours.validation_accuracy.mean():.2f}, which is"
-        f" {100 * ours.validation_accuracy.mean() - reference.mean():+.2f} points from the usual solution's mean. These"
-        f" numbers alone spread one seed's accuracy by {spread:.2f} points (standard deviation), so two programs that"
-        f" are equally right would differ by a standard error of {error:.2f} points in such a comparison."
+        f"From opening notebook 01 to its first picture: {found['here']['notebook_seconds']:.0f} s here, after"
+        f" {found['here']['set_up_seconds']:.0f} s of set-up; {found['colab']['notebook_seconds']:.0f} s in an"
+        " environment with Colab's packages, the course's installation included (a warm package cache,"
+        f" {run['hardware']['cores']} cores, {run['hardware']['processor']}, busy with other work as well). File:"
+        " `benchmarks/first_figure.json`."
+    )
+
+
+def describe_matrix() -> str:
+    """The table of `make matrix`, from benchmarks/matrix.json."""
+    measured = json.loads((ROOT / "benchmarks" / "matrix.json").read_text(encoding="utf-8"))
+    machine, last = measured["hardware"], max(record.get("finished", "") for record in measured["rows"])
+    return (
+        f"{matrix.describe(measured['rows'])}\n\nMeasured on {machine['cores']} cores ({machine['processor']});"
+        f" finished {last}. File: `benchmarks/matrix.json`."
     )
 
 

@@ -1,5 +1,6 @@
 """The committed results belong to the committed checkpoint and reviews, and say what the cards claim."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -76,3 +77,15 @@ def test_runs_that_two_experiments_share_agree_within_what_the_readme_says_of_bf
     ]
     assert len(shared) == 8
     assert all(abs(one - other) <= 0.001 for one, other in shared), shared
+
+
+@pytest.mark.parametrize("path", ["results/quick.json", "benchmarks/prune.json"])
+def test_pruning_chooses_a_cell_as_good_as_the_exhaustive_search_with_less_than_half_the_epochs(path):
+    spec = importlib.util.spec_from_file_location("prune", RESULTS.parent / "benchmarks" / "prune.py")
+    spec.loader.exec_module(prune := importlib.util.module_from_spec(spec))
+    results = json.loads((RESULTS.parent / path).read_text(encoding="utf-8"))
+    found = prune.compare(Settings(), results)
+    assert found == results.get("found", found)
+    for policy in ("full", "bitfit"):
+        assert found[policy]["exhaustive"]["epochs"] == 80 and found[policy]["pruned"]["epochs"] == 36
+        assert -0.3 <= found[policy]["difference_points"] <= 0

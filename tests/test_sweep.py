@@ -290,14 +290,28 @@ def claim_all(settings, results):
     results.put(cells)
 
 
+def test_while_no_cell_has_left_guessing_the_training_loss_decides_which_lead():
+    def order(*epochs):
+        records = {
+            (1e-4, size): {"epochs": [dict(zip(("validation_accuracy", "loss"), epoch, strict=True))]}
+            for size, epoch in enumerate(epochs)
+        }
+        return [size for _, size in sweep.order_cells(records, list(records), 1)]
+
+    assert order((0.51, 0.693), (0.49, 0.690), (0.50, 0.691)) == [1, 2, 0]
+    assert order((0.51, 0.693), (0.49, 0.690), (0.60, 0.691)) == [2, 0, 1]
+    assert order() == []
+
+
 def test_pruning_trains_less_than_half_the_epochs_and_can_be_completed(settings):
     wide = replace(settings, learning_rates=(3e-4, 1e-4, 5e-5, 3e-5, 1e-5), batch_sizes=(8, 16), epochs=4)
     pruned = sweep.run_sweep(wide, ["full"], workers=0, prune=True, progress=QUIET)["policies"]["full"]
     assert pruned["search"] == "pruned"
     lengths = [len(cell["epochs"]) for cell in pruned["cells"]]
     assert sorted(lengths) == [1] * 6 + [2] * 2 + [4] * 2 and sum(lengths) <= 40 / 2
-    led = sorted(pruned["cells"], key=lambda cell: -cell["epochs"][0]["validation_accuracy"])[:4]
-    assert all(cell in led for cell in pruned["cells"] if len(cell["epochs"]) > 1)
+    records = {(cell["learning_rate"], cell["batch_size"]): cell for cell in pruned["cells"]}
+    led = sweep.order_cells(records, wide.cells, 1)[:4]
+    assert all(cell in led for cell, record in records.items() if len(record["epochs"]) > 1)
     assert not list((wide.folder / "epochs").iterdir())
     assert sweep.run_sweep(wide, ["full"], workers=0, prune=True, progress=QUIET)["policies"]["full"] == pruned
 
