@@ -8,8 +8,8 @@ nearly all of them the reference's. Runs are of one thread, as many at a time as
     python benchmarks/accuracy.py --policy bitfit --streams 3
 
 adds runs of both sides that differ from the first in dropout's random numbers alone: how far apart may two right
-programs be? The reference's added runs pad a batch to its longest review, not to 512: that is the plain model's own way
-to the same figures, three times as fast.
+programs be? The reference's added runs pad a batch to its longest review, not to 512: the mask hides padding, so this
+changes their speed alone.
 """
 
 import argparse
