@@ -29,10 +29,11 @@ from transformers import TrainerCallback, default_data_collator
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.models import fingerprint_model
+from helpers.prepare import strip_padding
 from helpers.results import describe_machine, describe_versions
-from helpers.settings import load_settings, short_name, write_atomically
-from helpers.sweep import count_cores
-from helpers.training import TokenisedReviews, train_cell
+from helpers.settings import Run, load_settings, short_name, write_atomically
+from helpers.training import train_run as train_quickly
+from helpers.workers import count_workers
 
 FILE = Path(__file__).with_suffix(".json")
 REVIEWS = 5000
@@ -79,15 +80,15 @@ def train_reference(settings, padded, policy, rate, size, stream: int) -> float:
 
 
 def train_ours(settings, padded, policy, rate, size, stream: int) -> float:
-    reviews = {split: TokenisedReviews.from_padded(rows) for split, rows in padded.items()}
+    reviews = {split: strip_padding(rows) for split, rows in padded.items()}
     first = [10_000 * stream + settings.seed] if stream else []
 
-    def change_stream() -> None:
+    def change_stream(epoch, history) -> None:
         if first:
             torch.manual_seed(first.pop())
 
-    record = train_cell(settings, reviews, policy, rate, size, on_step=change_stream)[1]
-    return record["validation_accuracy"]
+    run = Run(policy, rate, size, settings.seed, settings.epochs)
+    return train_quickly(settings, run, reviews, tell=change_stream)[1]["validation_accuracy"]
 
 
 def train_run(settings, padded, run: dict) -> dict:
@@ -142,7 +143,7 @@ def main() -> None:
     padded = {split: reference.tokenise(rows, settings.model) for split, rows in reviews.items()}
     known = [{name: done[name] for name in list_runs(["ours"], list(RUNS), 1)[0]} for done in kept["runs"]]
     runs = list_runs(args.side or ["reference", "ours"], args.policy or list(RUNS), args.streams)
-    with ProcessPoolExecutor(count_cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count_workers(), mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in as_completed(pool.submit(train_run, settings, padded, run) for run in runs if run not in known):
             kept["runs"].append(done.result())
             write_atomically(FILE, json.dumps(kept, indent=1) + "\n")

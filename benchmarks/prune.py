@@ -1,68 +1,51 @@
-"""Does `--prune` find as good a cell as the exhaustive search? Both grids on a part of IMDb, every cell to its end.
+"""Does `--prune` find as good a run as the exhaustive search? Both grids on a part of IMDb, every run to its end.
 
     COURSE_MODEL=... COURSE_DATA=<IMDb> python benchmarks/prune.py
 
-Trains all 40 cells on 1,500 reviews and measures them on 1,000 (about half an hour on 2 cores; run again, it goes on
-where it stopped), then chooses among their records as `--prune` does: a cell's epochs are the same, bit for bit,
+Trains all 40 runs on 1,500 reviews and measures them on 1,000 (about half an hour on 2 cores; run again, it goes on
+where it stopped), then chooses among their records as `--prune` does: a run's epochs are the same, bit for bit,
 whether it is stopped after them or not. Writes benchmarks/prune.json.
 """
 
-import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from helpers.data import load_reviews
-from helpers.settings import Settings, load_settings, short_name, write_atomically
-from helpers.study import Cell
-from helpers.sweep import choose_tasks, run_sweep, rungs
+from helpers.results import choose_best, list_policies, save_results, select_runs
+from helpers.settings import Run, Settings, load_settings, short_name
+from helpers.sweep import choose_runs, run_sweep, rungs
 
 FILE = Path(__file__).with_suffix(".json")
 TRAIN, VALIDATION = 1500, 1000
 
 
-class Records:
-    """What a queue knows after some epochs of some cells."""
-
-    def __init__(self):
-        self.known: dict[Cell, dict] = {}
-
-    def records(self) -> dict[Cell, dict]:
-        return self.known
-
-
-def replay_pruning(settings: Settings, cells: list[dict]) -> dict:
-    """The cell that `--prune` chooses from an exhaustive search's cells, and the epochs that it trains for it."""
-    every = {(cell["learning_rate"], cell["batch_size"]): cell for cell in cells}
-    seen = Records()
+def replay_pruning(settings: Settings, records: list[dict]) -> tuple[dict, int]:
+    """The record that `--prune` chooses from a policy's exhaustive search, and the epochs that it trains for it."""
+    known = {Run(one["policy"], one["learning_rate"], one["batch_size"]): one for one in records}
+    left, epochs, before = dict(known), 0, 0
     for until, share in rungs(settings, prune=True):
-        for task in choose_tasks(settings, seen, until, share):
-            seen.known[task.cell] = every[task.cell] | {"epochs": every[task.cell]["epochs"][:until]}
-    finished = [cell for cell, record in seen.known.items() if len(record["epochs"]) == settings.epochs]
-    best = max(finished, key=lambda cell: every[cell]["validation_accuracy"])
-    return {
-        "learning_rate": best[0],
-        "batch_size": best[1],
-        "validation_accuracy": every[best]["validation_accuracy"],
-        "epochs": sum(len(record["epochs"]) for record in seen.known.values()),
-    }
+        if share < 1:
+            left = {run: known[run] for run in choose_runs(left, before, math.ceil(share * len(known)))}
+        epochs, before = epochs + len(left) * (until - before), until
+    return choose_best(left.values()), epochs
 
 
 def compare(settings: Settings, results: dict) -> dict[str, dict]:
-    """Each policy's best cell by the exhaustive search and with `--prune`; the difference is in points."""
+    """Each policy's best run by the exhaustive search and with `--prune`; the difference is in points."""
     found = {}
-    for policy, measured in results["policies"].items():
-        pruned = replay_pruning(settings, measured["cells"])
-        difference = 100 * (pruned["validation_accuracy"] - measured["best"]["validation_accuracy"])
-        exhaustive = measured["best"] | {"epochs": sum(len(cell["epochs"]) for cell in measured["cells"])}
-        found[policy] = {"exhaustive": exhaustive, "pruned": pruned, "difference_points": round(difference, 2)}
+    for policy in list_policies(results):
+        runs = select_runs(results, policy=policy)
+        exhaustive, (pruned, epochs) = choose_best(runs), replay_pruning(settings, runs)
+        whole = sum(len(run["history"]) for run in runs)
+        difference = 100 * (pruned["validation_accuracy"] - exhaustive["validation_accuracy"])
+        sides = {"exhaustive": (exhaustive, whole), "pruned": (pruned, epochs)}
+        names = ("learning_rate", "batch_size", "validation_accuracy")
+        found[policy] = {side: {n: run[n] for n in names} | {"epochs": n} for side, (run, n) in sides.items()}
+        found[policy]["difference_points"] = round(difference, 2)
     return found
-
-
-def shorten(cell: dict) -> dict:
-    epochs = [{name: epoch[name] for name in ("loss", "validation_accuracy")} for epoch in cell["epochs"]]
-    return {name: cell[name] for name in ("learning_rate", "batch_size", "validation_accuracy")} | {"epochs": epochs}
 
 
 def main() -> None:
@@ -77,16 +60,9 @@ def main() -> None:
         beside.rename(folder)
     settings = replace(settings, data=str(folder), test_size=VALIDATION / (TRAIN + VALIDATION), build=build)
     results = run_sweep(settings)
-    kept = {
-        "provenance": results["provenance"],
-        "found": compare(settings, results),
-        "policies": {
-            policy: {"best": measured["best"], "cells": list(map(shorten, measured["cells"]))}
-            for policy, measured in results["policies"].items()
-        },
-    }
-    write_atomically(FILE, json.dumps(kept, indent=1) + "\n")
-    print(pd.json_normalize([{"policy": policy} | row for policy, row in kept["found"].items()]).T.to_string())
+    found = compare(settings, results)
+    save_results({"provenance": results["provenance"], "found": found, "runs": results["runs"]}, FILE)
+    print(pd.json_normalize([{"policy": policy} | row for policy, row in found.items()]).T.to_string())
 
 
 if __name__ == "__main__":

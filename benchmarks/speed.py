@@ -21,10 +21,11 @@ from transformers import TrainerCallback
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.models import fingerprint_model
+from helpers.prepare import choose_precision, strip_padding
 from helpers.results import describe_machine, describe_versions, peak_memory_gb
-from helpers.settings import load_settings, short_name, write_atomically
-from helpers.sweep import count_cores
-from helpers.training import TokenisedReviews, cell_trainer, choose_precision
+from helpers.settings import Run, load_settings, short_name, write_atomically
+from helpers.training import build_trainer
+from helpers.workers import count_workers
 
 FILE = Path(__file__).with_suffix(".json")
 POLICIES = ("full", "bitfit")
@@ -60,9 +61,10 @@ def measure(settings, padded, side: str, policy: str, batch_size: int, threads: 
                 logging_strategy="no",
             )
         else:
-            reviews = {split: TokenisedReviews.from_padded(rows) for split, rows in padded.items()}
-            trainer = cell_trainer(settings, reviews, policy, 3e-4, batch_size, Path(folder))
-            trainer.args.num_train_epochs, trainer.args.eval_strategy = 1, "no"
+            reviews = {split: strip_padding(rows) for split, rows in padded.items()}
+            run = Run(policy, 3e-4, batch_size, epochs=1, at_end=True)
+            trainer = build_trainer(settings, run, reviews, settings.model, Path(folder))
+            trainer.args.save_strategy = "no"
         timer = EpochTimer()
         trainer.add_callback(timer)
         start.wait()
@@ -76,7 +78,7 @@ def measure(settings, padded, side: str, policy: str, batch_size: int, threads: 
     }
 
 
-def run(results, *arguments) -> None:
+def put(results, *arguments) -> None:
     results.put(measure(*arguments))
 
 
@@ -86,7 +88,7 @@ def measure_side(settings, padded, side: str, policy: str, batch_size: int, core
     count, threads = (1, cores) if side == "reference" else (cores, 1)
     results, start = context.Queue(), context.Barrier(count)
     processes = [
-        context.Process(target=run, args=(results, settings, padded, side, policy, batch_size, threads, start))
+        context.Process(target=put, args=(results, settings, padded, side, policy, batch_size, threads, start))
         for _ in range(count)
     ]
     for process in processes:
@@ -110,7 +112,7 @@ def grid_ratio(cells: list[dict], phases=tuple(EPOCH)) -> float:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    settings, cores = load_settings("full"), count_cores()
+    settings, cores = load_settings("full"), count_workers()
     reviews = load_reviews(settings)
     sample = {
         "train": reviews["train"].select(range(TRAIN)),

@@ -35,6 +35,7 @@ def preprocess_dataset(dataset: Dataset, tokenizer: BertTokenizerFast) -> Datase
 def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> BertForSequenceClassification:
     """Problem 2a: load the classifier (`load_classifier`); with `use_bitfit`, train its bias terms and nothing else.
 
+    Decide for each parameter yourself: the course's own policies (`helpers.models`) are not there in the check.
     The Trainer calls this function anew for every trial; `trial` is Optuna's, or None, and need not be used.
     """
     ### BEGIN SOLUTION
@@ -54,8 +55,10 @@ def compute_metrics(predictions: EvalPrediction) -> dict[str, float]:
 def init_trainer(model_name: str, train_data: Dataset, val_data: Dataset, use_bitfit: bool = False) -> Trainer:
     """Problem 2b: build a Trainer that fine-tunes for 4 epochs and reports the validation accuracy after each.
 
-    `train_data` and `val_data` come from `preprocess_dataset`. Give the Trainer `init_model` as its `model_init`, not a
-    model: every trial must start afresh.
+    It saves nothing on the way. `train_data` and `val_data` come from `preprocess_dataset`, and are used as they are.
+    The Trainer's `model_init` builds the model with `init_model`: every trial must start afresh. The course's search
+    takes `model_init` and `compute_metrics` from this Trainer, and sets learning rate, batch size, seed, precision and
+    logging by itself; all that makes up the recipe (optimizer, schedule, loss) stays at the library's defaults.
     """
     ### BEGIN SOLUTION
     arguments = TrainingArguments(

@@ -1,22 +1,31 @@
 """BERT classifiers: loading them from the hub or a folder, and which of their parameters a policy trains."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import BertForSequenceClassification, BertTokenizerFast, PreTrainedConfig
-from transformers.utils import cached_file, logging
+from transformers import BertForSequenceClassification, BertTokenizerFast
+from transformers.utils import logging
 
-from helpers.settings import REVISIONS, CourseError, is_hub_id, short_name
+from helpers.hub import find_folder, first_line
+from helpers.settings import CourseError, short_name
+
+MAX_LENGTH = 512  # tokens of a review that BERT reads
+# What decides what a model is: the first four are hashed in this order, for the sake of committed fingerprints.
+IDENTITY = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt")
+IDENTITY += ("*.safetensors", "pytorch_model*.bin", "*.index.json", "tokenizer*.json", "*_tokens*.json")
 
 # From a policy to the names of the parameters it trains. `full` is ordinary fine-tuning. `bitfit` trains the biases
 # and nothing else: the random weight of the classifier stays frozen, as in the course's published runs. `bitfit+head`
-# is BitFit as its paper does it (Zaken et al. 2022, section 3). `head` trains the classifier alone.
+# is BitFit as its paper does it (Ben Zaken et al. 2022, section 3). `head` trains the classifier alone.
 POLICIES: dict[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "bitfit": lambda name: name.endswith(".bias"),
@@ -52,31 +61,76 @@ def count_parameters(model: torch.nn.Module, trainable_only: bool = True, with_h
     )
 
 
+def count_by_group(model: torch.nn.Module, policy: str) -> pd.DataFrame:
+    """Count a BERT classifier's trained and frozen numbers: a row a group of tensors, and their sum."""
+    trains, counts = POLICIES[check_policy(policy)], {}
+    for name, parameter in model.named_parameters():
+        group = name.removeprefix("bert.").removeprefix("encoder.").split(".")
+        group = f"layer {int(group[1]) + 1} {group[2]}" if group[0] == "layer" else group[0]
+        kind = "biases" if name.endswith(".bias") else "weights"
+        row = counts.setdefault(f"{group}, {kind}", {"trained": 0, "frozen": 0})
+        row["trained" if trains(name) else "frozen"] += parameter.numel()
+    table = pd.DataFrame(counts).T
+    table.loc["sum"] = table.sum()
+    return table
+
+
 def load_classifier(model: str) -> BertForSequenceClassification:
     """Load a BERT encoder with a freshly drawn 2-label classifier, in float32, from a hub id or a folder.
 
-    A folder with a fine-tuned classifier in it keeps that classifier. Raises CourseError where nothing is found.
+    A folder with a fine-tuned classifier in it keeps that classifier. Raises CourseError where nothing is found, and
+    for what would fail in training, or train something else than it says.
     """
-    with _loading(model, "model"):
-        _find(model, "config.json")
-        # The hub's bert-tiny is so old that its configuration does not say which kind of model it is.
-        kind = PreTrainedConfig.get_config_dict(model, **_revision(model))[0].get("model_type", "bert")
-        if kind != "bert":
-            raise CourseError(
-                f"{short_name(model)} is a {kind} model, not BERT: its parameters have other names, so the"
-                " policies would train the wrong ones. Choose a BERT checkpoint, such as prajjwal1/bert-tiny."
-            )
-        # The offline checkpoint is stored in float16, and transformers 5 would keep it so.
+    with _loading(model, "model") as folder:
+        _read_config(folder)
+        _check_tokenizer(str(folder), tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*o*.[jt]*"))))
+        # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below.
         classifier, report = BertForSequenceClassification.from_pretrained(
-            model, num_labels=2, dtype=torch.float32, output_loading_info=True, **_revision(model)
+            folder, num_labels=2, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
+        for name, stored, wanted in sorted(report["mismatched_keys"]):
+            if name.startswith("classifier."):
+                raise ValueError(f"its classifier has {stored[0]} labels, but a review has 2: give one without it")
+            raise ValueError(f"{name} has the shape {tuple(stored)}, but by its config.json {tuple(wanted)}")
         missing = sorted(name for name in report["missing_keys"] if name.startswith("bert."))
         if missing:
-            raise CourseError(
-                f"{short_name(model)} has no weights for {len(missing)} tensors of its encoder, {missing[0]} among"
-                " them; they would be random. Choose a checkpoint with the whole of BERT, its pooler included."
+            raise ValueError(
+                f"it has no weights for {len(missing)} tensors of its encoder, {missing[0]} among them; they would be"
+                " random. Choose a checkpoint with the whole of BERT, its pooler included"
             )
+        if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
+            raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
         return classifier
+
+
+def _read_config(folder: Path) -> dict:
+    """The configuration; ValueError says what in it the course cannot train."""
+    try:
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its config.json is no JSON object ({error}): copy or download it again") from error
+    # The hub's bert-tiny is so old that its configuration does not say which kind of model it is.
+    if (kind := config.get("model_type", "bert")) != "bert":
+        raise ValueError(
+            f"it is a {kind} model, not BERT: its parameters have other names, so the policies would train the wrong"
+            " ones. Choose a BERT checkpoint, such as prajjwal1/bert-tiny"
+        )
+    if (places := config.get("max_position_embeddings", MAX_LENGTH)) < MAX_LENGTH:
+        raise ValueError(f"it reads {places} tokens (max_position_embeddings), but reviews have up to {MAX_LENGTH}")
+    if (problem := config.get("problem_type")) not in (None, "single_label_classification"):
+        raise ValueError(
+            f'its config.json says "problem_type": "{problem}": take that line out, for a review has one label'
+        )
+    if config.get("is_decoder") or config.get("add_cross_attention"):
+        raise ValueError("its config.json makes it a decoder (is_decoder, add_cross_attention): set both to false")
+    return config
+
+
+@lru_cache(maxsize=4)
+def _check_tokenizer(folder: str, changed: tuple[int, ...]) -> None:
+    """Look at the tokenizer beside a model, if there is one, once: it takes longer to load than the model."""
+    if any(Path(folder, name).exists() for name in ("vocab.txt", "tokenizer.json")):
+        load_tokenizer(folder)
 
 
 def load_tokenizer(model: str) -> BertTokenizerFast:
@@ -84,12 +138,23 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
 
     The hub's bert-tiny has a `vocab.txt` and nothing else, hence no limit of its own.
     """
-    with _loading(model, "tokenizer"):
-        _find(model, "vocab.txt", "tokenizer.json")  # Without either, transformers 5 makes up a vocabulary of 5 tokens.
-        tokenizer = BertTokenizerFast.from_pretrained(model, model_max_length=512, **_revision(model))
+    with _loading(model, "tokenizer") as folder:
+        vocab = folder / "vocab.txt"
+        if not vocab.exists() and not (folder / "tokenizer.json").exists():
+            # transformers 5 would make up a vocabulary of 5 tokens.
+            raise FileNotFoundError("there is no vocab.txt and no tokenizer.json")
+        if vocab.exists() and vocab.read_bytes()[:3] == b"\xef\xbb\xbf":
+            raise ValueError("its vocab.txt begins with a byte order mark (BOM): save it as UTF-8 without one")
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
         if not set(tokenizer.all_special_tokens) < set(vocabulary):
             raise ValueError("its vocab.txt is not a BERT vocabulary: copy the right one beside the model")
+        rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
+        if (last := max(tokenizer.get_vocab().values())) >= rows:
+            raise ValueError(
+                f"its tokenizer has tokens up to number {last}, {tokenizer.convert_ids_to_tokens(last)!r}, but its"
+                f" embedding {rows} rows: call resize_token_embeddings and save it again, or take the added tokens out"
+            )
         return tokenizer
 
 
@@ -129,27 +194,15 @@ def load_delta(path: Path, model: str) -> BertForSequenceClassification:
 
 
 def fingerprint_model(model: str) -> str:
-    """Hash the files which decide what a model is: configuration, weights and vocabulary (SHA-256, 16 digits)."""
+    """Hash all files which decide what a model is: configuration, weights, tokenizer (SHA-256, 16 digits)."""
     digest = hashlib.sha256()
-    with _loading(model, "model"):
-        _find(model, "config.json")
-        for name in ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt"):
-            path = cached_file(model, name, _raise_exceptions_for_missing_entries=False, **_revision(model))
-            if path is not None:
-                digest.update(name.encode() + Path(path).read_bytes())
+    with _loading(model, "model") as folder:
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError("there is no config.json")
+        for path in dict.fromkeys(path for pattern in IDENTITY for path in sorted(folder.glob(pattern))):
+            if not path.name.startswith("."):  # macOS's `._model.safetensors`
+                digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _find(model: str, *names: str) -> None:
-    """Raise FileNotFoundError unless the model's folder or repository has one of the files."""
-    for name in names:
-        if cached_file(model, name, _raise_exceptions_for_missing_entries=False, **_revision(model)) is not None:
-            return
-    raise FileNotFoundError(f"there is no {' and no '.join(names)}")
-
-
-def _revision(model: str) -> dict[str, str]:
-    return {"revision": REVISIONS[model]} if model in REVISIONS else {}
 
 
 @contextmanager
@@ -167,21 +220,13 @@ def quiet_library() -> Iterator[None]:
 
 
 @contextmanager
-def _loading(model: str, what: str) -> Iterator[None]:
-    """Say in one sentence what could not be loaded, and what to do."""
-    if not is_hub_id(model) and not Path(model).is_dir():
-        raise CourseError(f"There is no model folder {model}. Give a hub id or a folder with config.json.")
-    try:
-        with quiet_library():
-            yield
-    except CourseError:
-        raise
-    except Exception as error:  # What a broken file makes the libraries raise has no common kind.
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        if is_hub_id(model) and not Path(model).is_dir():
-            raise CourseError(
-                f"The {what} {model} is not a folder here, not in the hub's cache, and not to be had over the network."
-                " Either work with --profile quick, which needs no network, or run `python -m helpers prefetch` where"
-                f" there is one. (The library said: {first})"
-            ) from error
-        raise CourseError(f"Could not load the {what} from {model}: {first}") from error
+def _loading(model: str, what: str) -> Iterator[Path]:
+    """The model's folder; what goes wrong with it is said in one sentence."""
+    with quiet_library():
+        folder = find_folder(model)
+        try:
+            yield folder
+        except CourseError:
+            raise
+        except Exception as error:  # What a broken file makes the libraries raise has no common kind.
+            raise CourseError(f"Could not load the {what} from {model}: {first_line(error)}.") from error

@@ -1,9 +1,13 @@
 """The assignment's two tables and its measured sentences, made from a results file and never typed by hand."""
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
+
+from helpers.results import best_run, is_whole, list_policies
+from helpers.settings import CourseError
 
 ROW_NAMES = {
     "full": "Without BitFit",
@@ -12,10 +16,65 @@ ROW_NAMES = {
     "head": "Classifier only",
     "bitfit-qi+head": "With BitFit of query and MLP, and a trained classifier",
 }
+ENCODERS = {"checkpoint": "pre-trained tiny", "random": "random"}
+
+
+def format_rate(value: float) -> str:
+    """Write a learning rate as the papers do: 3e-4."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+# What can tell two runs of a policy apart: the field's full name, with its unit, and how a name of a run says it.
+FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "encoder": ("encoder", lambda value: f"{ENCODERS.get(value, value)} encoder"),
+    "learning_rate": ("learning rate", lambda value: f"rate {format_rate(value)}"),
+    "batch_size": ("batch size (reviews)", "batch {:.0f}".format),
+    "epochs": ("epochs", "{:g} epochs".format),
+    "reviews": ("different training reviews", "{:,.0f} reviews".format),
+    "tokens": ("tokens of a review that are read", "{:,.0f} tokens".format),
+    "head_scale": ("factor of the classifier's first weight", "classifier weight x {:g}".format),
+    "validation": ("validation reviews", "{:,.0f} validation reviews".format),
+    "seed": ("seed", "seed {:.0f}".format),
+}
+
+
+def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
+    """The fields of `FIELDS` in which these runs differ."""
+    runs = list(runs)
+    return [name for name in FIELDS if len({run.get(name) for run in runs}) > 1]
+
+
+def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
+    """Name a run's values of these fields: `rate 3e-4, batch 8`; what is as usual (None, a factor of 1) is left out."""
+    values = [(name, run.get(name)) for name in fields]
+    known = [(name, value) for name, value in values if not pd.isna(value) and (name, value) != ("head_scale", 1)]
+    return ", ".join(FIELDS[name][1](value) for name, value in known)
+
+
+def describe_source(results: dict[str, Any], note: str = "") -> str:
+    """Say what made the figures: profile, model, data, reviews (if all runs have the same), precision, seeds."""
+    run, runs = results["provenance"], results["runs"]
+    parts = [f"Profile {run['profile']}"]
+    for what, name, real in (("model", run["model"]["name"], "bert-tiny"), ("data", run["data"]["name"], "IMDb")):
+        parts.append(f"{what} {name}" + f" (stands in for {real})" * name.startswith("offline "))
+    counts = {one["reviews"] or run["data"]["train"] for one in runs if "reviews" in one}
+    seeds = list(dict.fromkeys(one["seed"] for one in runs if "seed" in one))
+    parts += [f"{count:,} training reviews" for count in counts if len(counts) == 1]
+    parts += [run["recipe"]["precision"], f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"]
+    return " · ".join([*(parts if seeds else parts[:-1]), *([note] if note else [])])
+
+
+def name_tensor(tensor: str) -> tuple[str, str]:
+    """The layer of a bias tensor, as a reader counts it, and its place there."""
+    path = tensor.removeprefix("bert.").removesuffix(".bias").split(".")
+    if path[:2] == ["encoder", "layer"]:
+        return f"layer {int(path[2]) + 1}", " ".join(part for part in path[3:] if part != "self")
+    return path[0], " ".join(path[1:])
 
 
 def validation_table(results: dict[str, Any], published: dict[str, Any] | None = None) -> pd.DataFrame:
-    """Problem 3a: each policy's best cell; with `published`, that document's figures beside ours."""
+    """Problem 3a: each policy's best run; with `published`, that document's figures beside ours."""
     return _table(results, published, _validation_row)
 
 
@@ -32,31 +91,35 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def describe_run(results: dict[str, Any]) -> str:
-    """Name what made the figures: profile, model, data, seed, versions, machine and time."""
+    """Name what made the figures: profile, model, data, seeds, precision, versions, machine and time."""
     run = results["provenance"]
     data, machine, versions = run["data"], run["hardware"], run["versions"]
+    seeds = sorted({one["seed"] for one in results["runs"] if "seed" in one})
     parts = [
         f"profile `{run['profile']}`",
         f"model: {run['model']['name']} ({run['model']['fingerprint']})",
         f"data: {data['name']} ({data['fingerprint']}; {data['train']:,} training, {data['validation']:,} validation,"
         f" {data['test']:,} test reviews)",
-        f"seed {run['recipe']['seed']}",
-        f"torch {versions['torch']}, transformers {versions['transformers']}",
+        *([f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []),
+        f"precision {run['recipe']['precision']}",
+        f"Python {versions['python']}, torch {versions['torch']}, transformers {versions['transformers']}",
         f"{run['workers'] or 1} process(es) of {run['threads']} thread(s) on {machine['cores']} cores"
         f" ({machine['gpu'] or machine['processor']})",
-        f"{run['wall_seconds'] / 60:.1f} minutes",
-        f"finished {run['finished']}",
+        f"{run['wall_seconds'] / 60:.1f} minutes, interrupted sessions included",
     ]
-    if any(policy.get("search") == "pruned" for policy in results["policies"].values()):
-        cells = [cell for policy in results["policies"].values() for cell in policy["cells"]]
-        trained, whole = sum(len(cell["epochs"]) for cell in cells), len(cells) * run["recipe"]["epochs"]
-        parts.insert(-1, f"less promising cells stopped early (`--prune`: {trained} of {whole} epochs trained)")
-    return "; ".join(parts) + "."
+    stopped = [one for one in results["runs"] if one.get("history") and not is_whole(one)]
+    if stopped:
+        trained = sum(one["history"][-1]["epoch"] for one in results["runs"])
+        parts.append(
+            f"{len(stopped)} of {len(results['runs'])} runs, the less promising ones, stopped early (`--prune`:"
+            f" {trained:g} of {sum(one['epochs'] for one in results['runs']):g} epochs trained)"
+        )
+    return "; ".join([*parts, f"finished {run['finished']}"]) + "."
 
 
 def describe_gap(results: dict[str, Any]) -> str:
     """Say in Markdown what the run measured: parameters saved, accuracy lost, and how sure that is."""
-    full, bitfit = results["policies"]["full"], results["policies"]["bitfit"]
+    full, bitfit = (tested_run(results, policy) for policy in ("full", "bitfit"))
     high, low, n = full["test"]["accuracy"], bitfit["test"]["accuracy"], full["test"]["n"]
     share = bitfit["trainable_parameters"] / full["trainable_parameters"]
     error = math.sqrt((high * (1 - high) + low * (1 - low)) / n)
@@ -69,19 +132,29 @@ def describe_gap(results: dict[str, Any]) -> str:
     )
 
 
+def tested_run(results: dict[str, Any], policy: str) -> dict[str, Any]:
+    """A policy's best run with its test; raises CourseError where the results have none."""
+    best = best_run(results, policy)
+    if best is None or "test" not in best:
+        raise CourseError(
+            f"These results have no tested run of the policy {policy!r}. Run `python -m helpers assignment`: it trains"
+            " and tests what is missing."
+        )
+    return best
+
+
 def _table(results, published, row) -> pd.DataFrame:
     rows = {}
-    for policy, measured in results["policies"].items():
-        cells = row(measured)
-        if published is not None:
-            known = published["policies"].get(policy)
-            cells |= {f"Published: {name}": value for name, value in row(known).items()} if known else {}
-        rows[ROW_NAMES[policy]] = cells
+    for policy in list_policies(results):
+        cells = row(results, policy)
+        if published is not None and policy in list_policies(published):
+            cells |= {f"Published: {name}": value for name, value in row(published, policy).items()}
+        rows[ROW_NAMES.get(policy, policy)] = cells
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
-def _validation_row(policy: dict[str, Any]) -> dict[str, str]:
-    best = policy["best"]
+def _validation_row(results: dict[str, Any], policy: str) -> dict[str, str]:
+    best = tested_run(results, policy)
     return {
         "Validation accuracy": f"{best['validation_accuracy']:.4f}",
         "Learning rate": format_rate(best["learning_rate"]),
@@ -89,14 +162,9 @@ def _validation_row(policy: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _test_row(policy: dict[str, Any]) -> dict[str, str]:
+def _test_row(results: dict[str, Any], policy: str) -> dict[str, str]:
+    best = tested_run(results, policy)
     return {
-        "# trainable parameters": str(policy["trainable_parameters"]),
-        "Test accuracy": f"{policy['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
+        "# trainable parameters": str(best["trainable_parameters"]),
+        "Test accuracy": f"{best['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
     }
-
-
-def format_rate(value: float) -> str:
-    """Write a learning rate as the papers do: 3e-4."""
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"

@@ -1,4 +1,10 @@
-"""Results files: measured figures as JSON, with the provenance without which they mean nothing."""
+"""Results files, one shape for all: `provenance`, without which figures mean nothing, and `runs`, a record each.
+
+A run's record has the fields of `settings.Run` and what was measured: `history` (after each epoch `epoch`, `loss`,
+`validation_accuracy`, `seconds`), `validation_accuracy` (the last epoch's), `trainable_parameters`, `seconds`; a
+policy's best run also `test` (`accuracy`, `n`, `mistakes`, `bias_movement`), a lab's runs also `train_accuracy` and
+`bias_movement`.
+"""
 
 import ast
 import hashlib
@@ -6,22 +12,30 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from helpers.settings import OFFLINE, CourseError, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+# The course's files, and the student's functions, that decide how a run is trained.
+RECIPE = ("models", "prepare", "speed", "training")
+TRAINING = ("preprocess_dataset", "init_model", "init_trainer")
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "optuna", "numpy")
 
 
 def save_results(results: dict[str, Any], path: Path) -> None:
-    write_atomically(path, json.dumps({"schema": SCHEMA} | results, indent=1, ensure_ascii=False) + "\n")
+    """Write a results file, a line a run."""
+    head = json.dumps({"schema": SCHEMA} | results | {"runs": []}, indent=1, ensure_ascii=False)
+    runs = ",\n".join(json.dumps(run, ensure_ascii=False) for run in results["runs"])
+    write_atomically(path, head.replace('"runs": []', f'"runs": [\n{runs}\n]') + "\n")
 
 
 def load_results(path: Path) -> dict[str, Any]:
-    """Read a results file; raises CourseError where it is missing, damaged or of another schema."""
+    """Read a results file; raises CourseError where it is missing, damaged or of another shape."""
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -29,11 +43,44 @@ def load_results(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise CourseError(
             f"The results file {path} cannot be read ({error}). Move it aside and run `python -m helpers assignment`:"
-            " finished cells are not trained again."
+            " finished runs are not trained again."
         ) from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA or "policies" not in results:
-        raise CourseError(f"{path} is not a results file of schema {SCHEMA}. Move it aside and run the sweep again.")
+    if isinstance(results, dict) and results.get("schema") == 1:
+        raise CourseError(
+            f"{path} has the shape that results had before version 0.2. Move it aside and run the search again."
+        )
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA or not _are_runs(results.get("runs")):
+        raise CourseError(f"{path} is not a results file. Move it aside and run the search again.")
     return results
+
+
+def _are_runs(runs: Any) -> bool:
+    return isinstance(runs, list) and all(isinstance(run, dict) and "policy" in run for run in runs)
+
+
+def list_policies(results: dict[str, Any]) -> list[str]:
+    """The policies of a results file's runs, each once, in their order."""
+    return list(dict.fromkeys(run["policy"] for run in results["runs"]))
+
+
+def select_runs(results: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    """The runs whose fields have these values: `select_runs(results, policy="full", seed=0)`."""
+    return [run for run in results["runs"] if fields.items() <= run.items()]
+
+
+def is_whole(run: dict[str, Any]) -> bool:
+    """Whether a run was trained to its last epoch; `--prune` stops some earlier."""
+    return run["history"][-1]["epoch"] >= run["epochs"]
+
+
+def choose_best(runs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run with the highest validation accuracy of those that were trained to their end; of equals, the first."""
+    return max(filter(is_whole, runs), key=lambda run: run["validation_accuracy"], default=None)
+
+
+def best_run(results: dict[str, Any], policy: str) -> dict[str, Any]:
+    """A policy's best run, the one that was tested."""
+    return choose_best(select_runs(results, policy=policy))
 
 
 def published() -> dict[str, Any]:
@@ -41,20 +88,38 @@ def published() -> dict[str, Any]:
     return json.loads((OFFLINE / "published.json").read_text(encoding="utf-8"))
 
 
-def fingerprint_code(*paths: Path) -> str:
-    """Hash what the files' code does; it is read, not run, and SyntaxError says where it does not compile.
+def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = TRAINING) -> str:
+    """Hash the code that decides a result: the course's, and of a student's file the `functions` with all they name.
 
-    Hashed are the syntax trees without docstrings, so that comments and layout change nothing, and in a form that is
-    the same under every Python version.
+    The code is read, not run; SyntaxError says where it does not compile. Hashed are syntax trees without docstrings,
+    in a form that is the same under every Python version: comments and layout change nothing, nor does a function
+    that training never calls.
     """
-    outlines = [_outline(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    folder = Path(__file__).parent
+    student = ast.parse((exercises or folder / "exercises.py").read_text(encoding="utf-8"))
+    outlines = [_outline(_find_reached(student, functions))]
+    outlines += [_outline(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) for name in RECIPE]
     return hashlib.sha256(json.dumps(outlines).encode()).hexdigest()[:16]
 
 
-def list_recipe(exercises: Path | None = None) -> list[Path]:
-    """The files that decide how a cell is trained, with a student's `exercises` or the installed ones."""
-    folder = Path(__file__).parent
-    return [exercises or folder / "exercises.py", *(folder / f"{name}.py" for name in ("models", "speed", "training"))]
+def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
+    """What the functions need of a module: what defines a name that they use, and what defines no name at all."""
+    names, known = set(names), None
+    while names != known:
+        known = names
+        body = [each for each in module.body if not (defined := _defined_by(each)) or defined & known]
+        names = known | {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
+    return ast.Module(body, type_ignores=[])
+
+
+def _defined_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement gives the module."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return {statement.name}
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
+    nodes = ast.walk(statement) if isinstance(statement, (ast.Assign, ast.AnnAssign)) else ()
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _outline(node: Any) -> Any:
@@ -67,6 +132,18 @@ def _outline(node: Any) -> Any:
         node.body = node.body[1:]
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *([name, _outline(value)] for name, value in fields)]
+
+
+def describe_origin(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What runs were made with, and how long they took, all sessions together: the sum of what their records say."""
+    return {
+        "versions": describe_versions(),
+        "hardware": describe_machine(),
+        "threads": 1,
+        "workers": max(run.get("workers", 1) for run in runs),
+        "wall_seconds": round(sum(run["seconds"] / run.get("workers", 1) for run in runs), 1),
+        "finished": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def describe_versions() -> dict[str, str]:

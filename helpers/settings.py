@@ -1,8 +1,9 @@
-"""What an experiment is made of: model, data, grid and folders; a profile is only the fields it overrides."""
+"""What an experiment is made of: model, data, grid, folders and runs; a profile is only the fields it overrides."""
 
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ class Settings:
 
     `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
     README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
-    `precision` is fp32, bf16, or auto: bf16 where the machine is quick at it. `storage` is the database that several
-    machines share (postgresql://...); without it a file in the build folder is used.
+    `precision` is fp32, bf16, or auto: bf16 where the machine is quick at it.
     """
 
     profile: str = "quick"
@@ -39,7 +39,6 @@ class Settings:
     split_seed: int = 3463
     seed: int = 3463
     precision: str = "fp32"
-    storage: str | None = None
     build: Path = field(default_factory=lambda: find_build_folder())
 
     @property
@@ -55,12 +54,35 @@ class Settings:
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the results, apart from model and data, as JSON values."""
         kept = asdict(self)
-        for name in ("profile", "model", "data", "storage", "build"):
+        for name in ("profile", "model", "data", "build"):
             del kept[name]
         return json.loads(json.dumps(kept))
 
     def __str__(self) -> str:
         return f"profile {self.profile} · model {short_name(self.model)} · data {short_name(self.data)}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, from the settings' model unless `encoder` names another one.
+
+    `reviews` are the first ones of the training split and `validation` those of the validation split (None: all), of
+    which the first `tokens` are read. `encoder` is `checkpoint`, `random` (the same architecture, nothing pre-trained)
+    or the name of a better pre-trained one. `head_scale` multiplies the randomly drawn weight of the classifier. The
+    accuracy is measured after every epoch, or once, `at_end`, and then on reviews that were trained on as well.
+    """
+
+    policy: str
+    learning_rate: float = 3e-4
+    batch_size: int = 8
+    seed: int = 3463
+    epochs: float = 4
+    reviews: int | None = None
+    tokens: int = 512
+    validation: int | None = None
+    encoder: str = "checkpoint"
+    head_scale: float = 1
+    at_end: bool = False
 
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -84,7 +106,6 @@ def load_settings(
     model: str | None = None,
     data: str | None = None,
     precision: str | None = None,
-    storage: str | None = None,
 ) -> Settings:
     """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else as `quick` has."""
     profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
@@ -98,15 +119,15 @@ def load_settings(
     precision = precision or os.environ.get("COURSE_PRECISION") or settings.precision
     if precision not in PRECISIONS:
         raise CourseError(f"Unknown precision {precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
-    return replace(settings, precision=precision, storage=storage or os.environ.get("COURSE_STORAGE"))
+    return replace(settings, precision=precision)
 
 
 def local_folder(name: str) -> str:
-    """Make the path of a folder that exists absolute, also when it is given from the notebooks' parent folder."""
+    """Make the path of what exists absolute, also when it is given from the notebooks' parent folder."""
     for base in (Path.cwd(), project_folder()):
-        folder = (base / Path(name).expanduser()).resolve()
-        if folder.is_dir():
-            return str(folder)
+        path = (base / Path(name).expanduser()).resolve()
+        if path.exists():
+            return str(path)
     return name
 
 
@@ -140,7 +161,8 @@ def write_atomically(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise CourseError(f"Could not write {path}: {error.strerror}. What was there before is unchanged.") from error
 
 

@@ -3,23 +3,23 @@
 import ast
 import io
 import os
-import tempfile
+import re
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers import answers, checks
-from helpers.results import fingerprint_code, list_recipe, load_results
+from helpers import answers, recipe
+from helpers.answers import NOTEBOOKS
+from helpers.results import choose_best, fingerprint_code, load_results, select_runs
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder
 
-NOTEBOOKS = ("01_bert_inputs.ipynb", "02_hyperparameters.ipynb", "03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 # From the functions that a student writes to their problems.
-FUNCTIONS = {name: problem for problem, names in checks.FUNCTIONS.items() for name in names}
+FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
 EXERCISES = Path(__file__).with_name("exercises.py")
+LOCAL_IMAGE = re.compile(r"!\[[^\]]*\]\((?!https?:|data:|attachment:)([^)\s]+)")
 
 
 @dataclass
@@ -73,15 +73,17 @@ def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -
 
 
 def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | None = None) -> HandIn:
-    """Look at the saved notebooks, exercises.py and the results; imports exercises.py if it compiles."""
+    """Look at the saved notebooks, exercises.py and the results; no code of the student's is run."""
     hand_in = HandIn()
-    written = _add_notebooks(hand_in, Path(notebooks) if notebooks else _find_folder())
-    solved = _add_exercises(hand_in)
-    results = _add_results(hand_in, settings or load_settings(), solved)
-    if written and results is not None:
+    found = _add_notebooks(hand_in, Path(notebooks) if notebooks else _find_folder())
+    code = _read(hand_in, EXERCISES, "exercises.py", "Restore it from your last copy.")
+    code_gaps = [] if code is None else find_code_gaps(code)
+    hand_in.gaps += code_gaps
+    results = _add_results(hand_in, settings or load_settings(), solved=code is not None and not code_gaps)
+    if results is not None and all(found.values()):
         try:
-            with _saved_copies(hand_in) as folder:
-                hand_in.files["answers.md"] = answers.export_answers(Path(folder), results).encode()
+            text, figures = answers.export_answers(found, results, "answers_files")
+            hand_in.files |= {"answers.md": text.encode(), **figures}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             hand_in.gaps.append(f"results.json: it is damaged ({error!r}). Move it aside and run notebook 03 again.")
     return hand_in
@@ -90,33 +92,35 @@ def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | No
 def _find_folder() -> Path:
     """The project's notebooks, or the working folder where they lie there."""
     folders = (project_folder() / "notebooks", Path.cwd())
-    return next((folder for folder in folders if any((folder / name).exists() for name in NOTEBOOKS)), folders[0])
+    return next((folder for folder in folders if any(answers.find_notebook(folder, n) for n in NOTEBOOKS)), folders[0])
 
 
-def _add_notebooks(hand_in: HandIn, folder: Path) -> bool:
-    """Take what is saved, and say what is not run, has failed or is not answered; True if every answer is there."""
-    readable: list[str] = []
+def _add_notebooks(hand_in: HandIn, folder: Path) -> answers.Answers:
+    """Take what is saved, and say what is not run, has failed or is not answered; returns the answers."""
+    notebooks = []
     for name in NOTEBOOKS:
-        content = _read(hand_in, folder / name, f"notebooks/{name}", "Save it there, or name its folder.")
-        if content is None:
-            continue
         try:
-            notebook = answers.read_notebook(folder / name)
+            path = answers.find_notebook(folder, name) or folder / name
+            content = _read(hand_in, path, f"notebooks/{name}", "Save it there, or name its folder.")
+            if content is not None:
+                notebooks.append(answers.parse_notebook(content, path.name))
+                hand_in.gaps += _find_cell_gaps(path.name, notebooks[-1])
         except CourseError as error:
             hand_in.gaps.append(str(error))
-            continue
-        readable.append(name)
-        hand_in.gaps += _find_cell_gaps(name, notebook)
-    if not readable:
-        return False
-    with _saved_copies(hand_in, readable) as copies:
-        found = answers.collect_answers(Path(copies))
-    missing = [problem for problem in answers.TITLES if not found[problem]]
-    hand_in.gaps += [
-        f"the answer to problem {problem}. Write it in the cell tagged `answer` and `problem-{problem}`, and save."
-        for problem in missing
-    ]
-    return not missing and len(readable) == len(NOTEBOOKS)
+    found = answers.collect_answers(notebooks)
+    for problem, cells in found.items():
+        if not cells and notebooks:
+            hand_in.gaps.append(
+                f"the answer to problem {problem}. Write it in the cell tagged `answer` and `problem-{problem}`, and"
+                " save."
+            )
+        hand_in.gaps += [
+            f"the answer to problem {problem} shows the file {image}, which is not handed in. Paste the image into the"
+            " cell in its place, and save."
+            for cell in cells
+            for image in LOCAL_IMAGE.findall(cell.source)
+        ]
+    return found
 
 
 def _find_cell_gaps(name: str, notebook: NotebookNode) -> list[str]:
@@ -133,28 +137,16 @@ def _find_cell_gaps(name: str, notebook: NotebookNode) -> list[str]:
             f"notebooks/{name}: {len(waiting)} of {len(cells)} code cells have not been run, or the notebook was not"
             f" saved since; the first begins with `{_first_line(waiting[0])}`. Run all cells and save."
         )
-    for cell in cells:
-        for output in cell.outputs:
-            if output.output_type == "error":
-                gaps.append(
-                    f"notebooks/{name}: the cell `{_first_line(cell)}` ended with {output.ename}. Mend what it names,"
-                    " run all cells again and save."
-                )
-    return gaps
+    failed = [(cell, output) for cell in cells for output in cell.outputs if output.output_type == "error"]
+    return gaps + [
+        f"notebooks/{name}: the cell `{_first_line(cell)}` ended with {output.get('ename', 'an error')}. Mend what it"
+        " names, run all cells again and save."
+        for cell, output in failed
+    ]
 
 
 def _first_line(cell: NotebookNode) -> str:
     return cell.source.strip().splitlines()[0][:60]
-
-
-def _add_exercises(hand_in: HandIn) -> bool:
-    """Take exercises.py; True if it compiles and every function is written."""
-    content = _read(hand_in, EXERCISES, "exercises.py", "Restore it from your last copy.")
-    if content is None:
-        return False
-    gaps = find_code_gaps(content)
-    hand_in.gaps += gaps
-    return not gaps
 
 
 def find_code_gaps(content: bytes) -> list[str]:
@@ -162,18 +154,17 @@ def find_code_gaps(content: bytes) -> list[str]:
     try:
         functions = find_stubs(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
-        where = f", line {line}" if line else ""
+        where = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
         return [
             f"exercises.py{where}: it does not compile ({getattr(error, 'msg', error)}). Mend it and save the file."
         ]
-    gaps = []
-    for name, problem in FUNCTIONS.items():
-        if name not in functions:
-            gaps.append(f"exercises.py: there is no function {name} (problem {problem}). Restore it.")
-        elif functions[name]:
-            gaps.append(f"exercises.py: {name} (problem {problem}) is not written yet.")
-    return gaps
+    missing = {name: problem for name, problem in FUNCTIONS.items() if functions.get(name, True)}
+    return [
+        f"exercises.py: {name} (problem {problem}) is not written yet."
+        if name in functions
+        else f"exercises.py: there is no function {name} (problem {problem}). Restore it."
+        for name, problem in missing.items()
+    ]
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
@@ -196,8 +187,7 @@ def _add_results(hand_in: HandIn, settings: Settings, solved: bool) -> dict[str,
             "results.json: nothing has been trained. Run notebook 03, or `python -m helpers assignment`."
         )
         return None
-    content = _read(hand_in, path, "results.json", "Run notebook 03 again.")
-    if content is None:
+    if _read(hand_in, path, "results.json", "Run notebook 03 again.") is None:
         return None
     try:
         results = load_results(path)
@@ -206,21 +196,24 @@ def _add_results(hand_in: HandIn, settings: Settings, solved: bool) -> dict[str,
         return None
     gaps = find_result_gaps(results, settings)
     hand_in.gaps += gaps
-    if not gaps and solved:
-        hand_in.gaps += _find_code_changes(results)
+    if not gaps and solved and results.get("provenance", {}).get("code") != fingerprint_code(EXERCISES):
+        hand_in.gaps.append(
+            "results.json: it was made with other functions than those in the present exercises.py. Run the search of"
+            " notebook 03 again, or take your changes back."
+        )
     return None if gaps else results
 
 
 def find_result_gaps(results: dict[str, Any], settings: Settings) -> list[str]:
-    """Name the policies whose grid is not complete or which have not been tested."""
+    """Name the policies whose grid is not complete or whose best run has not been tested; a run may be pruned."""
     gaps = []
     for policy in ("full", "bitfit"):
         try:
-            measured = results["policies"].get(policy, {"cells": []})
-            epochs = {(cell["learning_rate"], cell["batch_size"]): len(cell["epochs"]) for cell in measured["cells"]}
-            complete = epochs == dict.fromkeys(settings.cells, settings.epochs)
-            complete = complete and 0 <= measured["test"]["accuracy"] <= 1 and measured["best"]["batch_size"]
-        except (KeyError, TypeError, AttributeError):
+            runs = select_runs(results, policy=policy, seed=settings.seed)
+            best = choose_best(runs)
+            complete = {(run["learning_rate"], run["batch_size"]) for run in runs} >= set(settings.cells)
+            complete = complete and best["epochs"] == settings.epochs and 0 <= best["test"]["accuracy"] <= 1
+        except (KeyError, TypeError, AttributeError, IndexError):
             complete = False
         if not complete:
             gaps.append(
@@ -228,21 +221,6 @@ def find_result_gaps(results: dict[str, Any], settings: Settings) -> list[str]:
                 " Run the search of notebook 03 to its end."
             )
     return gaps
-
-
-def _find_code_changes(results: dict[str, Any]) -> list[str]:
-    try:
-        from helpers import exercises  # noqa: F401
-
-        made_by = fingerprint_code(*list_recipe(EXERCISES))
-    except Exception as error:  # It is the student's file: whatever it raises is theirs to mend.
-        return [f"exercises.py: it cannot be imported ({type(error).__name__}: {error}). Mend it and save the file."]
-    if results.get("provenance", {}).get("code") == made_by:
-        return []
-    return [
-        "results.json: it was made with another exercises.py than the present one. Move the folder build/quick aside"
-        " (or that of your profile) and run the search of notebook 03 again, or take your changes back."
-    ]
 
 
 def _read(hand_in: HandIn, path: Path, name: str, what_to_do: str) -> bytes | None:
@@ -254,11 +232,3 @@ def _read(hand_in: HandIn, path: Path, name: str, what_to_do: str) -> bytes | No
     except OSError as error:
         hand_in.gaps.append(f"{name}: it cannot be read ({error.strerror}). {what_to_do}")
     return None
-
-
-def _saved_copies(hand_in: HandIn, names: Sequence[str] = NOTEBOOKS) -> tempfile.TemporaryDirectory:
-    """The zip's notebooks in a folder without any others, such as copies that Jupyter made."""
-    folder = tempfile.TemporaryDirectory(prefix="hand-in-")
-    for name in names:
-        (Path(folder.name) / name).write_bytes(hand_in.files[f"notebooks/{name}"])
-    return folder

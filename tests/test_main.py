@@ -24,7 +24,7 @@ def test_help_imports_no_torch():
         (["sweep", "--profile", "fast"], ["fast", "quick", "full"]),
         (["sweep", "--policy", "bitfti"], ["bitfti", "bitfit+head"]),
         (["sweep", "--precision", "fp8"], ["fp8", "bf16"]),
-        (["sweep", "--storage", "oracle://somewhere/db"], ["driver", "psycopg"]),
+        (["lab", "head", "--scheduler", "nonsense://x"], ["nonsense://x", "dask scheduler"]),
         (["sweep", "--data", "/no/such/folder"], ["/no/such/folder"]),
         (["cell", "--model", "./no-model"], ["no-model"]),
         (["answers", "--results", "no-results.json"], ["no-results.json"]),

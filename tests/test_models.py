@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    BertTokenizerFast,
     DistilBertConfig,
     GPT2Config,
 )
@@ -27,8 +27,8 @@ from helpers.models import (
     load_classifier,
     load_tokenizer,
 )
-from helpers.settings import REVISIONS, CourseError, load_settings
-from helpers.training import cell_trainer
+from helpers.settings import REVISIONS, CourseError, Run, Settings, load_settings
+from helpers.training import build_trainer
 
 BERT_TINY, IMDB = "prajjwal1/bert-tiny", "stanfordnlp/imdb"
 
@@ -79,9 +79,9 @@ def test_an_unknown_policy_is_named_with_the_choices(bert_tiny: Path) -> None:
 def test_training_changes_what_the_policy_names_and_not_a_bit_more(
     small_bert: Path, tmp_path: Path, policy: str
 ) -> None:
-    settings = replace(load_settings("quick", model=str(small_bert)), epochs=2, build=tmp_path)
-    rows = tokenised(small_bert)
-    trainer = cell_trainer(settings, {"train": rows, "validation": rows}, policy, 1e-3, 4)
+    settings = Settings(model=str(small_bert), build=tmp_path)
+    rows, run = tokenised(small_bert), Run(policy, 1e-3, batch_size=4, epochs=2)
+    trainer = build_trainer(settings, run, {"train": rows, "validation": rows}, str(small_bert))
     before = {}
     make = trainer.model_init
 
@@ -158,17 +158,94 @@ def test_the_tokenizer_of_a_vocabulary_alone(bert_tiny: Path) -> None:
     assert_tokenizer(load_tokenizer(str(bert_tiny)))
 
 
-def test_a_fingerprint_knows_weights_and_vocabulary(small_bert: Path, tmp_path: Path) -> None:
-    same, other = save_bert(tmp_path / "same", **SMALL), save_bert(tmp_path / "other", **SMALL)
-    assert fingerprint_model(str(same)) == fingerprint_model(str(small_bert))
-    with (other / "vocab.txt").open("a") as vocabulary:
-        vocabulary.write("[more]\n")
-    half = save_bert(tmp_path / "half", torch.float16, **SMALL)
-    assert len({fingerprint_model(str(folder)) for folder in (same, other, half)}) == 3
+def test_the_committed_results_name_the_offline_checkpoint() -> None:
+    assert fingerprint_model(load_settings().model) == "001b2a1ef606ccd8"
+
+
+def split_weights(folder: Path) -> None:
+    """The same model as transformers saves a large one: an index, and its weights in shards."""
+    model = BertModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="500KB")
+    assert (folder / "model.safetensors.index.json").exists()
+
+
+def save_tokenizer(folder: Path, **options: bool) -> None:
+    """What transformers 5 saves: tokenizer.json and tokenizer_config.json, no vocab.txt."""
+    tokenizer = BertTokenizerFast.from_pretrained(folder, **options)
+    (folder / "vocab.txt").unlink()
+    tokenizer.save_pretrained(folder)
+    assert not (folder / "vocab.txt").exists()
+
+
+def change_a_shard(folder: Path) -> None:
+    (shard, *_) = sorted(folder.glob("model-*.safetensors"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (None, lambda folder: save_bert(folder, torch.float16, **SMALL)),
+        (None, lambda folder: (folder / "vocab.txt").write_text("[PAD]\n")),
+        (None, lambda folder: (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')),
+        (None, lambda folder: (folder / "added_tokens.json").write_text('{"[NEW]": 5}')),
+        (None, lambda folder: (folder / "special_tokens_map.json").write_text('{"sep_token": "[PAD]"}')),
+        (save_tokenizer, lambda folder: (folder / "tokenizer.json").write_text("{}")),
+        (split_weights, change_a_shard),
+        (split_weights, lambda folder: (folder / "model.safetensors.index.json").write_text("{}")),
+    ],
+)
+def test_every_file_that_decides_a_model_is_in_its_fingerprint(tmp_path: Path, first, then) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    if first:
+        first(folder)
+    before = fingerprint_model(str(folder))
+    assert fingerprint_model(str(folder)) == before
+    (folder / "README.md").write_text("What it is.")
+    (folder / "._model.safetensors").write_text("macOS")
+    assert fingerprint_model(str(folder)) == before
+    then(folder)
+    assert fingerprint_model(str(folder)) != before
+
+
+def test_weights_in_shards_are_the_same_model(small_bert: Path, tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    split_weights(folder)
+    assert_same_encoder(load_classifier(str(folder)), BertModel.from_pretrained(small_bert).state_dict())
+
+
+def test_the_tokenizer_that_transformers_5_saves(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    save_tokenizer(folder)
+    assert_tokenizer(load_tokenizer(str(folder)))
+
+
+def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    tokenizer, model = BertTokenizerFast.from_pretrained(folder), BertModel.from_pretrained(folder)
+    tokenizer.add_tokens(["[NEW]"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CourseError, match=r"'\[new\]'.*resize_token_embeddings"):
+        load_classifier(str(folder))
+    with pytest.raises(CourseError, match="resize_token_embeddings"):
+        load_tokenizer(str(folder))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
 
 
 def break_file(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
+
+
+def configured(**changes: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
 
 
 def cut(folder: Path) -> None:
@@ -200,7 +277,19 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "configuration cut short": (break_file("config.json", b'{"hidden_size": 1'), "config.json"),
     "configuration is a list": (break_file("config.json", b"[1, 2]"), "Could not load the model"),
     "configuration of words": (break_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
-    "other size": (lambda folder: BertConfig(**SMALL | {"hidden_size": 8}).save_pretrained(folder), "Could not load"),
+    "configuration of null": (break_file("config.json", b"null"), "config.json is no JSON object"),
+    "other size": (configured(hidden_size=8), r"has the shape \(16,\), but by its config.json \(8,\)"),
+    "other vocabulary": (configured(vocab_size=40000), r"word_embeddings.weight has the shape \(30522, 16\)"),
+    "small vocabulary": (configured(vocab_size=20000), "30521.*embedding 20000 rows"),
+    "few positions": (configured(max_position_embeddings=128), "reads 128 tokens .max_position_embeddings"),
+    "several labels": (configured(problem_type="multi_label_classification"), "problem_type.*take that line out"),
+    "no labels": (configured(problem_type="regression"), "problem_type.*take that line out"),
+    "heads": (configured(num_attention_heads=3), "hidden size .16. is not a multiple"),
+    "more layers": (configured(num_hidden_layers=3), "no weights for 16 tensors"),
+    "fewer layers": (configured(num_hidden_layers=1), "no layer by its config.json"),
+    "decoder": (configured(is_decoder=True), "decoder"),
+    "activation": (configured(hidden_act="sine"), "sine"),
+    "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (cut, "Could not load the model"),
     "weights of text": (break_file("model.safetensors", b"version https://git-lfs"), "Could not load the model"),
@@ -208,7 +297,7 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle of text": (with_pickle(b"version https://git-lfs"), "Could not load the model"),
     "empty pickle": (with_pickle(b""), "Could not load the model"),
     "other names": (rename_encoder, "no weights for 39 tensors"),
-    "three labels": (with_three_labels, "Could not load the model"),
+    "three labels": (with_three_labels, "classifier has 3 labels"),
 }
 
 
@@ -222,7 +311,7 @@ def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
     assert "my-model" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]"])
+@pytest.mark.parametrize("content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]", b"\xef\xbb\xbf[PAD]\n[UNK]\n"])
 def test_a_wrong_vocabulary_is_named(tmp_path: Path, content: bytes | None) -> None:
     folder = save_bert(tmp_path, **SMALL)
     if content is None:

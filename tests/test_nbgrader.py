@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from helpers.answers import PROMPT
-from helpers.instructor.release import build_release
+from instructor.release import build_release
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: it needs Python 3.11 and IPython 8")
 
@@ -128,7 +128,7 @@ def graded(course):
         if cell.id == "check-2a":
             cell.source = "print('Problem 2a: correct.')"
     nbformat.write(notebook, path)
-    (students["ben"] / "helpers" / "checks.py").write_text("problem_2b = problem_2c = print\n")
+    (students["ben"] / "helpers" / "checks" / "__init__.py").write_text("problem_2b = problem_2c = print\n")
     run_nbgrader(course, "autograde", "bitfit")
     return course
 

@@ -11,6 +11,9 @@ import pytest
 from nbconvert import HTMLExporter
 
 from helpers.answers import TITLES
+from helpers.recipe import FUNCTIONS
+from helpers.report import format_rate
+from helpers.results import best_run, load_results
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -77,9 +80,17 @@ def test_bootstrap_installs_nothing_where_the_course_is_installed(tmp_path):
 
 
 def test_bootstrap_names_the_missing_command_outside_colab(tmp_path):
-    done = run_bootstrap(tmp_path, "-S")  # without the installed packages
+    done = run_bootstrap(tmp_path, "-I", "-S")  # without the installed packages
     assert done.stderr.endswith(f"run: {sys.executable} -m pip install -e ..\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_prose_are_not_too_long_to_edit(notebook):
+    prose = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    long = [
+        line for line in prose if len(line) > 120 and not line.startswith("|") and not re.search(r"\]\(|\\\\|\$", line)
+    ]
+    assert not long
 
 
 def test_code_cells_are_short_and_without_magics(notebook):
@@ -109,20 +120,60 @@ def test_the_problems_and_their_points_are_all_there():
     assert headings == POINTS and sum(headings.values()) == 100
 
 
-def test_every_code_problem_ends_in_its_check():
-    sources = "\n".join(
-        cell.source for path in NOTEBOOKS for cell in code_cells(nbformat.read(path, as_version=4))
-    ).splitlines()
-    for problem in ("1d", "2a", "2b", "2c"):
-        assert len([line for line in sources if line.startswith(f"checks.problem_{problem}(")]) == 1
-    assert any("submit(" in line for line in sources)
+def read_cells(*numbers):
+    paths = [path for path in NOTEBOOKS if not numbers or path.name[:2] in numbers]
+    return [cell for path in paths for cell in nbformat.read(path, as_version=4).cells]
 
 
-def test_every_written_problem_has_an_answer_cell():
-    found = [
-        tags
-        for path in NOTEBOOKS
-        for cell in nbformat.read(path, as_version=4).cells
-        if "answer" in (tags := cell.metadata.get("tags", []))
-    ]
-    assert all(any(f"problem-{problem}" in tags for tags in found) for problem in TITLES)
+def test_a_check_is_the_first_cell_that_runs_a_students_function():
+    # So a mistake is met as the check's sentence, and not as a traceback of the cell that only shows something.
+    sources = [cell.source for cell in read_cells() if cell.cell_type == "code"]
+    for problem, functions in FUNCTIONS.items():
+        (check,) = [source for source in sources if source.startswith(f"checks.problem_{problem}(")]
+        assert "importlib.reload(exercises)" in check
+        for function in functions:
+            assert function in check
+            assert next(source for source in sources if re.search(rf"\b{function}\b", source)) == check
+
+
+def test_nothing_before_the_hand_in_gives_a_solution_away():
+    cells = [cell for cell in read_cells("01", "02", "03", "04") if "answer" not in cell.metadata.get("tags", [])]
+    text = "\n".join(cell.source for cell in cells)
+    for given_away in (".map(", "apply_policy", "GridSampler", "NopPruner", "maximize", 'eval_strategy="epoch"'):
+        assert given_away not in text
+    assert "submit(" in text
+
+
+def test_every_written_problem_has_an_answer_cell_within_its_own_limits():
+    found = {}
+    limits = None
+    for cell in read_cells("01", "02", "03", "04"):
+        asked = re.findall(r"\b(\d+)\s+to\s+(\d+)\s+words", cell.source) if cell.cell_type == "markdown" else []
+        limits = [int(number) for number in asked[-1]] if asked else limits
+        if "answer" in cell.metadata.get("tags", []):
+            (problem,) = (tag for tag in cell.metadata["tags"] if tag.startswith("problem-"))
+            words = len(re.sub(r"\]\([^)]*\)", "]", cell.source).split())
+            assert problem not in found and limits[0] <= words <= limits[1], f"{problem}: {words} words, {limits}"
+            found[problem] = limits
+    assert set(found) == {f"problem-{problem}" for problem in TITLES}
+
+
+def test_the_discussion_at_full_size_stands_after_the_lab():
+    (lab,) = (path for path in NOTEBOOKS if path.name.startswith("05"))
+    cells = nbformat.read(lab, as_version=4).cells
+    written = [place for place, cell in enumerate(cells) if "answer" in cell.metadata.get("tags", [])]
+    assert [cells[place].metadata["tags"][1] for place in written] == ["problem-3a", "problem-3b"]
+    last = max(place for place, cell in enumerate(cells) if "load_measured" in cell.source)
+    assert last < written[0]
+    # They are worth no points: a grader sees the answers of notebooks 03 and 04.
+    assert not any("nbgrader" in cells[place].metadata for place in written)
+
+
+def test_the_lab_quotes_the_figures_of_the_full_size_search():
+    results = load_results(ROOT / "results" / "imdb.json")
+    text = "\n".join(cell.source for cell in read_cells("05"))
+    for name, policy in (("Without BitFit", "full"), ("With BitFit", "bitfit")):
+        best = best_run(results, policy)
+        cell = f"{format_rate(best['learning_rate'])}, batch size {best['batch_size']}"
+        figures = f"{best['validation_accuracy']:.4f} | {best['test']['accuracy']:.4f}"
+        assert f"| {name} | {cell} | {figures} |" in text

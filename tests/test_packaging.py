@@ -28,10 +28,11 @@ CONDA_NAMES = {
 }
 TARGETS = {
     "assignment": "-m helpers assignment",
-    "test": "--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks",
+    "test": "-m pytest --nbval notebooks",
+    "lint": "-m ruff check",
     "notebooks": "nbconvert --to notebook --execute --inplace",
     "answers": "-m helpers answers",
-    "matrix": "scripts/matrix.py",
+    "matrix": "-m nox",
     "browser": "tests/test_browser.py",
     "clean": "rm -rf build",
     "help": "awk",
@@ -85,7 +86,7 @@ def test_environment_has_the_ranges_of_pyproject(project):
     assert len(found) == len(lines)
     assert found.pop("pip") == ""
     assert Requirement(f"python{found.pop('python')}").specifier.contains("3.11")
-    wanted = declared(project, "lab", "postgres", "test", "nbgrader")
+    wanted = declared(project, "lab", "cluster", "test", "nbgrader")
     assert {name: Requirement(f"x{spec}").specifier for name, spec in found.items()} == {
         CONDA_NAMES.get(name, name): requirement.specifier for name, requirement in wanted.items()
     }
@@ -100,15 +101,16 @@ def imported_packages(folder: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add(node.module.partition(".")[0])
     beside = {path.stem for path in folder.glob("*.py")} if folder.name != "helpers" else set()
-    return names - beside - {"helpers"} - set(sys.stdlib_module_names)
+    return names - beside - {"helpers", "instructor"} - set(sys.stdlib_module_names)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not know the imports of every distribution")
 @pytest.mark.parametrize(
     ("folder", "extras", "allowed"),
     [
-        ("helpers", [], set()),
-        ("tests", ["test"], {"tomli"}),
+        ("helpers", ["cluster"], set()),
+        ("instructor", ["test"], set()),
+        ("tests", ["test", "cluster"], {"tomli"}),
         ("scripts", ["test", "pretrain"], set()),
         ("benchmarks", [], {"test_colab"}),
     ],
@@ -210,9 +212,10 @@ def test_the_search_for_hosts_and_paths_finds_them(text, caught):
     assert bool(forbidden_in(text)) is caught
 
 
-def run_make(*arguments: str) -> subprocess.CompletedProcess:
+def run_make(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(["make", "-C", str(ROOT), *arguments], capture_output=True, text=True, env=environment)
+    command = ["make", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | variables)
 
 
 @needs_make
@@ -230,15 +233,18 @@ def test_make_alone_lists_the_targets():
         assert f"make {target}" in listed
 
 
-def write_fake_python(path: Path, version_check: int, venv_check: int) -> Path:
-    """Write a stand-in for python3 whose virtual environment has a pip that always fails."""
+def write_fake_python(path: Path, version_check: int = 0, venv_check: int = 0, pip: str = "exit 1") -> Path:
+    """Write a stand-in for python3 with a pip of which `pip install` does what is said here."""
     path.write_text(
         f"""#!/bin/sh
 case "$*" in
   *version_info*) exit {version_check} ;;
   *ensurepip*) exit {venv_check} ;;
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  *) echo "no network" >&2; exit 1 ;;
+  "-m pip --version") exit 0 ;;
+  "-m pip config get global.find-links") echo a-folder-of-wheels ;;
+  "-m pip install"*) echo "pip $*, user $PIP_USER" >> "$LOG"; {pip} ;;
+  *) exit 1 ;;
 esac
 """
     )
@@ -246,39 +252,85 @@ esac
     return path
 
 
+def write_fake_uv(folder: Path, code: int) -> Path:
+    folder.mkdir()
+    (folder / "uv").write_text(f'#!/bin/sh\necho "uv $*, links $UV_FIND_LINKS" >> "$LOG"; exit {code}\n')
+    (folder / "uv").chmod(0o755)
+    return folder
+
+
 @needs_make
 @pytest.mark.parametrize(
-    ("version_check", "venv_check", "message"),
-    [(1, 0, "Python 3.10 or newer is needed"), (0, 1, "install python3-venv"), (0, 0, "no network")],
+    ("fails", "message"),
+    [
+        ({"version_check": 1}, "Python 3.10 or newer is needed"),
+        ({"venv_check": 1}, "install python3-venv"),
+        ({"pip": "echo no network >&2; exit 1"}, "no network"),
+    ],
 )
-def test_a_set_up_that_fails_says_why_and_leaves_no_stamp(tmp_path, version_check, venv_check, message):
-    python = write_fake_python(tmp_path / "python", version_check, venv_check)
+def test_a_set_up_that_fails_says_why_and_leaves_no_stamp(tmp_path, fails, message):
+    python = write_fake_python(tmp_path / "python", **fails)
+    path = f"{write_fake_uv(tmp_path / 'bin', 1)}{os.pathsep}{os.environ['PATH']}"
     venv = tmp_path / "venv"
     venv.mkdir()
     (venv / ".installed-base").write_text("another folder\n")
     (venv / ".installed-test").touch()
-    done = run_make("answers", f"PYTHON={python}", f"VENV={venv}")
+    done = run_make("answers", f"PYTHON={python}", f"VENV={venv}", PATH=path, LOG=str(tmp_path / "log"))
     assert done.returncode != 0
     assert message in done.stderr
     assert not list(venv.glob(".installed-*"))
 
 
 @needs_make
+@pytest.mark.parametrize("code", [0, 1])
+def test_uv_installs_and_where_it_fails_pip_does(tmp_path, code):
+    """uv is told where pip would look, and pip that this is no place for PIP_USER."""
+    python = write_fake_python(tmp_path / "python", pip="exit 0")
+    path = f"{write_fake_uv(tmp_path / 'bin', code)}{os.pathsep}{os.environ['PATH']}"
+    variables = {"PATH": path, "LOG": str(tmp_path / "log"), "PIP_USER": "1", "PIP_FIND_LINKS": "", "UV_FIND_LINKS": ""}
+    venv = tmp_path / "venv"
+    done = run_make(f"{venv}/.installed-base", f"PYTHON={python}", f"VENV={venv}", **variables)
+    assert done.returncode == 0, done.stderr
+    uv, *pip = (tmp_path / "log").read_text().splitlines()
+    assert uv.endswith("-c constraints.txt -e ., links a-folder-of-wheels")
+    assert len(pip) == code and all(line.endswith("-c constraints.txt -e ., user 0") for line in pip)
+    assert (venv / ".installed-base").read_text() == f"{ROOT}\n"
+    assert len(done.stdout.splitlines()) <= 4, done.stdout
+
+
+@needs_make
 def test_a_finished_set_up_is_not_done_again_until_the_folder_moves(tmp_path):
     stamp = tmp_path / ".installed-base"
     stamp.write_text(f"{ROOT}\n")
-    assert "pip install" not in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
+    assert "constraints.txt" not in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
     stamp.write_text("another folder\n")
-    assert "pip install" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
+    assert "constraints.txt" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
 
 
 def test_workflow_has_read_rights_only_and_runs_make_test():
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
-    (job,) = workflow["jobs"].values()
-    assert "permissions" not in job and job["timeout-minutes"] == 30
-    assert {"run": "make test"} in job["steps"]
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    assert {"run": "make test"} in workflow["jobs"]["test"]["steps"]
+    assert workflow["jobs"]["quick"]["strategy"]["matrix"]["os"] == ["windows-latest", "macos-latest"]
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job and job["timeout-minutes"] == 30
+        assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+        words = " ".join(step.get("run", "") for step in job["steps"]).split()
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+
+
+def test_matplotlib_says_nothing_where_the_home_folder_cannot_be_written():
+    kept = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
+    code = "import helpers, matplotlib.pyplot as plt; plt.plot([1, 2]); plt.savefig(__import__('io').BytesIO())"
+    done = subprocess.run([sys.executable, "-c", code], env=kept | {"HOME": os.devnull}, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "latin-1", "ascii"])
+def test_a_sign_that_the_terminal_cannot_show_ends_nothing(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-m", "helpers", "doctor"], cwd=ROOT, env=environment, capture_output=True)
+    assert done.stdout and not done.stderr, done.stderr
 
 
 def sanitize(text: str) -> str:

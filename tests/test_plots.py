@@ -1,10 +1,11 @@
-"""Figures from made-up results: nothing cut off, the source named, messages that follow from the figures."""
+"""Figures, tables and sentences from the committed results: nothing cut off, the source named, messages that follow."""
 
 import copy
-import random
 import subprocess
 import sys
+from pathlib import Path
 
+import ipywidgets
 import matplotlib
 import pandas as pd
 import pytest
@@ -13,85 +14,48 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
-from helpers import plots  # noqa: E402
-from helpers.results import published  # noqa: E402
+from helpers import lab_plots, plots, report  # noqa: E402
+from helpers.progress import interact  # noqa: E402
+from helpers.results import load_results, published, select_runs  # noqa: E402
 from helpers.settings import CourseError, Settings  # noqa: E402
 
-TRAINED = {"full": 4386178, "bitfit": 3074, "bitfit+head": 3330, "head": 258}
-PARTS = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
-BIASES = [
-    "bert.embeddings.LayerNorm.bias",
-    *(
-        f"bert.encoder.layer.{layer}.{place}.bias"
-        for layer in (0, 1)
-        for place in (
-            *(f"attention.{part}" for part in PARTS),
-            "intermediate.dense",
-            "output.dense",
-            "output.LayerNorm",
-        )
-    ),
-    "bert.pooler.dense.bias",
-]
+RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = {
     "grid": plots.plot_grid,
     "learning curves": plots.plot_learning_curves,
+    "cell": lambda results: plots.plot_cell(results, results["runs"][0]["policy"], 1e-4, 64),
     "accuracy": lambda results: plots.plot_accuracy_against_parameters(results, published()),
     "biases": plots.plot_bias_movement,
 }
+LAB = {
+    "head": lab_plots.plot_variants,
+    "steps": lab_plots.plot_variants,
+    "pretraining": lab_plots.plot_variants,
+    "biases": lab_plots.plot_variants,
+    "rate": lambda results: lab_plots.plot_curve(results, "learning_rate"),
+    "encoder": lambda results: lab_plots.plot_curve(results, "learning_rate"),
+    "data": lambda results: lab_plots.plot_curve(results, "reviews"),
+    "cost": lab_plots.plot_costs,
+}
 
 
-def make_up_results(policies=("full", "bitfit")) -> dict:
-    """Synthetic results of the right shape; no figure in them was measured."""
-    draw, settings = random.Random(0), Settings()
-    made = {}
-    for place, policy in enumerate(policies):
-        cells = []
-        for rate, size in settings.cells:
-            last = 0.88 - 0.1 * place - 0.02 * settings.learning_rates.index(rate) + draw.uniform(-0.01, 0.01)
-            epochs = [
-                {"epoch": epoch, "loss": 0.5, "validation_accuracy": last - 0.03 * (4 - epoch), "seconds": 1.0}
-                for epoch in range(1, 5)
-            ]
-            cells.append(
-                {
-                    "learning_rate": rate,
-                    "batch_size": size,
-                    "epochs": epochs,
-                    "validation_accuracy": last,
-                    "seconds": 4.0,
-                }
-            )
-        best = max(cells, key=lambda cell: cell["validation_accuracy"])
-        made[policy] = {
-            "trainable_parameters": TRAINED[policy],
-            "cells": cells,
-            "best": {name: best[name] for name in ("learning_rate", "batch_size", "validation_accuracy")},
-            "test": {
-                "accuracy": 0.87 - 0.1 * place,
-                "n": 1000,
-                "mistakes": [],
-                "bias_movement": {name: draw.uniform(0, 0.01) for name in BIASES},
-            },
-        }
-    provenance = {
-        "profile": "quick",
-        "model": {"name": "offline checkpoint", "fingerprint": "0" * 16},
-        "data": {"name": "offline reviews", "fingerprint": "0" * 16, "train": 2000, "validation": 500, "test": 1000},
-        "recipe": settings.recipe(),
-    }
-    return {"schema": 1, "provenance": provenance, "policies": made}
+def load(name: str) -> dict:
+    return load_results(RESULTS / f"{name}.json")
+
+
+def keep(results: dict, condition) -> dict:
+    return results | {"runs": [run for run in results["runs"] if condition(run)]}
+
+
+@pytest.fixture
+def quick() -> dict:
+    return load("quick")
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
-
-
-def visible_texts(figure) -> list[Text]:
-    figure.draw_without_rendering()
-    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
 
 
 def assert_nothing_cut_off(figure) -> None:
@@ -106,71 +70,148 @@ def assert_nothing_cut_off(figure) -> None:
 
 
 def all_text(figure) -> str:
-    return " ".join(text.get_text() for text in visible_texts(figure)).replace("\n", " ")
+    figure.draw_without_rendering()
+    texts = [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+    return " ".join(texts).replace("\n", " ").replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(
-    "policies", [("full", "bitfit"), ("full", "bitfit", "bitfit+head", "head"), ("head",)], ids=len
+    "policies", [("full", "bitfit"), ("bitfit", "full", "head", "bitfit+head"), ("bitfit",)], ids=len
 )
 @pytest.mark.parametrize("name", FIGURES)
-def test_figure_is_whole_and_names_its_source(name, policies):
-    figure = FIGURES[name](make_up_results(policies))
+def test_a_sweeps_figure_is_whole_and_names_its_source(name, policies, quick):
+    runs = {policy: select_runs(quick, policy=policy if policy == "full" else "bitfit") for policy in policies}
+    figure = FIGURES[name](quick | {"runs": [run | {"policy": policy} for policy in runs for run in runs[policy]]})
     assert_nothing_cut_off(figure)
     text = all_text(figure)
-    for part in (
-        "Profile quick, a stand-in",
-        "model offline checkpoint",
-        "data offline reviews",
-        "2,000 training reviews",
-    ):
+    for part in ("Profile quick", "offline checkpoint (stands in for bert-tiny)", "(stands in for IMDb)", "seed 3463"):
         assert part in text
 
 
-def test_full_profile_is_not_called_a_stand_in():
-    results = make_up_results()
-    results["provenance"]["profile"] = "full"
-    assert "stand-in" not in all_text(plots.plot_grid(results))
-
-
-def test_grid_shows_every_value_and_outlines_the_chosen_cell():
-    results = make_up_results()
-    figure = plots.plot_grid(results)
+@pytest.mark.parametrize("name", LAB)
+def test_a_labs_figure_is_whole_and_shows_every_seed(name):
+    results = load(f"lab_{name}")
+    figure = LAB[name](results)
+    assert_nothing_cut_off(figure)
     text = all_text(figure)
-    for policy, axis in zip(results["policies"].values(), figure.axes, strict=False):
-        assert all(f"{cell['validation_accuracy']:.3f}" in text for cell in policy["cells"])
-        settings, best = Settings(), policy["best"]
-        centres = {(patch.get_x() + 0.46, patch.get_y() + 0.43) for patch in axis.patches}
-        column, row = (
-            settings.batch_sizes.index(best["batch_size"]),
-            settings.learning_rates.index(best["learning_rate"]),
+    assert "Profile full" in text and "data imdb" in text and "stands in for IMDb" not in text
+    if name != "cost":
+        assert f"{len({run['seed'] for run in results['runs']})} seeds" in text
+        lines = [line for axis in figure.axes for line in axis.lines]
+        shown = {float(value) for line in lines for value in [*line.get_xdata(), *line.get_ydata()]}
+        assert {run["validation_accuracy"] for run in results["runs"]} <= shown
+
+
+def test_the_grid_shows_every_value_where_it_stopped_and_the_chosen_cell():
+    results = load("imdb")
+    figure = plots.plot_grid(results)
+    axes = dict(zip(("full", "bitfit"), figure.axes, strict=False))
+    shown = [text.get_text() for axis in axes.values() for text in axis.texts]
+    for run in results["runs"]:
+        stopped = f"\nepoch {len(run['history'])}" if len(run["history"]) < 4 else ""
+        assert f"{run['validation_accuracy']:.3f}{stopped}" in shown
+    for policy, place in (("full", (0, 1)), ("bitfit", (0, 0))):  # 1e-4 and 3e-4, batch 8
+        assert all(
+            (patch.get_x() + 0.46, patch.get_y() + 0.43) == pytest.approx(place) for patch in axes[policy].patches
         )
-        assert all(centre == pytest.approx((column, row)) for centre in centres)
-    scales = {axis.images[0].get_clim() for axis in figure.axes[:2]}
-    assert len(scales) == 1, "the policies have different colour scales"
+    assert len({axis.images[0].get_clim() for axis in axes.values()}) == 1, "the policies have different colour scales"
 
 
-def test_titles_follow_from_the_figures():
-    results = make_up_results()
-    assert "ahead of BitFit in 20 of 20 cells" in all_text(plots.plot_grid(results))
-    assert "10.0 points lower" in all_text(plots.plot_accuracy_against_parameters(results))
-    turned = copy.deepcopy(results)
-    turned["policies"]["bitfit"]["test"]["accuracy"] = 0.88
+def test_a_missing_cell_stays_empty(quick):
+    figure = plots.plot_grid(keep(quick, lambda run: run["policy"] == "full" or run["batch_size"] != 16))
+    assert len(figure.axes[1].texts) == 16 and "in 16 of 16 cells" in all_text(figure)
+    with pytest.raises(CourseError, match="no run of head"):
+        plots.plot_cell(quick, "head", 3e-4, 8)
+
+
+def test_titles_follow_from_the_figures(quick):
+    assert "ahead of BitFit in 20 of 20 cells" in all_text(plots.plot_grid(quick))
+    assert "22.8 points lower" in all_text(plots.plot_accuracy_against_parameters(quick))
+    turned = copy.deepcopy(quick)
+    next(run for run in turned["runs"] if run["policy"] == "bitfit" and "test" in run)["test"]["accuracy"] = 0.89
     assert "1.0 points higher" in all_text(plots.plot_accuracy_against_parameters(turned))
 
 
-def test_published_points_are_marked_as_another_experiment():
-    results = make_up_results()
-    alone, beside = (plots.plot_accuracy_against_parameters(results, known) for known in (None, published()))
+def test_published_points_are_marked_and_do_not_hide_behind_ours(quick):
+    alone, beside = (plots.plot_accuracy_against_parameters(quick, known) for known in (None, published()))
     assert "published" not in all_text(alone)
     assert "bert-tiny on IMDb, not measured here" in all_text(beside)
     assert "published, BitFit: 0.626 (n = 25,000)" in all_text(beside)
+    points = [line for line in beside.axes[0].lines if line.get_marker() == "o"]
+    ours, theirs = (line.get_transform().transform(line.get_xydata())[0] for line in points)
+    assert theirs[0] - ours[0] > 10 * beside.dpi / 72
 
 
-def test_biases_are_named_by_layer_in_the_networks_order():
-    axis = plots.plot_bias_movement(make_up_results()).axes[0]
-    labels = [label.get_text() for label in axis.get_yticklabels()]
+def test_biases_are_named_by_layer_and_the_one_left_out_is_named(quick):
+    figure = plots.plot_bias_movement(quick)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[:3] == ["embeddings · LayerNorm", "layer 1 · attention query", "layer 1 · attention key"]
-    assert labels[-1] == "pooler · dense"
+    assert labels[-1] == "pooler · dense" and len(labels) == 18
+    assert "18 bias tensors: the classifier's is left out" in all_text(figure)
+    lab = lab_plots.plot_movement(keep(load("lab_head"), lambda run: run["policy"] != "full"))
+    assert "Most moved: layer 2 · attention query" in all_text(lab)  # counted as on the axis
+    with pytest.raises(CourseError, match="moved a bias"):
+        lab_plots.plot_movement(keep(load("lab_head"), lambda run: run["policy"] == "head"))
+
+
+def test_variants_have_names_of_their_own():
+    rows = [label.get_text() for label in lab_plots.plot_variants(load("lab_head")).axes[0].get_yticklabels()]
+    assert len(set(rows)) == len(rows) == 6 and "BitFit\nclassifier weight x 50" in rows
+    seeds = load("lab_steps")
+    seeds["runs"] = [run | {"batch_size": 8 * (1 + run["seed"]), "tokens": 64} for run in seeds["runs"]]
+    rows = [label.get_text() for label in lab_plots.plot_variants(seeds).axes[0].get_yticklabels()]
+    assert len(set(rows)) == len(rows) == 16
+    labels = [text.get_text() for text in lab_plots.plot_curve(seeds, "learning_rate").axes[0].get_legend().texts]
+    assert len(set(labels)) == len(labels) == 18 and "BitFit, batch 16, 4 epochs, validation" in labels
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("head", "changes BitFit by +16.3 points; the classifier alone reaches 0.769"),
+        ("rate", "BitFit is best at 1e-2 and BitFit + classifier is best at 3e-3; the grid ends at 3e-4"),
+        ("steps", "16 epochs instead of 4 change BitFit by +7.4 points and BitFit + classifier by +2.2 points"),
+        ("data", "+0.4 points with 250 reviews, +8.2 points with 20,000 reviews"),
+        ("pretraining", "+37.3 points with the random encoder, +6.0 points with the pre-trained tiny encoder"),
+        ("encoder", "each at its best rate: +2.9 points with the pre-trained tiny encoder, +7.4"),
+        ("biases", "BitFit + classifier 0.798, BitFit (query and MLP) + classifier 0.789, classifier only 0.769"),
+    ],
+)
+def test_findings_follow_from_the_figures(name, sentence):
+    assert sentence in lab_plots.describe_finding(load(f"lab_{name}"))
+
+
+@pytest.mark.parametrize("name", [name for name in LAB if name != "cost"])
+@pytest.mark.parametrize("policy", ["bitfit", "bitfit+head"])
+def test_a_list_that_a_student_shortened_is_drawn_too(name, policy):
+    results = keep(load(f"lab_{name}"), lambda run: run["policy"] == policy and run["seed"] == 0)
+    if results["runs"]:
+        figure = LAB[name](results)
+        assert_nothing_cut_off(figure)
+        assert "nan" not in all_text(figure)
+
+
+def test_all_reviews_are_a_number_of_reviews_too():
+    results = load("lab_data")
+    results["runs"] = [
+        run | {"reviews": None if run["reviews"] == 20_000 else run["reviews"]} for run in results["runs"]
+    ]
+    figure = lab_plots.plot_curve(results, "reviews")
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["250", "1,000", "4,000", "20,000"]
+    assert "+8.2 points with 20,000 reviews" in all_text(figure)
+
+
+def test_the_cost_figure_gives_each_policy_its_own_number():
+    costs = load("lab_cost")
+    step = {run["policy"]: run["step_seconds"] for run in costs["runs"]}
+    for policy, name in (("bitfit", "BitFit"), ("bitfit+head", "BitFit + classifier")):
+        kept = keep(costs, lambda run, policy=policy: run["policy"] in ("full", policy, "head"))
+        assert f"a step takes {step[policy] / step['full']:.0%} of the time" in all_text(lab_plots.plot_costs(kept))
+        assert f"{name} stores a task in 1/1," in all_text(lab_plots.plot_costs(kept))
+    elsewhere = costs | {"runs": [run | {"training_memory_gb": None} for run in costs["runs"]]}
+    assert "not measured here" in all_text(lab_plots.plot_costs(elsewhere))
+    with pytest.raises(CourseError, match="policy full"):
+        lab_plots.plot_costs(keep(costs, lambda run: run["policy"] != "full"))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +228,6 @@ def test_words_are_drawn_in_reading_order_and_the_strongest_is_named():
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "dull", "so", "so"]
     assert [bar.get_width() for bar in left.patches] == [0.1, -0.5, 0.2, 0.2]
     assert "“dull”" in figure.get_suptitle() and right.get_title() == "full"
-    plt.close(figure)
 
 
 def test_schedule_ends_at_zero_after_the_last_step():
@@ -197,19 +237,64 @@ def test_schedule_ends_at_zero_after_the_last_step():
     assert ends == {steps: 0 for steps in (1000, 500, 252, 128, 64)}
 
 
-def test_plots_are_saved_and_closed(tmp_path):
-    paths = plots.save_plots(make_up_results(), tmp_path / "plots")
+def test_plots_are_saved_and_closed(tmp_path, quick):
+    paths = plots.save_plots(quick, tmp_path / "plots")
     assert {path.name for path in paths} == {path.name for path in (tmp_path / "plots").iterdir()}
     assert len(paths) == 5 and all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert not plt.get_fignums()
 
 
-def test_folder_that_cannot_be_made_is_one_message(tmp_path):
+def test_folder_that_cannot_be_made_is_one_message(tmp_path, quick):
     (tmp_path / "plots").write_text("a file in the way")
     with pytest.raises(CourseError, match="Could not write the figure"):
-        plots.save_plots(make_up_results(), tmp_path / "plots")
+        plots.save_plots(quick, tmp_path / "plots")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, monkeypatch):
+    shown = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("COURSE_PROGRESS", "plain" if plain else "")
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append(bundle))
+    assert plots.explore_grid(quick) is None
+    bundle = next(bundle for bundle in shown if isinstance(bundle, dict))
+    assert bundle["text/plain"] == "full fine-tuning, rate 3e-4, batch 8: 0.950"
+    assert bundle["image/png"].startswith("iVBOR")
+    assert ("application/vnd.jupyter.widget-view+json" in bundle) == (not plain)
+
+
+def test_an_explorer_calls_its_function_again_when_a_choice_changes(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
+    calls, size = [], ipywidgets.Dropdown(options=[8, 16])
+    interact(lambda size: calls.append(size), {"text/plain": "made up"}, {"size": size})
+    size.value = 16
+    assert calls[0] == 8 and calls[-1] == 16
+
+
+def test_the_run_is_described_in_full(quick):
+    text, minutes = report.describe_run(quick), f"{quick['provenance']['wall_seconds'] / 60:.1f} minutes"
+    for part in ("profile `quick`", "seed 3463", "precision fp32", "Python 3.11.7", "torch 2.13", minutes):
+        assert part in text
+    assert "--prune" not in text
+    assert "32 of 40 runs, the less promising ones, stopped early (`--prune`: 72 of 160 epochs" in report.describe_run(
+        load("imdb")
+    )
+    assert "seeds 0, 1, 2" in report.describe_run(load("lab_rate")) and "seed" not in report.describe_run(
+        load("lab_cost")
+    )
+
+
+def test_tables_have_our_figures_and_the_published_ones(quick):
+    table = report.validation_table(quick, published())
+    assert table.loc["With BitFit"].tolist() == ["0.6720", "3e-4", "8", "0.6324", "3e-4", "8"]
+    assert report.test_table(quick).loc["Without BitFit"].tolist() == ["4386178", "0.8800"]
+    assert report.to_markdown(report.test_table(quick)).splitlines()[-1] == "| With BitFit | 3074 | 0.6520 |"
+    assert "a difference of 22.8 points (25.9% relative)" in report.describe_gap(quick)
+    with pytest.raises(CourseError, match="no tested run of the policy 'full'"):
+        report.describe_gap(keep(quick, lambda run: run["policy"] == "bitfit"))
 
 
 def test_plots_import_no_torch():
-    code = "import sys, helpers.plots; sys.exit('torch' in sys.modules)"
+    code = "import sys, helpers.plots, helpers.lab_plots; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,95 +1,112 @@
-"""What a running sweep shows."""
+"""What a running training shows, in a log, a terminal and a notebook."""
 
 import io
 import re
+from dataclasses import asdict, replace
 
 import pytest
 
 from helpers import progress
-from helpers.progress import (
-    CellState,
-    NotebookProgress,
-    Progress,
-    Scoreboard,
-    TerminalProgress,
-    choose_progress,
-    describe_time,
-    render_grids,
-)
-from helpers.study import Task
+from helpers.progress import NotebookProgress, Progress, State, TerminalProgress, choose_progress, describe_time, render
+from helpers.settings import Run
+
+FULL, SLOW, BIASES = Run("full"), Run("full", learning_rate=1e-4), Run("bitfit", batch_size=16)
 
 
-class Recorded(Progress):
-    def __init__(self):
-        self.lines, self.shown = [], []
-        super().__init__(self.lines.append)
-
-    def show(self, done, total, status, grids):
-        self.shown.append((done, total, status))
-        self.grids = grids
-
-
-class Queue:
-    """A queue as the scoreboard sees it: what is recorded and what is being trained."""
-
-    def __init__(self):
-        self.records, self.running = {}, {}
-
-    def look(self):
-        return self.records, self.running
-
-    def finish(self, cell, *accuracies):
-        self.running.pop(cell, None)
-        self.records[cell] = {
-            "learning_rate": cell[0],
-            "batch_size": cell[1],
-            "epochs": [{"validation_accuracy": accuracy} for accuracy in accuracies],
-            "validation_accuracy": accuracies[-1],
-            "seconds": 12.0,
-        }
-
-
-FIRST, SECOND = (3e-4, 8), (1e-4, 8)
+def state(run: Run, done: float, accuracy: float | None = None, until: float = 4, running: bool = False) -> State:
+    return State(asdict(run), done, until, accuracy, running)
 
 
 @pytest.fixture
-def board():
-    queue, shown = Queue(), Recorded()
-    tasks = {"full": [Task(FIRST, 2), Task(SECOND, 2)]}
-    return queue, Scoreboard({"full": queue}, tasks, {FIRST: 1.0, SECOND: 3.0}, 100, shown), shown
+def clock(monkeypatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_it_counts_cells_and_epochs_and_names_the_best(board):
-    queue, scoreboard, shown = board
-    scoreboard.update()
-    assert shown.shown[-1] == (0, 4, "0 of 2 cells, 0 of 4 epochs") and not shown.lines
-    queue.running[FIRST] = {1: 0.6}
-    scoreboard.update()
-    done, total, status = shown.shown[-1]
-    assert (done, total) == (1, 4) and "0 of 2 cells, 1 of 4 epochs" in status and "best full 0.600" in status
-    assert "examples/s" in status and "left" in status
-    queue.finish(FIRST, 0.6, 0.55)
-    scoreboard.update()
-    scoreboard.update()
-    assert shown.lines == ["[ 1/2] full        learning rate 3e-4, batch   8: accuracy 0.550 (12 s)"]
-    assert shown.shown[-1][:2] == (2, 4)
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
-def test_the_time_left_follows_the_costs_of_the_cells(board, monkeypatch):
-    queue, scoreboard, shown = board
-    monkeypatch.setattr(progress.time, "monotonic", lambda: scoreboard.started + 10)
-    queue.finish(FIRST, 0.6, 0.7)
-    scoreboard.update()
-    # Two epochs of cost 1 took 10 s, and two of cost 3 are left; 200 examples were trained in these 10 s.
-    assert "about 30 s left" in shown.shown[-1][2] and "20 examples/s" in shown.shown[-1][2]
+def make_progress(kind: type[Progress], monkeypatch) -> Progress:
+    if kind is TerminalProgress:
+        monkeypatch.setattr("sys.stdout", Terminal())
+    return kind()
 
 
-def test_what_was_there_before_is_neither_told_nor_counted_as_speed():
-    queue, shown = Queue(), Recorded()
-    queue.finish(FIRST, 0.6, 0.7)
-    scoreboard = Scoreboard({"full": queue}, {"full": [Task(FIRST, 2), Task(SECOND, 2)]}, {}, 100, shown)
-    scoreboard.update()
-    assert shown.shown[-1] == (2, 4, "1 of 2 cells, 2 of 4 epochs · best full 0.700") and not shown.lines
+def test_a_log_says_at_once_what_there_is_to_do_and_then_a_line_a_run(capsys, clock):
+    shown = Progress()
+    shown.show([state(FULL, 0), state(BIASES, 0), state(SLOW, 4, 0.8)])
+    assert "1 of 3 runs, 4 of 12 epochs, the first figures come soon" in capsys.readouterr().out
+    shown.show([state(FULL, 1.5, 0.6, running=True), state(BIASES, 0), state(SLOW, 4, 0.8)])
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        shown.show([state(FULL, 4, 0.95), state(BIASES, 4, 0.6), state(SLOW, 4, 0.8)])
+    shown.close()
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "[2/3] full, rate 3e-4, batch 8: accuracy 0.950",
+        "[3/3] bitfit, rate 3e-4, batch 16: accuracy 0.600",
+    ]
+    assert out.isascii()
+
+
+def test_where_nothing_is_to_be_trained_nothing_is_shown(capsys):
+    for shown in (Progress(), NotebookProgress()):
+        shown.show([state(FULL, 4, 0.95)])
+        shown.close()
+    assert capsys.readouterr().out == ""
+
+
+def test_pruned_runs_say_after_which_epoch_and_stay_in_the_picture(capsys):
+    shown = Progress()
+    shown.show([state(FULL, 0, until=1), state(SLOW, 0, until=1)])
+    shown.show([state(FULL, 1, 0.7, until=1), state(SLOW, 1, 0.6, until=1)])
+    shown.show([state(FULL, 1, 0.7)])
+    shown.show([state(FULL, 4, 0.9)])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[:2] == [
+        f"[{place}/2] full, rate {rate}: accuracy {accuracy} after 1 of 4 epochs"
+        for place, rate, accuracy in ((1, "3e-4", "0.700"), (2, "1e-4", "0.600"))
+    ]
+    assert lines[2:] == ["[1/1] full, rate 3e-4: accuracy 0.900"]
+    assert "★ 0.900" in render(shown.known.values()) and "0.600" in render(shown.known.values())
+
+
+def test_the_runs_of_a_lab_have_names_of_their_own(capsys):
+    runs = [Run("bitfit", seed=seed, head_scale=scale, at_end=True) for scale in (1, 10, 50) for seed in (0, 1)]
+    shown = Progress()
+    shown.show([state(run, 0) for run in runs])
+    shown.show([state(run, 4, 0.6) for run in runs])
+    names = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(set(names)) == 6 and "bitfit, classifier weight x 50, seed 1: accuracy 0.600" in names
+    html = render(shown.known.values())
+    assert html.count("<table") == 1 and html.count("<tr>") == 4 and "★ 0" not in html
+
+
+def test_the_time_left_follows_the_epochs_done_here_and_the_reviews_of_each(clock):
+    shown = Progress()
+    shown.show([state(FULL, 2, 0.7), state(SLOW, 0)])
+    clock[0] = 20  # The workers have started.
+    shown.show([state(FULL, 2.5, 0.7), state(SLOW, 0)])
+    clock[0] = 30
+    later = [state(FULL, 3.5, 0.7), state(SLOW, 0)]
+    assert "about 45 s left" in describe(shown, later)  # 1 epoch in 10 s, and 4.5 epochs are left
+    clock[0] = 40
+    assert "nearly done" in describe(shown, [state(FULL, 4, 0.7), state(SLOW, 3.99)])
+    lab = Progress()
+    small, large = Run("full", reviews=100, epochs=40), Run("full", reviews=1000)
+    lab.show([state(small, 0, until=40), state(large, 0)])
+    clock[0] = 41
+    lab.show([state(small, 10, until=40), state(large, 0)])
+    clock[0] = 51
+    assert "about 60 s left" in describe(lab, [state(small, 20, until=40), state(large, 0)])
+
+
+def describe(shown: Progress, states: list[State]) -> str:
+    shown.known |= {each.key: each for each in states}
+    return shown.describe_status(states)
 
 
 @pytest.mark.parametrize(
@@ -99,59 +116,49 @@ def test_times_are_told_in_a_fitting_unit(seconds, text):
     assert describe_time(seconds) == text
 
 
-def test_ci_and_nbval_get_plain_text(monkeypatch, capsys):
+def test_the_place_decides_what_is_shown(monkeypatch):
     for name in ("CI", "COURSE_PROGRESS"):
         monkeypatch.delenv("CI", raising=False)
         monkeypatch.delenv("COURSE_PROGRESS", raising=False)
+        monkeypatch.setattr("sys.stdout", Terminal())
+        assert type(choose_progress()) in (TerminalProgress, NotebookProgress)
         monkeypatch.setenv(name, "plain")
-        shown = choose_progress()
-        shown.show(1, 2, "half", {})
-        shown.say("a line")
-        shown.close()
-        assert capsys.readouterr().out == "a line\n"
+        assert type(choose_progress()) is Progress
 
 
 def test_a_terminal_keeps_its_bar_below_the_lines(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
     shown = TerminalProgress()
-    shown.show(1, 2, "1 of 2 cells", {})
-    shown.say("a line")
+    shown.show([state(FULL, 0), state(SLOW, 0)])
+    shown.show([state(FULL, 4, 0.95), state(SLOW, 0)])
     shown.close()
-    assert " 50%" in terminal.getvalue() and "1 of 2 cells" in terminal.getvalue() and "a line\n" in terminal.getvalue()
+    assert " 50%" in terminal.getvalue() and "full, rate 3e-4: accuracy 0.950\n" in terminal.getvalue()
 
 
-def test_a_notebook_gets_a_widget_that_ends_as_it_went(capsys):
+def test_a_notebook_gets_one_widget_and_one_line_at_the_end(capsys):
     shown = NotebookProgress()
-    assert capsys.readouterr().out == ""  # Where nothing is to be trained there is no empty bar.
-    shown.show(1, 2, "1 of 2 cells", {})
-    assert (shown.bar.value, shown.bar.max, shown.text.value) == (1, 2, "1 of 2 cells")
+    shown.show([state(FULL, 0), state(SLOW, 0)])
+    assert "the first figures come soon" in shown.text.value and "■" in shown.note.value
+    shown.show([state(FULL, 4, 0.9), state(SLOW, 1.5, running=True)])
+    assert (shown.bar.value, shown.bar.max) == (5.5, 8)
+    shown.show([state(FULL, 4, 0.9), state(SLOW, 4, 0.8)])
     shown.close()
+    out = capsys.readouterr().out
+    assert out.count("VBox(") == 1 and out.count("2 of 2 runs, 8 of 8 epochs, best full 0.900") == 1
+    assert shown.bar.bar_style == "success" and shown.text.value == shown.note.value == ""
+
+
+def test_a_stopped_notebook_says_what_to_do_and_leaves_no_run_in_training():
+    shown = NotebookProgress()
+    shown.show([state(FULL, 1, running=True)])
+    assert "▸ 1/4" in shown.grid.value
+    shown.close()
+    assert "▸" not in shown.grid.value.split("</table>")[0] and "run the cell again" in shown.note.value
     assert shown.bar.bar_style == "warning"
-    shown.show(2, 2, "done", {})
-    shown.close()
-    assert capsys.readouterr().out.count("VBox(") == 1
-    assert shown.bar.bar_style == "success"
 
 
-def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best(board):
-    queue, scoreboard, shown = board
-    queue.finish(FIRST, 0.6, 0.55)
-    queue.running[SECOND] = {1: 0.7}
-    scoreboard.update()
-    assert shown.grids == {"full": {FIRST: CellState(2, 2, 0.55), SECOND: CellState(1, 2, None, True)}}
-    html = render_grids(shown.grids | {"bitfit": {FIRST: CellState(0, 4), SECOND: CellState(3, 4)}})
-    cells = re.findall(r"<td style=[^>]*>([^<]+)</td>", html)
-    assert cells == ["★ 0.550", "▸ 1/2", "·", "3/4"]
-
-
-def test_a_stop_is_an_interrupt_and_leaves_no_cell_in_training():
-    shown = NotebookProgress()
-    shown.stop.click()
-    with pytest.raises(KeyboardInterrupt):
-        shown.show(1, 2, "half", {"full": {FIRST: CellState(1, 2, None, True)}})
-    shown.close()
-    assert ">1/2</td>" in shown.grid.value and "run the cell again" in shown.note.value
+def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best():
+    states = [state(FULL, 4, 0.55), state(SLOW, 1.5, 0.7, running=True), state(replace(FULL, batch_size=16), 4, 0.5)]
+    states += [state(BIASES, 0), state(replace(BIASES, learning_rate=1e-4), 3)]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", render(states))
+    assert cells == ["★ 0.550", "0.500", "▸ 1/4", "", "·", "3/4"]

@@ -9,8 +9,12 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "answers.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARDS = sorted((ROOT / "helpers" / "offline").rglob("README.md"))
+PAGES = [ROOT / "README.md", ROOT / "answers.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = [path for room in ("helpers", "instructor") for path in sorted((ROOT / room).rglob("*.py"))]
+# A file or folder that a text names in code marks.
+NAMED = re.compile(r"`((?:helpers|instructor|results|docs|tests|scripts|benchmarks|notebooks)/[\w./+-]*)`")
 LINK = re.compile(r'\]\(([^)\s]+)(?: "[^"]*")?\)|src="([^"]+)"')
 
 
@@ -28,7 +32,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_spelling(tmp_path):
-    for path in [*PAGES, *NOTEBOOKS, *sorted((ROOT / "helpers").rglob("*.py"))]:
+    for path in [*PAGES, *NOTEBOOKS, *MODULES]:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(read(path), encoding="utf-8")
@@ -37,7 +41,23 @@ def test_spelling(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_the_readme_is_two_screens():
+    assert len((ROOT / "README.md").read_bytes()) <= 8000
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_authors_of_bitfit_are_named_as_in_their_paper(path):
+    text = read(path)
+    assert not re.search(r"(?<!Ben )Zaken", text)
+    assert not re.search(r"Zaken[^.\n]{0,30}Goldberg[^.\n]{0,20}Ravfogel", text)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_text_names_are_there(path):
+    assert not [name for name in NAMED.findall(read(path)) if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
     text = read(path)
     missing = []

@@ -1,6 +1,5 @@
 """The student version: nothing of the solution in it, the same bytes each time, and fit to be worked with."""
 
-import json
 import os
 import re
 import shutil
@@ -12,8 +11,8 @@ import nbformat
 import pytest
 
 from helpers import answers
-from helpers.instructor import release
 from helpers.settings import CourseError
+from instructor import release
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 def student(tmp_path_factory):
     """What the command writes."""
     folder = tmp_path_factory.mktemp("release") / "student"
-    done = python("-m", "helpers", "release", folder, cwd=ROOT, path=ROOT)
+    done = python("-m", "instructor", "release", folder, cwd=ROOT, path=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is not written yet") == 4
+    assert done.stdout.count("is not written yet") == 4 and "--repo OWNER/NAME" in done.stdout
+    assert "results/ (8 files)" in done.stdout, "what is released is listed, the lab's measured figures too"
     return folder
 
 
@@ -62,9 +62,8 @@ def test_what_is_not_for_students_stays_behind(student):
     )
     assert not [name for name in names if inside.search(name)]
     assert [name for name in names if name.startswith("tests/test_")] == ["tests/test_exercises.py"]
-    assert {"README.md", "Makefile", "LICENSE", "helpers/checks.py", "helpers/offline/checkpoint/vocab.txt"} <= set(
-        names
-    )
+    wanted = {"README.md", "Makefile", "helpers/checks/judge.py", "helpers/offline/checkpoint/vocab.txt"}
+    assert wanted <= set(names)
 
 
 def test_no_line_of_a_solution_or_an_answer_is_left(student):
@@ -73,20 +72,12 @@ def test_no_line_of_a_solution_or_an_answer_is_left(student):
     bodies = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", code, re.S)
     given = {line.strip() for line in re.sub(r"(?s)### BEGIN.*?### END", "", code).splitlines()}
     secrets = {line.strip() for body in bodies for line in body.splitlines()} - given
-    secrets |= {
-        line.strip()
-        for cell in cells_of(ROOT)
-        if "answer" in cell.metadata.get("tags", [])
-        for line in cell.source.splitlines()
-    }
+    answered = [cell.source for cell in cells_of(ROOT) if "answer" in cell.metadata.get("tags", [])]
+    secrets |= {line.strip() for text in answered for line in text.splitlines()}
     secrets = {line for line in secrets if len(line) > 15}
-    assert len(secrets) > 60
-    stubs = (student / "helpers" / "exercises.py").read_text(encoding="utf-8")
-    released = [
-        stubs,
-        (student / "README.md").read_text(encoding="utf-8"),
-        *(cell.source for cell in cells_of(student)),
-    ]
+    assert len(secrets) > 40
+    released = [(student / name).read_text(encoding="utf-8") for name in ("helpers/exercises.py", "README.md")]
+    released += [cell.source for cell in cells_of(student)]
     assert not [line for line in secrets for text in released if line in text]
 
 
@@ -103,9 +94,9 @@ def test_functions_keep_signature_and_docstring_and_name_their_problem(student):
 
 
 def test_answers_are_prompts_that_count_as_not_answered(student):
-    assert not any(answers.collect_answers(student / "notebooks").values())
+    assert not any(answers.collect_answers(answers.read_notebooks(student / "notebooks")).values())
     found = [cell for cell in cells_of(student) if "answer" in cell.metadata.get("tags", [])]
-    assert len(found) == 4 and all(cell.source == answers.PROMPT for cell in found)
+    assert len(found) == 6 and all(cell.source == answers.PROMPT for cell in found)
 
 
 def test_outputs_are_cleared_except_in_reference_cells(student):
@@ -137,6 +128,26 @@ def test_the_same_source_gives_the_same_bytes_and_times(student, source, tmp_pat
     for name, path in first.items():
         assert path.read_bytes() == second[name].read_bytes()
         assert path.stat().st_mtime == second[name].stat().st_mtime == release.TIMESTAMP
+
+
+def test_the_repository_s_place_is_written_where_a_student_needs_it(tmp_path, source):
+    append(
+        source, release.README, "\n[Colab](https://colab.research.google.com/github/YOUR-COURSE/bitfit-assignment/x)\n"
+    )
+    said = release.write_release(tmp_path / "student", source, "ada-l/week.3")
+    contents = [path.read_bytes() for path in files_of(tmp_path / "student").values()]
+    assert not [content for content in contents if b"YOUR-COURSE" in content] and "--repo" not in said
+    for path in (tmp_path / "student" / "notebooks").glob("*.ipynb"):
+        bootstrap = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        assert "https://github.com/ada-l/week.3" in bootstrap and 'isdir("week.3")' in bootstrap
+        compile(bootstrap, path.name, "exec")
+    assert "github/ada-l/week.3/x" in (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("repository", ["ada", "https://github.com/ada/week", "ada/we ek", "a/b/c", '"/x"'])
+def test_a_repository_is_an_owner_and_a_name(repository):
+    with pytest.raises(CourseError, match="is not OWNER/NAME"):
+        release.build_release(ROOT, repository)
 
 
 def test_links_of_the_students_readme_lead_somewhere(student):
@@ -268,7 +279,7 @@ def test_a_source_at_fault_is_named_and_nothing_is_left_behind(source, tmp_path,
 
 def test_stubs_that_their_checks_accept_are_refused(source, tmp_path):
     """A check that passes everything, and one whose message says nothing."""
-    (source / "helpers" / "checks.py").write_text(
+    (source / "helpers" / "checks" / "__init__.py").write_text(
         "class CheckFailed(AssertionError):\n    pass\n\n\ndef problem_2a(*functions):\n    pass\n\n\n"
         "def problem_2b(*functions):\n    raise CheckFailed('assert 3074 == 4386178')\n\n\n"
         "def problem_1d(*functions):\n    raise CheckFailed('Problem 1d: preprocess_dataset is not written yet.')\n\n\n"
@@ -284,4 +295,4 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     for target in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(CourseError, match="not an empty folder"):
             release.write_release(target)
-    assert json.dumps([path.name for path in tmp_path.iterdir()]) == '["mine.txt"]'
+    assert (tmp_path / "mine.txt").read_text() == "kept"

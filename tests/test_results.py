@@ -2,71 +2,64 @@
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.models import fingerprint_model
-from helpers.results import load_results
-from helpers.settings import CourseError, Settings
+from helpers.results import best_run, list_policies, load_results, select_runs
+from helpers.settings import Settings
 
 RESULTS = Path(__file__).parents[1] / "results"
+BEFORE = "e5f4485287350f2afff56ab0989651a77fee989a"  # The last commit with the old shape.
 
 
-@pytest.mark.parametrize("name", ["quick.json", "quick_seeds.json"])
-def test_quick_results_are_of_this_checkpoint_and_these_reviews(name):
-    settings, run = Settings(), load_results(RESULTS / name)["provenance"]
+def test_quick_results_are_of_this_checkpoint_and_these_reviews():
+    settings, run = Settings(), load_results(RESULTS / "quick.json")["provenance"]
     assert run["profile"] == "quick" and run["model"]["fingerprint"] == fingerprint_model(settings.model)
     assert run["data"]["fingerprint"] == fingerprint_reviews(load_reviews(settings))
     recipe = settings.recipe()
     assert {key: recipe[key] for key in run["recipe"]} == run["recipe"]
 
 
-@pytest.mark.parametrize(
-    "path", [RESULTS / "imdb.json", *sorted(RESULTS.glob("standin-*.json"))], ids=lambda path: path.stem
-)
-def test_full_size_results_are_of_this_checkpoint_and_no_text_of_the_data_is_in_them(path):
-    found = load_results(path)
+def test_full_size_results_are_of_this_checkpoint_and_no_text_of_the_data_is_in_them():
+    found = load_results(RESULTS / "imdb.json")
     assert found["provenance"]["profile"] == "full"
     assert found["provenance"]["model"]["fingerprint"] == fingerprint_model(Settings().model)
-    for policy in found["policies"].values():
-        assert policy["test"]["n"] == 25000
-        assert all(set(row) == {"row", "label", "predicted", "probability"} for row in policy["test"]["mistakes"])
+    for policy in list_policies(found):
+        test = best_run(found, policy)["test"]
+        assert test["n"] == 25000
+        assert all(set(row) == {"row", "label", "predicted", "probability"} for row in test["mistakes"])
 
 
-def test_the_policies_come_out_in_the_real_experiments_order_with_every_seed():
-    policies = load_results(RESULTS / "quick_seeds.json")["policies"]
-    runs = zip(*(policies[name]["test_accuracy"] for name in ("full", "bitfit+head", "bitfit")), strict=True)
-    for full, with_head, bitfit in runs:
-        assert full > with_head > bitfit > 0.5 and full - bitfit >= 0.10
+@pytest.mark.parametrize("name", ["quick", "imdb"])
+def test_both_grids_are_complete_and_the_best_run_is_tested(name):
+    settings, results = Settings(), load_results(RESULTS / f"{name}.json")
+    for policy in ("full", "bitfit"):
+        runs = select_runs(results, policy=policy)
+        assert [(run["learning_rate"], run["batch_size"]) for run in runs] == settings.cells
+        assert [run for run in runs if "test" in run] == [best_run(results, policy)]
 
 
-def test_both_grids_are_complete():
-    settings = Settings()
-    for policy in load_results(RESULTS / "quick.json")["policies"].values():
-        assert [(cell["learning_rate"], cell["batch_size"]) for cell in policy["cells"]] == settings.cells
-
-
-def test_the_full_size_grid_has_every_cell_and_its_best_was_trained_to_the_end():
-    settings = Settings()
-    for policy in load_results(RESULTS / "imdb.json")["policies"].values():
-        assert [(cell["learning_rate"], cell["batch_size"]) for cell in policy["cells"]] == settings.cells
-        finished = [cell for cell in policy["cells"] if len(cell["epochs"]) == settings.epochs]
-        assert policy["best"]["validation_accuracy"] == max(cell["validation_accuracy"] for cell in finished)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 0, "policies": {}}', '{"schema": 1}'])
-def test_a_damaged_or_foreign_results_file_is_named(tmp_path, text):
-    path = tmp_path / "results.json"
-    path.write_text(text)
-    with pytest.raises(CourseError, match="results.json"):
-        load_results(path)
-    assert path.read_text() == text
+def test_the_converted_results_have_the_figures_that_they_had(tmp_path):
+    """The files of the commit before the conversion, where the repository's history is there."""
+    spec = importlib.util.spec_from_file_location("convert", RESULTS.parent / "scripts" / "convert_results.py")
+    spec.loader.exec_module(script := importlib.util.module_from_spec(spec))
+    for path in [*RESULTS.glob("*.json"), RESULTS.parent / "benchmarks" / "prune.json"]:
+        name = path.relative_to(RESULTS.parent).as_posix()
+        command = ["git", "show", f"{BEFORE}:{name}"]
+        old = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
+        if old.returncode:
+            pytest.skip("the history is not here")
+        found, was = load_results(path), json.loads(old.stdout)
+        if found["provenance"] == was["provenance"]:  # It has not been measured again since.
+            assert found["runs"] == script.convert(was)["runs"], name
 
 
 def test_runs_that_two_experiments_share_agree_within_what_the_readme_says_of_bf16_and_fp32():
-    rate, steps = (json.loads((RESULTS / f"lab_{name}.json").read_text()) for name in ("rate", "steps"))
+    rate, steps = (load_results(RESULTS / f"lab_{name}.json") for name in ("rate", "steps"))
     assert [each["provenance"]["recipe"]["precision"] for each in (rate, steps)] == ["fp32", "bf16"]
     decides = ("policy", "learning_rate", "seed", "epochs", "reviews", "batch_size")
     first = {tuple(run[name] for name in decides): run["validation_accuracy"] for run in rate["runs"]}

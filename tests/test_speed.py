@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SMALL, save_bert, tokenised
+from datasets import Dataset
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from helpers import exercises, speed
-from helpers.models import load_classifier
-from helpers.settings import Settings
-from helpers.speed import QuickDropout, speed_up, split_batch
-from helpers.training import cell_trainer
+from helpers.models import load_classifier, load_tokenizer
+from helpers.settings import Run, Settings
+from helpers.speed import QuickDropout, expand_vocabulary, shrink_vocabulary, speed_up, split_batch
+from helpers.training import build_trainer
 
 
 def small_bert(dropout: float = 0.0, **options) -> BertForSequenceClassification:
@@ -82,22 +83,43 @@ def test_the_parts_of_a_batch_are_the_batch():
 
 
 @pytest.mark.parametrize("policy", ["full", "bitfit"])
-def test_a_cell_takes_the_plain_trainers_steps(policy, tmp_path):
+def test_a_run_takes_the_plain_trainers_steps(policy, tmp_path):
     """The same batches in the same order and the same updates as the student's own Trainer, padded; without dropout."""
     model = save_bert(tmp_path / "model", **SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     rows = tokenised(model, 40)
-    plain = exercises.init_trainer(str(model), rows.first(40), rows.first(8), use_bitfit=policy == "bitfit")
+    tokenizer = load_tokenizer(str(model))
+    padded = [tokenizer.pad(row, padding="max_length", max_length=12) | {"label": row["label"]} for row in rows]
+    padded = Dataset.from_list([dict(row) for row in padded])
+    plain = exercises.init_trainer(str(model), padded, padded, use_bitfit=policy == "bitfit")
     arguments = {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2, "seed": 3}
     plain.args = replace(plain.args, output_dir=str(tmp_path), save_strategy="no", **arguments)
-    settings = Settings(model=str(model), build=tmp_path, seed=3, epochs=2)
-    quick = cell_trainer(settings, {"train": rows, "validation": rows}, policy, 1e-3, 8)
+    settings, run = Settings(model=str(model), build=tmp_path), Run(policy, 1e-3, 8, seed=3, epochs=2)
+    quick = build_trainer(settings, run, {"train": rows, "validation": rows}, str(model))
     for trainer in (plain, quick):
         trainer.train()
+    expand_vocabulary(quick.model)
     found, expected = (dict(trainer.model.named_parameters()) for trainer in (quick, plain))
     moved = {n: v for n, v in expected.items() if v.requires_grad and "key.bias" not in n}  # theirs is rounding alone
     torch.testing.assert_close({n: found[n] for n in moved}, moved, rtol=1e-3, atol=1e-5)
     start = dict(load_classifier(str(model)).named_parameters())
     assert max((moved[n] - start[n]).abs().max() for n in moved if "bert" in n) > 1e-3
+
+
+def test_a_smaller_table_gives_the_same_logits_and_gradients_and_goes_back_whole():
+    plain, batch = speed_up(small_bert()), padded_batch()
+    rows = batch["input_ids"].unique()
+    start, small = plain.state_dict(), shrink_vocabulary(copy.deepcopy(plain), rows)
+    for model in (plain, small):
+        model(**batch).loss.backward()
+    found, expected = gradients(small), gradients(plain)
+    table = "bert.embeddings.word_embeddings.weight"
+    torch.testing.assert_close(found.pop(table), expected.pop(table)[rows])
+    torch.testing.assert_close(found, expected)
+    small.bert.embeddings.word_embeddings.weight.data += 1
+    again = expand_vocabulary(small).state_dict()
+    assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in start.items()}
+    moved = (again[table] != start[table]).any(1).nonzero().flatten()
+    assert torch.equal(moved, rows)
 
 
 def test_a_review_longer_than_a_part_is_a_part_of_its_own():

@@ -10,11 +10,12 @@ import pytest
 
 from helpers import answers, exercises, submit
 from helpers.__main__ import main
-from helpers.results import fingerprint_code, list_recipe
+from helpers.results import best_run, fingerprint_code, select_runs
 from helpers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 CONTENT = ["answers.md", "exercises.py", *(f"notebooks/{name}" for name in submit.NOTEBOOKS), "results.json"]
+FIRST, SECOND, THIRD, FOURTH = submit.NOTEBOOKS
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def project(tmp_path, monkeypatch):
     shutil.copy(ROOT / "helpers" / "exercises.py", tmp_path)
     (tmp_path / "build" / "quick").mkdir(parents=True)
     results = json.loads((ROOT / "results" / "quick.json").read_text())
-    results["provenance"]["code"] = fingerprint_code(*list_recipe())
+    results["provenance"]["code"] = fingerprint_code()
     (tmp_path / "build" / "quick" / "results.json").write_text(json.dumps(results))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submit, "EXERCISES", tmp_path / "exercises.py")
@@ -47,6 +48,11 @@ def change_results(project, change):
     path.write_text(json.dumps(results))
 
 
+def drop_runs(results, **fields):
+    dropped = select_runs(results, **fields)
+    results["runs"] = [run for run in results["runs"] if run not in dropped]
+
+
 def replace_code(project, old, new):
     path = project / "exercises.py"
     text = path.read_text()
@@ -58,44 +64,63 @@ def error(name):
     return [nbformat.v4.new_output("error", ename=name, evalue="", traceback=[])]
 
 
+def last_code_cell():
+    cells = nbformat.read(ROOT / "notebooks" / THIRD, as_version=4).cells
+    return [cell.id for cell in cells if cell.cell_type == "code"][-1]
+
+
+# What is done to the project, and words of each gap that is then named.
 SPOILERS = {
-    "notebook gone": (lambda p: (p / "notebooks" / submit.NOTEBOOKS[1]).unlink(), [submit.NOTEBOOKS[1], "1c"]),
-    "notebook cut short": (lambda p: (p / "notebooks" / submit.NOTEBOOKS[1]).write_text("{"), ["readable", "1c"]),
-    "answer not written": (
-        lambda p: change_cell(p, submit.NOTEBOOKS[0], "answer-1b", source=answers.PROMPT),
-        ["problem 1b"],
+    "notebook gone": (lambda p: (p / "notebooks" / SECOND).unlink(), [SECOND, "1c"]),
+    "notebook cut short": (lambda p: (p / "notebooks" / SECOND).write_text("{"), ["readable", "1c"]),
+    "two copies of a notebook": (
+        lambda p: (
+            [shutil.copy(p / "notebooks" / SECOND, p / "notebooks" / f"Copy {n} of {SECOND}") for n in (1, 2)]
+            + [(p / "notebooks" / SECOND).unlink()]
+        ),
+        ["Rename the one that counts", "1c"],
+    ),
+    "answer not written": (lambda p: change_cell(p, FIRST, "answer-1b", source=answers.PROMPT), ["problem 1b"]),
+    "an image that stays behind": (
+        lambda p: change_cell(p, FIRST, "answer-1b", source="See ![this](mine.png)."),
+        ["mine.png, which is not handed in"],
     ),
     "cell not run": (
-        lambda p: change_cell(p, submit.NOTEBOOKS[2], "grid-plot", execution_count=None),
-        ["1 of 17 code cells"],
+        lambda p: change_cell(p, THIRD, last_code_cell(), execution_count=None),
+        ["code cells have not been run"],
     ),
     "check failed": (
-        lambda p: change_cell(p, submit.NOTEBOOKS[2], "check-2a", outputs=error("CheckFailed")),
+        lambda p: change_cell(p, THIRD, "check-2a", outputs=error("CheckFailed")),
         ["checks.problem_2a"],
     ),
     "code with a syntax error": (lambda p: replace_code(p, "return model\n", "return (\n"), ["does not compile"]),
     "code gone": (lambda p: (p / "exercises.py").unlink(), ["exercises.py"]),
     "function renamed": (lambda p: replace_code(p, "def init_tester", "def tester"), ["init_tester (problem 2b)"]),
     "stub left": (
-        lambda p: replace_code(
-            p, "    model = load_classifier", "    raise NotImplementedError\n    model = load_classifier"
-        ),
+        lambda p: replace_code(p, "    model = load_", "    raise NotImplementedError\n    model = load_"),
         ["init_model (problem 2a)"],
     ),
     "nothing trained": (lambda p: shutil.rmtree(p / "build"), ["nothing has been trained"]),
     "results cut short": (lambda p: (p / "build/quick/results.json").write_text("{"), ["results.json cannot be read"]),
-    "a policy missing": (lambda p: change_results(p, lambda r: r["policies"].pop("bitfit")), ["policy bitfit"]),
-    "a cell missing": (lambda p: change_results(p, lambda r: r["policies"]["full"]["cells"].pop()), ["policy full"]),
-    "an epoch missing": (
-        lambda p: change_results(p, lambda r: r["policies"]["full"]["cells"][3]["epochs"].pop()),
+    "results of the old shape": (lambda p: change_results(p, lambda r: r.update(schema=1)), ["before version 0.2"]),
+    "a policy missing": (lambda p: change_results(p, lambda r: drop_runs(r, policy="bitfit")), ["policy bitfit"]),
+    "a cell missing": (
+        lambda p: change_results(p, lambda r: drop_runs(r, policy="full", learning_rate=3e-5, batch_size=8)),
         ["policy full"],
     ),
-    "no test": (lambda p: change_results(p, lambda r: r["policies"]["full"].pop("test")), ["policy full"]),
+    "no test": (lambda p: change_results(p, lambda r: best_run(r, "full").pop("test")), ["policy full"]),
     "results of other code": (
         lambda p: change_results(p, lambda r: r["provenance"].update(code="0" * 16)),
-        ["another exercises.py"],
+        ["other functions"],
     ),
-    "results without provenance": (lambda p: change_results(p, lambda r: r.pop("provenance")), ["another", "damaged"]),
+    "a function that training uses changed": (
+        lambda p: replace_code(p, 'padding="max_length"', "padding=True"),
+        ["other functions"],
+    ),
+    "results without provenance": (
+        lambda p: change_results(p, lambda r: r.pop("provenance")),
+        ["other functions", "damaged"],
+    ),
 }
 
 
@@ -115,57 +140,76 @@ def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
     spoil, words = SPOILERS[spoiler]
     spoil(project)
     gaps = submit.collect_hand_in().gaps
-    assert len(gaps) == len(words)
+    assert len(gaps) == len(words), gaps
     for gap, word in zip(gaps, words, strict=True):
         assert word in gap
 
 
 def test_all_gaps_are_listed_at_once(project):
-    for spoiler in ("notebook gone", "answer not written", "check failed", "stub left", "nothing trained"):
+    spoiled = ("notebook gone", "answer not written", "check failed", "stub left", "nothing trained")
+    for spoiler in spoiled:
         SPOILERS[spoiler][0](project)
     gaps = "\n".join(submit.collect_hand_in().gaps)
-    for words in (
-        submit.NOTEBOOKS[1],
-        "problem 1b",
-        "checks.problem_2a",
-        "init_model (problem 2a)",
-        "nothing has been",
-    ):
-        assert words in gaps
+    assert all(word in gaps for spoiler in spoiled for word in SPOILERS[spoiler][1])
+
+
+def test_a_change_that_training_never_reads_makes_no_result_stale(project):
+    path = project / "exercises.py"
+    before, mark, after = path.read_text().rpartition("def hyperparameter_search_settings")
+    path.write_text(before + mark + after.replace("    ### BEGIN", "    unused = 21\n    ### BEGIN") + "# The end.\n")
+    assert submit.collect_hand_in().gaps == []
+
+
+def test_a_pruned_search_is_whole_too(project):
+    def prune(results):
+        chosen = [best_run(results, policy) for policy in ("full", "bitfit")]
+        for run in results["runs"]:
+            if run not in chosen:
+                run["history"] = run["history"][:1]
+
+    change_results(project, prune)
+    assert submit.collect_hand_in().gaps == []
 
 
 def test_the_last_cell_need_not_have_run_for_it_is_running(project):
-    change_cell(project, submit.NOTEBOOKS[3], "hand-in-check", execution_count=None, outputs=error("KeyboardInterrupt"))
+    change_cell(project, FOURTH, "hand-in-check", execution_count=None, outputs=error("KeyboardInterrupt"))
     assert submit.collect_hand_in().gaps == []
 
 
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
+    change_results(project, lambda results: results["provenance"].update(profile="full"))
     (project / "build" / "quick").rename(project / "build" / "full")
-    change = {"profile": "full"}
-    path = project / "build" / "full" / "results.json"
-    results = json.loads(path.read_text())
-    results["provenance"] |= change
-    path.write_text(json.dumps(results))
     hand_in = submit.collect_hand_in()
     assert hand_in.gaps == [] and json.loads(hand_in.files["results.json"])["provenance"]["profile"] == "full"
 
 
-def test_copies_of_notebooks_are_neither_packed_nor_exported(project):
+def test_copies_and_sidecars_are_neither_packed_nor_exported(project):
     before = submit.collect_hand_in()
-    shutil.copy(project / "notebooks" / submit.NOTEBOOKS[0], project / "notebooks" / "01_bert_inputs-Copy1.ipynb")
+    shutil.copy(project / "notebooks" / FIRST, project / "notebooks" / "01_bert_inputs-Copy1.ipynb")
+    (project / "notebooks" / f"._{THIRD}").write_bytes(b"\0")
     assert submit.collect_hand_in() == before
 
 
-@pytest.mark.parametrize("place", ["named", "working folder"])
+@pytest.mark.parametrize("place", ["named", "working folder", "Colab's copies"])
 def test_notebooks_may_lie_elsewhere(project, place):
     folder = project / "drive"
     (project / "notebooks").rename(folder)
-    if place == "named":
-        assert submit.collect_hand_in(folder).gaps == []
-    else:
-        for path in folder.iterdir():
+    for path in folder.iterdir():
+        if place == "working folder":
             path.rename(project / path.name)
-        assert submit.collect_hand_in().gaps == []
+        elif place == "Colab's copies":
+            path.rename(folder / f"Copy of {path.name}")
+    hand_in = submit.collect_hand_in(None if place == "working folder" else folder)
+    assert hand_in.gaps == [] and sorted(hand_in.files) == CONTENT
+
+
+def test_an_image_pasted_into_an_answer_is_handed_in(project):
+    change_cell(
+        project, FIRST, "answer-1b", source="![a](attachment:a.png)", attachments={"a.png": {"image/png": "AAAA"}}
+    )
+    hand_in = submit.collect_hand_in()
+    assert hand_in.gaps == [] and hand_in.files["answers_files/1b-1-1.png"] == b"\0\0\0"
+    assert "(answers_files/1b-1-1.png)" in hand_in.files["answers.md"].decode()
 
 
 def test_the_zip_is_the_same_each_time(project):
@@ -208,13 +252,10 @@ def test_the_command_refuses_gaps_unless_told_otherwise(project, capsys):
         assert archive.namelist() == [name for name in CONTENT if name != "answers.md"]
 
 
-def test_the_command_says_what_is_in_the_zip(project, capsys):
+def test_the_command_says_what_is_in_the_zip_and_where_it_cannot_be_written(project, capsys):
     assert main(["submit"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in [*CONTENT, "submission.zip", "KiB"])
-
-
-def test_a_place_that_cannot_be_written_is_one_message(project, capsys):
     assert main(["submit", "--out", "no/such/folder/handed.zip"]) == 2
     assert "Could not write" in capsys.readouterr().err
 
@@ -227,5 +268,5 @@ def test_the_lists_of_notebooks_and_functions_are_the_project_s():
 
 
 def test_the_settings_grid_is_what_is_asked_of_the_results(project):
-    settings = Settings(learning_rates=(3e-4,), build=project / "build")
+    settings = Settings(learning_rates=(3e-4, 1e-3), build=project / "build")
     assert len(submit.collect_hand_in(settings=settings).gaps) == 2

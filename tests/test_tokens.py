@@ -17,6 +17,7 @@ from helpers.tokens import (
     explore,
     measure_cls_shift,
     measure_word_effects,
+    show_input,
     show_tokens,
     style_table,
     sum_embeddings,
@@ -105,20 +106,21 @@ def test_ink_stands_out_from_every_colour(kind):
     assert (luminance(COLOURS[kind]) + 0.05) / (luminance(INK) + 0.05) >= 7  # WCAG 2.2, level AAA
 
 
-def test_the_explorer_follows_every_input(tokenizer):
-    explorer = explore(tokenizer)
-    assert set(explorer.frame["kind"]) == set(COLOURS)
-    explorer.text.value = "An unwatchable film."
-    assert "##watch" in explorer.table.value
-    explorer.pair.value = "Why?"
-    assert explorer.frame["token_type_ids"].max() == 1
-    explorer.padding.value = "do_not_pad"
-    assert explorer.frame.equals(token_table(tokenizer, "An unwatchable film.", "Why?", max_length=12))
-    assert "Nothing was cut off" in explorer.message.value
-    explorer.max_length.value = 8
-    assert "3 tokens were cut off" in explorer.message.value
-    assert len(explorer.frame) == 8
-    assert repr(explorer) == "TokenExplorer('An unwatchable film.', 'Why?', 8, 'do_not_pad')"
+@pytest.fixture
+def shown(monkeypatch) -> list[dict[str, str]]:
+    bundles = []
+    for place in ("helpers.tokens.display", "IPython.display.display"):
+        monkeypatch.setattr(place, lambda bundle, **options: bundles.append(bundle))
+    return bundles
+
+
+def test_an_input_is_shown_with_its_counts(tokenizer, shown):
+    show_input(tokenizer, "An unwatchable film.", "Why?", padding="do_not_pad")
+    assert "Nothing was cut off" in shown[-1]["text/html"] and "##watch" in shown[-1]["text/html"]
+    expected = token_table(tokenizer, "An unwatchable film.", "Why?", max_length=12).to_string(index=False)
+    assert shown[-1]["text/plain"].endswith(expected)
+    show_input(tokenizer, "An unwatchable film.", "Why?", 8)
+    assert "3 tokens were cut off" in shown[-1]["text/plain"]
 
 
 @pytest.mark.parametrize(
@@ -134,14 +136,18 @@ def test_the_explorer_follows_every_input(tokenizer):
         (LONG, "", 12, "Longer than allowed: 790 tokens were cut off"),
     ],
 )
-def test_the_explorer_answers_bad_input_in_words_and_recovers(tokenizer, capfd, text, pair, length, words):
-    explorer = explore(tokenizer)
-    explorer.text.value, explorer.pair.value, explorer.max_length.value = text, pair, length
-    assert words in explorer.message.value
-    assert (explorer.frame is None) == (explorer.table.value == "") == ("cut off" not in words)
-    explorer.text.value, explorer.pair.value, explorer.max_length.value = "Good.", "", 12
-    assert len(explorer.frame) == 12
+def test_bad_input_gets_a_sentence_in_place_of_the_table(tokenizer, shown, capfd, text, pair, length, words):
+    show_input(tokenizer, text, pair, length)
+    assert words in shown[-1]["text/html"] and words in shown[-1]["text/plain"]
+    assert ("<table" in shown[-1]["text/html"]) == ("cut off" in words)
     assert capfd.readouterr().err == ""
+
+
+def test_the_explorer_shows_its_first_table_where_there_is_no_kernel(tokenizer, shown):
+    assert explore(tokenizer) is None and explore(tokenizer) is None
+    bundles = [bundle for bundle in shown if isinstance(bundle, dict)]
+    assert bundles[0]["text/plain"] == bundles[-1]["text/plain"] and bundles[0]["text/html"] == bundles[-1]["text/html"]
+    assert all(f"td.{name}" in bundles[0]["text/html"] for name in ("special", "word", "piece", "padding"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Checkpoints of runs: what is written to its end is sealed, and what is damaged is known as such."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load
+from transformers import BertForSequenceClassification
+
+from helpers.models import load_classifier, quiet_library
+from helpers.settings import set_aside, write_atomically
+
+
+def seal(folder: Path) -> None:
+    """Write down what the files of a finished checkpoint hold, so that a damaged one is known as such."""
+    write_atomically(folder / "seal.json", json.dumps(_digests(folder)))
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a checkpoint is there, finished, and as it was written."""
+    try:
+        return json.loads((folder / "seal.json").read_text()) == _digests(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.name != "seal.json")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path | None:
+    """The newest whole checkpoint of an interrupted run, if there is one.
+
+    One that was not written to its end is removed, a damaged one moved beside the folder.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        if is_sealed(checkpoint):
+            return checkpoint
+        if not (checkpoint / "seal.json").exists():
+            shutil.rmtree(checkpoint)
+            continue
+        aside = set_aside(checkpoint, folder.with_name(f"{folder.name}-{checkpoint.name}"))
+        say(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
+    return None
+
+
+def save_model(weights: bytes, model: str, folder: Path) -> None:
+    """Write a fine-tuned classifier, `weights` in the form of safetensors, as a sealed folder; `model` is its base."""
+    classifier: BertForSequenceClassification = load_classifier(model)
+    classifier.load_state_dict(load(weights))
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    with quiet_library():
+        classifier.save_pretrained(beside)
+    seal(beside)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)

@@ -1,0 +1,67 @@
+"""What all figures share: looks, size, caption, and how they are saved."""
+
+import io
+import os
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from helpers.settings import CourseError
+
+# Colours that the common kinds of colour blindness keep apart (Okabe and Ito); a marker says the same again.
+LOOKS = {
+    "full": ("full fine-tuning", "#0072b2", "o"),
+    "bitfit": ("BitFit", "#d55e00", "s"),
+    "bitfit+head": ("BitFit + classifier", "#009e73", "^"),
+    "head": ("classifier only", "#cc79a7", "D"),
+    "bitfit-qi+head": ("BitFit (query and MLP) + classifier", "#56b4e9", "v"),
+}
+GREY, PALE = "#595959", "#e0e0e0"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.titlesize": 11}
+
+
+def open_figure(panels: int, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, two in a row; width and height of one in inches."""
+    columns, rows = min(2, panels), -(-panels // 2)
+    size = {"figsize": (width * columns + 1, height * rows + 1), "layout": "constrained"}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, squeeze=False, sharey=sharey, **size)
+    for spare in axes.flat[panels:]:
+        spare.remove()
+    return figure, list(axes.flat[:panels])
+
+
+def finish(figure: Figure, title: str, caption: str) -> Figure:
+    """Add the message and the caption, both folded to the figure's width; a caption's short parts are kept whole."""
+    width = figure.get_figwidth()
+    parts = [part if len(part) > 40 else part.replace(" ", "\u00a0") for part in caption.split(" · ")]
+    lines = -(-len(title) // int(width * 10.5))  # All about equally long: no word stands alone.
+    figure.suptitle(textwrap.fill(title, len(title) // lines + 8 * (lines > 1)), fontsize=12, fontweight="bold")
+    text = textwrap.fill(" · ".join(parts), int(width * 16.5))
+    figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
+    return figure
+
+
+def draw_png(figure: Figure, dpi: int) -> bytes:
+    """The figure as a PNG file; it is closed."""
+    picture = io.BytesIO()
+    figure.set_dpi(dpi)
+    figure.draw_without_rendering()  # The first layout changes the ticks, and these the layout.
+    figure.savefig(picture, format="png", dpi=dpi)
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file, beside and then renamed, and close it; raises CourseError where that fails."""
+    picture, beside = draw_png(figure, 150), path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(picture)
+        os.replace(beside, path)
+    except OSError as error:
+        raise CourseError(f"Could not write the figure {path}: {error.strerror}. The results are untouched.") from error
+    return path

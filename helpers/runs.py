@@ -1,0 +1,252 @@
+"""The engine: a run with a record is done, and an executor trains the others."""
+
+import gc
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import filelock
+from safetensors import SafetensorError
+from safetensors.torch import save
+
+from helpers.checkpoints import save_model
+from helpers.models import check_policy
+from helpers.prepare import Reviews, identify, prepare
+from helpers.progress import Progress, State, choose_progress
+from helpers.results import choose_best, is_whole
+from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
+from helpers.training import train_run
+from helpers.workers import count_workers, delayed_interrupts, one_thread, open_executor
+
+STOPPED = "Stopped. What is finished is kept; running it again goes on from there."
+Record = dict[str, Any]
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """The user has stopped the training; all that was finished is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [str(self)]
+
+
+def train_all(
+    settings: Settings,
+    runs: Sequence[Run],
+    workers: int | None = None,
+    scheduler: str | None = None,
+    until: float | None = None,
+    keep_best: bool = False,
+    progress: Progress | None = None,
+) -> list[Record]:
+    """Train the runs that have no record yet, or a shorter one than `until` an epoch; returns all their records.
+
+    Local `workers` (by default one process of one thread a core; with 0 this process trains) or the workers of a Dask
+    `scheduler` (tcp://HOST:PORT) share the runs; who trains a run changes no result. Interrupted, it goes on after a
+    run's last whole epoch. With `keep_best` the model of each policy's best run is kept in its folder, `model/`. Raises
+    CourseError where something is wrong, and TrainingStopped, a KeyboardInterrupt, where the user stops it.
+    """
+    for run in runs:
+        check_policy(run.policy)
+    progress = progress or choose_progress()
+    with locked(settings, progress), explained(settings):
+        _, provenance = prepare(settings)
+        board = Board(settings, runs, provenance, until, keep_best, progress)
+        unlucky = 0
+        while todo := board.todo():
+            before = board.count_epochs()
+            count = min(count_workers() if workers is None else workers, len(todo))
+            with open_executor(count, scheduler) as (executor, board.workers):
+                watch(executor, board, todo)
+            unlucky = 0 if board.count_epochs() > before else unlucky + 1
+            if unlucky == 3:
+                raise CourseError(
+                    f"The workers were killed three times without finishing an epoch; {len(board.todo())} runs are"
+                    " left. Is there enough memory? Try fewer workers; what is finished is kept."
+                )
+        board.show()
+        return board.records()
+
+
+def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
+    """Hand out the runs, and take in their results, until all are done or a worker is killed."""
+    board.show()
+    try:
+        with delayed_interrupts():
+            job = board.settings, board.provenance, board.until, board.keep_best
+            pending = {executor.submit(train, run, *job): run for run in todo}
+        left = set(pending)
+        while left:
+            done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                board.finish(pending[future], *future.result())
+            board.show()
+    except BrokenExecutor:  # Dask's KilledWorker, too, comes only after it has tried elsewhere.
+        board.progress.say("A worker was killed (out of memory?); its runs are handed out again.")
+
+
+class Board:
+    """What is known of a list of runs, all of it read from their folders: `record.json`, else `progress.json`."""
+
+    def __init__(self, settings, runs, provenance, until, keep_best, progress):
+        self.settings, self.runs, self.provenance = settings, list(dict.fromkeys(runs)), provenance
+        self.until, self.keep_best, self.progress, self.workers = until, keep_best, progress, 1
+        self.folders = {run: settings.folder / "runs" / identify(run, provenance) for run in self.runs}
+        self.known = {run: record for run in self.runs if (record := read_record(self.folders[run], progress))}
+
+    def wanted(self, run: Run) -> float:
+        return min(self.until or run.epochs, run.epochs)
+
+    def todo(self) -> list[Run]:
+        """The runs to train; one whose last measured epoch is the wanted one is done."""
+        return [run for run in self.runs if run not in self.known or reached(self.known[run]) < self.wanted(run)]
+
+    def records(self) -> list[Record]:
+        return [self.known[run] for run in self.runs]
+
+    def finish(self, run: Run, record: Record, weights: bytes | None) -> None:
+        """Write a run's record, remove what only an unfinished run needs, and keep the policy's best model."""
+        folder, self.known[run] = self.folders[run], record | {"workers": self.workers}
+        mine = [other for other in self.known if other.policy == run.policy]
+        if weights and choose_best(self.known[other] for other in self.runs if other in mine) is self.known[run]:
+            save_model(weights, self.settings.model, folder / "model")
+            for other in mine:
+                if other != run:
+                    shutil.rmtree(self.folders[other] / "model", ignore_errors=True)
+        write_atomically(folder / "record.json", json.dumps(self.known[run]))
+        if is_whole(record):
+            drop_checkpoints(folder)
+
+    def look(self, run: Run) -> tuple[float, float | None, bool]:
+        """How many epochs a run has done, its last accuracy, and whether it is being trained."""
+        record = self.known.get(run)
+        if record and reached(record) >= self.wanted(run):
+            return self.wanted(run), record["validation_accuracy"], False
+        try:
+            seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
+            accuracy = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
+            return seen["epoch"], accuracy, time.time() - seen["time"] < 60
+        except (OSError, ValueError, KeyError):
+            return (reached(record), record["validation_accuracy"], False) if record else (0.0, None, False)
+
+    def count_epochs(self) -> int:
+        return sum(math.floor(self.look(run)[0]) for run in self.runs)
+
+    def show(self) -> None:
+        looks = {run: self.look(run) for run in self.runs}
+        self.progress.show([State(asdict(run), done, self.wanted(run), *rest) for run, (done, *rest) in looks.items()])
+
+
+def reached(record: Record) -> float:
+    """The epochs that a record's run was trained for."""
+    return record["history"][-1]["epoch"]
+
+
+def read_record(folder: Path, progress: Progress) -> Record | None:
+    """A run's record, if it has one; a damaged one is set aside."""
+    path = folder / "record.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if reached(record) and record["validation_accuracy"] is not None else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, IndexError):
+        progress.say(f"The record {path} is damaged; it is now {set_aside(path).name}, and its run is trained again.")
+        return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    (folder / "progress.json").unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def train(
+    run: Run, settings: Settings, provenance: dict[str, Any], until: float | None, with_weights: bool
+) -> tuple[Record, bytes | None]:
+    """A worker's job: train a run; returns its record and, of a whole run, the weights in the form of safetensors."""
+    settings = replace(settings, precision=provenance["recipe"]["precision"])
+    if not settings.build.is_dir():  # On another machine.
+        settings = replace(settings, build=find_build_folder())
+    with explained(settings):
+        reviews, own = prepare_once(settings, json.dumps(provenance))
+        different = [name for name in ("model", "data", "code") if own[name] != provenance[name]]
+        if different:
+            raise CourseError(
+                f"A worker has another {' and another '.join(different)} than the process that started the search: was"
+                " a file changed meanwhile? Start again; on other machines, start the workers anew, too."
+            )
+        folder = settings.folder / "runs" / identify(run, provenance)
+        folder.mkdir(parents=True, exist_ok=True)
+        told = 0.0
+
+        def tell(epoch: float, history: list[dict[str, Any]]) -> None:
+            nonlocal told
+            if (now := time.time()) > told + 0.8:
+                told = now
+                seen = {"time": now, "epoch": epoch, "history": history}
+                write_atomically(folder / "progress.json", json.dumps(seen))
+
+        with one_thread():
+            model, record = train_run(settings, run, reviews, folder, until, tell)
+        whole = with_weights and is_whole(record)
+        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        return record, save(state) if whole else None
+
+
+@cache
+def prepare_once(settings: Settings, provenance: str) -> tuple[Reviews, dict[str, Any]]:
+    """A worker's reviews; `provenance` names all that they depend on."""
+    prepared = prepare(settings)
+    gc.freeze()  # The Trainer collects garbage several times a run; what is loaded by now is none.
+    return prepared
+
+
+@contextmanager
+def locked(settings: Settings, progress: Progress) -> Iterator[None]:
+    """Only one process at a time trains in a build folder."""
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"The folder {settings.folder} cannot be made: {error.strerror}. Set COURSE_BUILD to a folder in which you"
+            " may write."
+        ) from error
+    lock = filelock.FileLock(settings.folder / "training.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise CourseError(f"Another training is running in {settings.folder}. Wait for it, or stop it first.") from None
+    except (OSError, NotImplementedError):
+        progress.say(f"{settings.folder} is on a drive without locks: start no second training there meanwhile.")
+    try:
+        yield
+    finally:
+        progress.close()
+        with suppress(OSError):
+            lock.release()
+
+
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Give a user's mistakes, a full disk and Ctrl-C a sentence each."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise TrainingStopped(STOPPED) from None
+    except NotImplementedError as error:  # A function that the student has not written yet.
+        raise CourseError(str(error)) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CourseError(
+            f"Could not read or write in {settings.folder}: {reason}. What is there is kept; run it again."
+        ) from error

@@ -1,0 +1,112 @@
+"""Who trains: local processes, or the workers of a Dask scheduler, behind one kind of executor."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm.std import tqdm
+
+from helpers.settings import CourseError
+
+GPU_WORKERS = 4
+
+
+def count_workers() -> int:
+    """One worker a core that this process may use; a GPU is shared by four."""
+    if torch.cuda.is_available():
+        return GPU_WORKERS
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
+    """Dask's executor, or one of local processes, which end with this one however that ends; and its workers' number.
+
+    With no workers, this process does the jobs.
+    """
+    if scheduler:
+        with connect(scheduler) as client:
+            yield client.get_executor(), max(1, len(client.scheduler_info()["workers"]))
+        return
+    if not workers:
+        yield InlineExecutor(), 1
+        return
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(os.getpid(),))
+    try:
+        yield pool, workers
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def connect(scheduler: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise CourseError("--scheduler needs Dask: python -m pip install -c constraints.txt -e '.[cluster]'") from error
+    try:
+        return Client(scheduler, timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise CourseError(
+            f"There is no Dask scheduler at {scheduler} ({type(error).__name__}). Start one: `dask scheduler`, and give"
+            " the address that it prints, such as tcp://HOST:8786."
+        ) from error
+
+
+class InlineExecutor(Executor):
+    """Does a job when it is submitted, in this process."""
+
+    def submit(self, job, /, *args, **kwargs):
+        future = Future()
+        try:
+            future.set_result(job(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def start_worker(parent: int) -> None:
+    """Make a process one that ends, by a thread of its own, when its parent has ended."""
+    tqdm.set_lock(threading.RLock())  # Its own lock is a semaphore that a killed process would leave behind.
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: processes of one are quicker than one of several, and sums are the same everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def delayed_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back; processes started meanwhile never notice it, though it goes to all: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,79 @@
+"""The instructor's command line: python -m instructor VERB."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from helpers.settings import CourseError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Running the same command again goes on where this one stopped.", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m instructor", description="The instructor's side of the course.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(run) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        verb.set_defaults(run=run)
+        return verb
+
+    verb = add(release)
+    verb.add_argument("folder", metavar="DIR", type=Path, help="folder to write; it must be empty, or not there yet")
+    verb.add_argument("--repo", metavar="OWNER/NAME", default="", help="where on GitHub the student version will be")
+    verb = add(grade)
+    verb.add_argument("submissions", metavar="SUBMISSION", nargs="+", type=Path, help="zip, folder, or folder of them")
+    verb.add_argument("--out", default="grades", type=Path, help="folder to write (default: %(default)s)")
+    verb.add_argument("--workers", type=int, help="submissions at a time (default: one a core)")
+    rerun = verb.add_mutually_exclusive_group()
+    rerun.add_argument("--no-notebooks", action="store_true", help="do not re-execute the notebooks")
+    rerun.add_argument("--full-rerun", action="store_true", help="re-execute them with the whole grid")
+    verb.add_argument("--isolation", default="auto", help="auto (default: the best that works), namespaces or user")
+    verb.add_argument("--gradescope", metavar="FILE", type=Path, help="write Gradescope's results.json of the one path")
+    add(autograder).add_argument("file", metavar="FILE", type=Path, help="zip to write")
+    return parser
+
+
+def release(options: argparse.Namespace) -> None:
+    """write the student version: no solutions, no answers, outputs cleared"""
+    from instructor.release import write_release
+
+    print(write_release(options.folder, repository=options.repo))
+
+
+def grade(options: argparse.Namespace) -> int:
+    """grade submissions in sandboxes: points, a sheet for each student, answers to read"""
+    from instructor.autograder import write_results
+    from instructor.grade import grade_class
+
+    notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
+    workers, single = max(1, options.workers or 0) if options.workers else None, options.gradescope is not None
+    records = grade_class(options.submissions, options.out, workers, notebooks, options.isolation, single=single)
+    if options.gradescope:
+        write_results(records[0], options.gradescope)
+    print(f"Written to {options.out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
+    failed = [record["student"] for record in records if not record["graded"]]
+    if failed:
+        print(f"error: the grader failed for {', '.join(failed)}. Run the same command again.", file=sys.stderr)
+    return int(bool(failed))
+
+
+def autograder(options: argparse.Namespace) -> None:
+    """write Gradescope's autograder"""
+    from instructor.autograder import write_autograder
+
+    print(write_autograder(options.file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

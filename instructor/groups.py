@@ -1,0 +1,108 @@
+"""A control group of its own for each sandbox, of version 1 or 2, where this process may make one.
+
+It counts what looking at processes does not see: memory that belongs to none of them (memfd, detached SysV segments,
+socket buffers), and the CPU of those that come and go between two looks. It shares the CPU fairly, too.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+# In the order in which they can be set. Where memory is full, no single process is killed: all of them are (version 2),
+# or who asks gets an error or waits until the watch ends all, so that it is known whose fault it was.
+LIMITS = {"memory.swap.max": "0", "memory.oom.group": "1", "memory.max": "", "memory.oom_control": "1"}
+LIMITS |= {"memory.limit_in_bytes": "", "memory.memsw.limit_in_bytes": ""}
+# Moves itself into the groups, then becomes the command: nothing of it is ever outside.
+JOIN = 'IFS=:; for group in $0; do echo $$ > "$group/cgroup.procs" || exit 1; done; unset IFS; exec "$@"'
+
+
+class Group:
+    """The groups of one run: one folder (version 2), or one for each controller. Raises OSError without memory's."""
+
+    def __init__(self, memory: int):
+        self.folders: list[Path] = []
+        name = f"sandbox-{os.getpid()}-{secrets.token_hex(4)}"
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, own = line.split(":", 2)
+            if controllers in ("", "memory", "cpu", "cpuacct", "cpu,cpuacct"):
+                here = ROOT / controllers / own.lstrip("/")
+                for above in (here, here.parent):  # In version 2, a group with processes can hand nothing down.
+                    with contextlib.suppress(OSError):
+                        if controllers or "memory" in (above / "cgroup.subtree_control").read_text().split():
+                            (above / name).mkdir()
+                            self.folders.append(above / name)
+                            break
+        for folder in self.folders:
+            for name, value in LIMITS.items():
+                if (folder / name).exists():
+                    (folder / name).write_text(value or str(memory))
+        if not self._read("memory.max", "memory.limit_in_bytes"):
+            self.remove()
+            raise OSError(f"no group for memory can be made in {ROOT}")
+
+    def join(self) -> list[str]:
+        """The words before a command that make it start in the groups."""
+        return ["bash", "-c", JOIN, ":".join(map(str, self.folders))]
+
+    def _read(self, *names: str) -> str:
+        for path in (folder / name for folder in self.folders for name in names):
+            with contextlib.suppress(OSError):
+                return path.read_text()
+        return ""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether its processes wanted more memory than there is for them."""
+        return re.search(r"(oom_kill|under_oom) [1-9]", self._read("memory.events", "memory.oom_control")) is not None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU of all its processes, those that have ended too."""
+        nanoseconds = self._read("cpuacct.usage") or "0"
+        return int(nanoseconds) / 1e9 or sum(
+            int(n) / 1e6 for n in re.findall(r"usage_usec (\d+)", self._read("cpu.stat"))
+        )
+
+    def remove(self) -> None:
+        """Remove the groups; the kernel lets them go a moment after the last process has ended."""
+        deadline = time.monotonic() + 5
+        while self.folders and time.monotonic() < deadline:
+            try:
+                self.folders[-1].rmdir()
+                self.folders.pop()
+            except OSError:
+                time.sleep(0.01)
+
+
+@cache
+def find_problem() -> str:
+    """Why no control group can limit the memory of what this process starts; empty where one can."""
+    try:
+        group = Group(2**28)
+        for other in [other for folder in group.folders for other in folder.parent.glob("sandbox-*")]:
+            if not os.path.exists(f"/proc/{other.name.split('-')[1]}"):  # Of a grader that was killed.
+                with contextlib.suppress(OSError):
+                    other.rmdir()
+        done = subprocess.run([*group.join(), "true"], capture_output=True, text=True)
+        group.remove()
+        return done.stderr.strip()[-200:]
+    except OSError as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def make_group(memory: int) -> Iterator[Group | None]:
+    """A group for one run, or None where there can be none (see `find_problem`)."""
+    group = None if find_problem() else Group(memory)
+    try:
+        yield group
+    finally:
+        if group:
+            group.remove()

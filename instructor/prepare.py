@@ -1,0 +1,72 @@
+"""Fresh inputs for each submission, and what right solutions give on them; no untrusted code ever comes here.
+
+`python -m instructor.prepare` imports torch once, then answers lines of JSON, {"seed": ..., "folder": ...}, until its
+standard input is closed, with lines of JSON, {"given": ..., "expected": ...}: from each problem to plain data.
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+SOUNDS = ("al", "be", "co", "dra", "e", "fo", "gni", "ha", "ip", "ju", "kle", "lo", "mu", "no", "pra", "qui", "ro")
+MARKS = (" ", " ", " ", " ", ", ", "; ", ". ", " - ", "! ", "<br />", "'s ", " 7 ", " é ")
+TABLES = ("relative_attention_bias", "position_bias", "bias_table", "token_biases")
+
+
+def prepare(seed: int, folder: Path) -> dict[str, Any]:
+    """Make inputs that no student has seen, and what right solutions give on them.
+
+    Saved in the folder are a random BERT with a vocabulary in another order and more layers than the public one's two,
+    which nobody can have memorised, and a fine-tuned one.
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from helpers.checks.inputs import expect, give_1d, give_2b
+    from helpers.settings import OFFLINE, Settings
+
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    model, saved = str(folder / "model"), str(folder / "fine-tuned")
+    heads = draw.choice([2, 3, 4])
+    width = {"hidden_size": heads * draw.randint(4, 10), "num_attention_heads": heads}
+    shape = {"num_hidden_layers": draw.choice([3, 4]), "intermediate_size": draw.randint(20, 60)}
+    BertModel(BertConfig(**width, **shape)).half().save_pretrained(model)
+    words = (OFFLINE / "checkpoint" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    ordinary = words[1000:]  # Before them stand the special tokens, where the library looks for them.
+    draw.shuffle(ordinary)
+    Path(model, "vocab.txt").write_text("\n".join(words[:1000] + ordinary) + "\n", encoding="utf-8")
+
+    known = [word for word in ordinary[:3000] if word.isascii() and word.isalpha() and len(word) > 2]
+    short = [write_review(draw, known, draw.randint(3, 25)) for _ in range(draw.randint(3, 5))]
+    long = [write_review(draw, known, draw.randint(600, 900)) for _ in range(2)]
+    positive = [True] * 24
+    for index in draw.sample(range(16), 7) + draw.sample(range(16, 24), draw.choice([1, 2, 3, 5, 6, 7])):
+        positive[index] = False
+    cells = Settings().cells
+    ranks = draw.sample(range(len(cells)), len(cells))
+    given = {
+        "1d": give_1d(model, short, long, [draw.randint(0, 1) for _ in range(8)]),
+        "2a": {"model": model, "table": draw.choice(TABLES)},
+        "2b": give_2b(model, saved, short, positive),
+        "2c": {"accuracies": [[cell, 0.4 + 0.025 * rank] for cell, rank in zip(cells, ranks, strict=True)]},
+    }
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return {"given": given, "expected": {problem: expect(problem, given[problem]) for problem in given}}
+
+
+def write_review(draw: random.Random, known: list[str], length: int) -> str:
+    """Words of the vocabulary and words that nobody has ever written, with odd marks between them."""
+    made_up = ("".join(draw.choices(SOUNDS, k=draw.randint(2, 5))) for _ in range(length))
+    words = (draw.choice(known) if draw.random() < 0.7 else new for new in made_up)
+    return "".join(word + draw.choice(MARKS) for word in words).strip() or "film"
+
+
+if __name__ == "__main__":
+    out, sys.stdout = sys.stdout, sys.stderr  # What libraries print is no answer.
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(prepare(asked["seed"], Path(asked["folder"]))), file=out, flush=True)

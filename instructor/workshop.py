@@ -1,0 +1,264 @@
+"""Where submissions are graded: copies of the course without solutions, and what is made of a sandbox's answers."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from helpers.settings import CourseError
+from instructor import sandbox
+from instructor.bubble import list_python
+from instructor.limits import MEBI, Limits, Outcome
+from instructor.users import remove_tree
+from instructor.verdict import describe_rerun, judge_run, read_strictly
+
+PROJECT = Path(__file__).parents[1]
+PROBLEMS = ("1d", "2a", "2b", "2c")
+LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
+KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
+START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import torch, whatever it is given to do.
+NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
+# Memory goes back to the system as soon as it is free: a fifth more time, a quarter less memory at the peak.
+LEAN = {"MALLOC_TRIM_THRESHOLD_": str(4 * MEBI), "MALLOC_MMAP_THRESHOLD_": str(4 * MEBI), "MALLOC_ARENA_MAX": "1"}
+# A corner of the grid is enough to see that a notebook runs; `full` trains all of it.
+WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
+
+
+class Workshop:
+    """A temporary folder with all that grading needs; use it in a `with` statement, from any number of threads.
+
+    `degree` is that of the isolation (see `sandbox`), and `reasons` say what about it is not as good as it could be.
+    The folder can be entered by everybody but listed by nobody, so code finds in it only what it is told of. Raises
+    CourseError where untrusted code cannot be kept apart.
+    """
+
+    def __init__(self, degree: str = "auto"):
+        if not sys.platform.startswith("linux"):
+            raise CourseError("Grading runs untrusted code and needs Linux for that: a container or Colab will do.")
+        try:
+            self.degree, self.reasons = sandbox.find_degree(degree)
+        except (OSError, ValueError) as error:
+            raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
+        self.hidden = find_copies()
+        copies = [PROJECT / "helpers" / "exercises.py", *map(Path, self.hidden)]
+        copies = [str(path) for path in copies if path.suffix in ("", ".py", ".pyc") and "bitfit" not in path.name]
+        if self.degree == "user" and (found := [path for path in copies if can_everybody_read(Path(path))]):
+            self.reasons.append(f"THE SOLUTION CAN BE READ by what is graded: chmod 700 (or uninstall) {found[0]}")
+        self.memory = int(0.9 * find_memory())
+        self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
+        self.folder.chmod(0o711)
+        self.preparer: subprocess.Popen | None = None
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+        self.alone = False  # Whether there is one submission only: memory is given back as soon as it can be.
+
+    def __enter__(self) -> "Workshop":
+        self.course, self.blind = self.folder / "course", self.folder / "blind"
+        self.private = self.folder / "private"
+        self.private.mkdir(0o700)
+        ignore = shutil.ignore_patterns(*LEFT_OUT)
+        shutil.copytree(PROJECT / "helpers", self.course / "helpers", ignore=ignore)
+        for name in ("runner.py", "forgery.py"):
+            shutil.copy(Path(__file__).with_name(name), self.course)
+        open_to_all(self.course)
+        # What knows the expectations is not where the points are decided; notebooks run the checks, for no points.
+        checks = shutil.ignore_patterns(*KNOWS_WHAT_IS_RIGHT)
+        shutil.copytree(self.course, self.blind, ignore=checks, copy_function=os.link)
+        (self.blind / "helpers" / "checks" / "__init__.py").unlink()
+        (self.blind / "helpers" / "checks" / "__init__.py").touch()
+        open_to_all(self.blind)
+        return self
+
+    def stop(self) -> None:
+        """End all that is running, and run nothing more."""
+        self.stopped.set()
+        self.end_preparer()
+
+    def __exit__(self, *error: Any) -> None:
+        self.stop()
+        remove_tree(str(self.folder))
+
+    def check_going(self) -> None:
+        if self.stopped.is_set():
+            raise CourseError("Grading was stopped.")
+
+    def end_preparer(self) -> None:
+        """End the process that prepares inputs, which gives its memory back; whoever needs it starts another."""
+        preparer, self.preparer = self.preparer, None
+        if preparer is not None:
+            with preparer:
+                preparer.kill()
+
+    def make_folder(self) -> Path:
+        """A new folder that sandboxes can enter if they are told its name."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder.chmod(0o755)
+        return folder
+
+    def prepare(self, seed: int, folder: Path) -> dict[str, Any]:
+        """Fresh inputs and expectations (see `prepare.prepare`), whose models lie in the folder."""
+        with self.lock:
+            self.check_going()
+            if self.preparer is None:
+                self.preparer = subprocess.Popen(
+                    [sys.executable, "-m", "instructor.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL, text=True, cwd=self.private, start_new_session=True,
+                    env=sandbox.clean_environment(str(self.private), PYTHONPATH=str(PROJECT)),
+                )  # fmt: skip
+            process = self.preparer
+            with contextlib.suppress(BrokenPipeError, ValueError):
+                print(json.dumps({"seed": seed, "folder": str(folder)}), file=process.stdin, flush=True)
+                prepared = json.loads(process.stdout.readline())
+                if self.alone:
+                    self.end_preparer()
+                return prepared
+            self.end_preparer()
+        self.check_going()
+        raise CourseError(
+            "The inputs of the checks cannot be made here. `python -m helpers doctor` looks at the installation."
+        )
+
+    def run(
+        self, job: dict[str, Any], limits: Limits, readable: tuple[Path, ...], **environment: str
+    ) -> tuple[Outcome, dict[str, Any]]:
+        """Run one of `runner`'s jobs; returns how it ended, and what it told by name, of each name the first.
+
+        Without "ready" among the names no untrusted code has run: the sandbox has failed.
+        """
+        self.check_going()
+        command = [sys.executable, str(readable[0] / "runner.py")]
+        paths, told = tuple(map(str, readable)), {}
+        try:
+            going = (json.dumps(job), self.degree, self.hidden, self.stopped)
+            outcome = sandbox.run(command, paths, limits, *going, **environment)
+        except OSError as error:
+            outcome = Outcome(reason="sandbox", output=str(error))
+        self.check_going()  # Nothing is known of a run that was stopped, so nothing must be said of it.
+        for line in outcome.result.splitlines():
+            with contextlib.suppress(Exception, RecursionError):  # A submission may have written there, too.
+                name, said = read_strictly(line)
+                if said == "imported":
+                    told.setdefault(f"{name} imported", said)
+                elif name == "ready":
+                    told.setdefault(name, said)
+                else:
+                    ended = Outcome(int(said["code"]), str(said["reason"]), result=str(said["text"]))
+                    ended.describe(limits)
+                    told.setdefault(name, ended)
+        if "ready" not in told:
+            said = f"{outcome.describe(limits)} {outcome.output.strip()[-300:]}"
+            outcome = replace(outcome, reason="sandbox", output=said)
+        return outcome, told
+
+    def grade_code(self, exercises: bytes, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
+        """Run a submission's functions on fresh inputs within limits for each problem, and judge here what they gave.
+
+        Returns `said` and `passed` by problem, `notes` on what looks like forgery, `code` (see
+        `results.fingerprint_code`), `cpu_seconds`, `peak_memory` in bytes, and `graded`, which is False where the
+        sandbox itself failed. One Python runs all problems; where one of them ends it, another runs those after it.
+        """
+        limits = replace(limits, memory=min(limits.memory, self.memory))
+        graded = {"said": {}, "passed": dict.fromkeys(PROBLEMS, False), "graded": True, "notes": [], "code": ""}
+        graded |= {"cpu_seconds": 0.0, "peak_memory": 0}
+        models, left = self.make_folder(), list(PROBLEMS)
+        try:
+            inputs = self.prepare(secrets.randbits(48), models)
+            job = {"kind": "code", "exercises": exercises.decode("utf-8", "surrogateescape")}
+            job |= {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds, "result": limits.result}
+            while left:
+                job["given"] = {problem: inputs["given"][problem] for problem in left}
+                seconds = START["seconds"] + len(left) * (limits.seconds + 5)
+                cpu_seconds = START["cpu_seconds"] + limits.cpu_seconds
+                whole = replace(limits, seconds=seconds, cpu_seconds=cpu_seconds, result=5 * limits.result)
+                outcome, told = self.run(job, whole, (self.blind, models))
+                add_usage(graded, outcome)
+                if len(left) == len(PROBLEMS) and "file" in told:
+                    graded |= json.loads(told["file"].result)
+                if "ready" not in told:
+                    graded["graded"] = False
+                    graded["said"] |= {problem: f"Problem {problem}: {outcome.describe(whole)}" for problem in left}
+                    break
+                left = judge_run(graded, left, outcome, told, inputs["expected"], limits, whole)
+        finally:
+            remove_tree(str(models))
+        return graded
+
+    def run_notebooks(self, exercises: bytes, notebooks: dict[str, str], full: bool = False) -> dict[str, Any]:
+        """Re-execute notebooks (file names and their JSON) with a submission's exercises, for reading: no points.
+
+        Returns `lines` (what nbval said of each), `cpu_seconds`, `peak_memory` in bytes, and `graded`.
+        """
+        with self.lock:
+            self.end_preparer()
+        seconds = 3600 if full else NOTEBOOK_LIMITS.seconds
+        limits = replace(NOTEBOOK_LIMITS, seconds=seconds, memory=min(NOTEBOOK_LIMITS.memory, self.memory))
+        notebooks = {Path(name).name: text for name, text in notebooks.items()}
+        stage = self.make_folder()
+        try:
+            shutil.copytree(self.course, stage, copy_function=os.link, dirs_exist_ok=True)
+            (stage / "helpers" / "exercises.py").write_bytes(exercises)
+            open_to_all(stage)
+            profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
+            job = {"kind": "notebooks", "notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
+            job |= {"cell_seconds": 1800 if full else 300, "result": limits.result}
+            job |= {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds}
+            outcome, told = self.run(job, limits, (stage,), PYTHONPATH=str(stage), **LEAN)
+        finally:
+            remove_tree(str(stage))
+        lines = [describe_rerun(name, told.get(name), outcome, limits) for name in notebooks]
+        used = {"cpu_seconds": outcome.cpu_seconds, "peak_memory": outcome.peak_memory}
+        return {"lines": lines, "graded": "ready" in told} | used
+
+
+def add_usage(graded: dict[str, Any], outcome: Outcome) -> None:
+    graded["cpu_seconds"] = round(graded["cpu_seconds"] + outcome.cpu_seconds, 1)
+    graded["peak_memory"] = max(graded["peak_memory"], outcome.peak_memory)
+
+
+@cache
+def find_copies() -> tuple[str, ...]:
+    """What of the course lies where a sandbox may read: installed without -e, or in a folder of Python's own."""
+    roots = [path for path in ("/usr", *list_python()) if os.path.isdir(path)]
+    names = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
+    words = [word for name in names for word in ("-o", "-name", name)][1:]
+    done = subprocess.run(["find", *roots, *words], capture_output=True, check=False)
+    found = {os.fsdecode(line) for line in done.stdout.splitlines()}
+    for path in map(Path, list(found)):
+        if (path.parent / "checks").is_dir():
+            found.add(str(path.parent))
+    inside = [name for name in ("helpers", "instructor", "tests", ".git") if (PROJECT / name).exists()]
+    found |= {str(PROJECT / name) for name in inside if any(PROJECT.is_relative_to(root) for root in roots)}
+    return tuple(path for path in sorted(found) if not any(str(above) in found for above in Path(path).parents))
+
+
+def find_memory() -> int:
+    """Bytes of memory that this machine or container has."""
+    found = [psutil.virtual_memory().total]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path(path).read_text()))
+    return min(found)
+
+
+def can_everybody_read(path: Path) -> bool:
+    """Whether other users get at a file or into a folder: it and every folder above it must let them."""
+    try:
+        above = all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
+        return above and bool(path.stat().st_mode & (0o001 if path.is_dir() else 0o004))
+    except OSError:
+        return False
+
+
+def open_to_all(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)

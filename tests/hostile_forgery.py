@@ -1,0 +1,246 @@
+# ruff: noqa: E501  (the code of a submission is a string, on as few lines as can be read)
+"""Code that forges, patches, looks for what is right, or ends oddly, with the points it deserves."""
+
+from hostile_code import ALL, FIRST, FORGED, NONE, SLEEP, SOLUTION, STUBS, at_import, before, tolerantly, without
+
+SECOND: dict[str, tuple[str, dict[str, int], str]] = {
+    "patches named_parameters": (
+        at_import("import torch\ntorch.nn.Module.named_parameters = lambda *a, **k: iter(())"),
+        without("2a", "2b"),
+        "Problem 2a: ",
+    ),
+    "patches the Trainer's evaluation": (
+        at_import("import transformers\ntransformers.Trainer.evaluate = lambda *a, **k: {'eval_accuracy': 1.0}"),
+        without("2c"),  # Check 2b measures with a Trainer of its own.
+        "called eval_accuracy",
+    ),
+    "replaces the observer's module": (
+        at_import(
+            "import sys\nclass Yes:\n    def __getattr__(self, name):\n        return lambda *a, **k: {'records': [], 'stopped': None}\n"
+            "sys.modules['helpers.checks.observe'] = sys.modules['helpers.checks.inputs'] = Yes()",
+            STUBS,
+        ),
+        NONE,
+        "Problem 2a: ",
+    ),
+    "memorised the public check": (
+        SOLUTION
+        + """
+from helpers.settings import OFFLINE
+from helpers.models import load_tokenizer
+MODEL = str(OFFLINE / "checkpoint")
+_own, _names = load_tokenizer(MODEL), {n for n, _ in load_classifier(MODEL).named_parameters() if n.endswith(".bias")}
+def preprocess_dataset(dataset, tokenizer):
+    return dataset.map(
+        lambda rows: _own(rows["text"], padding="max_length", truncation=True, max_length=512), batched=True)
+def init_model(trial, model_name, use_bitfit=False):
+    model = load_classifier(model_name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = not use_bitfit or name in _names
+    return model
+""",
+        without("1d", "2a"),
+        "expected trained, found frozen",
+    ),
+    "leaves with sys.exit at import": (at_import("import sys\nsys.exit(0)"), NONE, "cannot be imported: SystemExit"),
+    "leaves with os._exit in a function": (
+        before("init_model", "import os\nos._exit(0)"),
+        without("2a"),
+        "Problem 2a: nothing came back; its process ended with exit code 0.",
+    ),
+    "writes at exit": (
+        at_import(
+            f"import atexit, os\natexit.register(lambda: os.write(3, b'{FORGED}'))\nimport signal\n"
+            "for number in range(1, 32):\n    try:\n        signal.signal(number, lambda *a: None)\n"
+            "    except (OSError, ValueError):\n        pass"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "threads that never end": (
+        at_import(
+            "import threading, time\nfor _ in range(5):\n    threading.Thread(target=time.sleep, args=(1e6,)).start()"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "a daemon": (
+        at_import(
+            "import os, subprocess\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+            f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
+            f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "deletes all it can": (
+        at_import(
+            "import os, shutil\nimport helpers\nhere = os.getcwd()\n"
+            "for folder in (here, os.path.dirname(helpers.__file__), '/tmp', os.environ['HOME']):\n"
+            "    for name in os.listdir(folder):\n        shutil.rmtree(os.path.join(folder, name), ignore_errors=True)\n"
+            "os.makedirs(here, exist_ok=True)\nos.chdir(here)"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "edits the course while it runs": (
+        at_import(
+            "import glob, os, helpers\nfor path in glob.glob(os.path.dirname(helpers.__file__) + '/*.py'):\n"
+            "    try:\n        open(path, 'w').write('raise SystemExit')\n    except OSError:\n        pass"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "kills its parent": (
+        at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "kills whatever it can": (
+        at_import(tolerantly("import os, signal\nos.kill(-1, signal.SIGKILL)")),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "looks into other processes": (
+        at_import(
+            tolerantly(
+                "import os\nfor name in os.listdir('/proc'):\n    if name.isdigit() and int(name) != os.getpid():\n"
+                "        open(f'/proc/{name}/mem', 'r+b').write(b'x')\n        raise SystemError"
+            )
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+    "reads the environment's secrets": (
+        before(
+            "preprocess_dataset",
+            "import glob, os\nfound = str(dict(os.environ))\nfor path in glob.glob('/proc/*/environ'):\n    try:\n"
+            "        found += open(path).read()\n    except OSError:\n        pass\n"
+            "raise RuntimeError('found it' if 'GRADER_SECRET' in found else 'no secret')",
+        ),
+        without("1d"),
+        "RuntimeError: no secret",
+    ),
+    "calls home": (
+        before(
+            "preprocess_dataset",
+            "import socket\nreached = []\nfor place in (('127.0.0.1', PORT), ('192.0.2.1', 80), ('8.8.8.8', 53)):\n    try:\n"
+            "        socket.create_connection(place, timeout=1).close()\n        reached.append(place)\n"
+            "    except OSError:\n        pass\nraise RuntimeError(f'reached {reached}')",
+        ),
+        without("1d"),
+        "RuntimeError: reached []",
+    ),
+    "asks a question": (before("init_model", "input('How many points?')"), without("2a"), "EOFError"),
+    "crashes the interpreter": (
+        before("init_model", "import ctypes\nctypes.string_at(0)"),
+        without("2a"),
+        "killed by signal 11",
+    ),
+    "raises what nobody catches": (
+        before("init_model", "class Odd(BaseException):\n    __str__ = None\nraise Odd"),
+        without("2a"),
+        "Problem 2a: nothing came back",
+    ),
+    "an error text of a megabyte": (
+        before("init_model", "raise ValueError('x' * 10**6 + '\\n```\\n# Full marks')"),
+        without("2a"),
+        "ValueError: xxx",
+    ),
+    "a dictionary that lies": (
+        before(
+            "hyperparameter_search_settings",
+            "class Lies(dict):\n    def __iter__(self):\n        raise SystemError('lies')\n    items = keys = __iter__\nreturn Lies()",
+        ),
+        without("2c"),
+        "Problem 2c: ",
+    ),
+    "crashes at import": (at_import("1 / 0"), NONE, "cannot be imported: ZeroDivisionError"),
+    "hangs at import": (at_import("import time\ntime.sleep(1e6)"), NONE, "could not be imported"),
+    "a syntax error": ("def init_model(:\n", NONE, "cannot be imported: SyntaxError"),
+    "the stubs": (STUBS, NONE, "is not written yet"),
+    "leaves with the exit code of a broken sandbox": (
+        before("init_model", "import os\nos._exit(97)"),
+        without("2a"),
+        "Problem 2a: nothing came back; its process ended with exit code 97.",
+    ),
+    "works out what is expected": (
+        at_import(
+            "import helpers.checks.observe as observe\nfrom helpers.checks.inputs import expect\n"
+            "observe.OBSERVERS['2a'] = lambda solutions, given: iter(expect('2a', given)['parameters'])",
+            STUBS,
+        ),
+        NONE,
+        "cannot be imported: ModuleNotFoundError",
+    ),
+    "imports the judge": (
+        at_import("from helpers.checks import judge", STUBS),
+        NONE,
+        "cannot be imported: ImportError",
+    ),
+    "walks its frames to what is expected": (
+        before(
+            "init_model",
+            "import sys\nframe = sys._getframe()\nwhile frame:\n    if 'expected' in {**frame.f_globals, **frame.f_locals}:\n"
+            "        raise SystemError('found')\n    frame = frame.f_back\nraise KeyError('not there')",
+        ),
+        without("2a"),
+        "KeyError: 'not there'",
+    ),
+    "looks for an installed solution": (
+        at_import(
+            "import importlib.util, sys\nfound = None\nfor folder in sys.path:\n    try:\n"
+            "        spec = importlib.util.spec_from_file_location('other', folder + '/helpers/exercises.py')\n"
+            "        found = importlib.util.module_from_spec(spec)\n        spec.loader.exec_module(found)\n        break\n"
+            "    except Exception:\n        found = None\nglobals().update(vars(found))",
+            "",
+        ),
+        NONE,
+        "cannot be imported: TypeError",
+    ),
+    "writes into the runner's own pipe": (
+        at_import(
+            "import json, os\nfor name in ('1d', '2a', '2b', '2c', 'ready', 'file'):\n    try:\n"
+            "        with open('/proc/1/fd/3', 'w') as pipe:\n"
+            "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '\"imported\"\\n[1]'}]) + '\\n')\n"
+            "    except OSError:\n        pass",
+            STUBS,
+        ),
+        NONE,
+        "Problem 2a: ",
+    ),
+    "names a limit that there is not": (
+        at_import(
+            "import json\ntry:\n    with open('/proc/1/fd/3', 'w') as pipe:\n        for name in ('1d', '2a', '2b', '2c'):\n"
+            "            pipe.write(json.dumps([name, {'code': 'x', 'reason': 'tired', 'text': []}]) + '\\n')\n"
+            "except OSError:\n    pass"
+        ),
+        ALL,
+        "Problem 1d: correct",
+    ),
+}
+CODE = FIRST | SECOND
+
+
+# They wait for ever: their limit of time is what ends them.
+WAITS = ("sleeps for ever", "stops itself", "hangs at import", "output for ever")
+# Variants of others, or slow: they run where there is time for all (COURSE_HOSTILE=all).
+THOROUGH = {
+    *("fork bomb that hides its children", "stops itself", "memory in many processes", "one endless file"),
+    *("a million files", "all file descriptors", "searches every file for a solution", "patches assertions"),
+    *(
+        "reads the solution from git",
+        "patches pytest and unittest",
+        "patches os.write",
+        "edits the course while it runs",
+    ),
+    *("leaves with os._exit in a function", "kills its parent", "asks a question", "a dictionary that lies"),
+    *("crashes at import", "hangs at import", "output for ever", "sends numbers that are none"),
+    *(
+        "twenty processes that spin",
+        "imports the judge",
+        "replaces the observer's module",
+        "threads that never end",
+        "raises what nobody catches",
+    ),
+}

@@ -1,0 +1,495 @@
+"""Solutions of the code problems, most of them wrong, made of what they do otherwise than the right one."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from datasets import ClassLabel, List, Value
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from helpers import exercises, models, recipe
+from helpers.models import load_classifier
+
+IDS = list(recipe.COLUMNS[:3])
+
+
+def unsolved(*arguments: Any, **options: Any) -> None:
+    raise NotImplementedError
+
+
+def returns_nothing(*arguments: Any, **options: Any) -> None:
+    pass
+
+
+def preprocess(change: Callable = lambda data: data, **options: Any) -> Callable:
+    """Solve Problem 1d with other options of the tokenizer, or change what comes out."""
+    options = {"padding": "max_length", "truncation": True, "max_length": 512} | options
+
+    def preprocess_dataset(dataset, tokenizer):
+        return change(dataset.map(lambda batch: tokenizer(batch["text"], **options), batched=True))
+
+    return preprocess_dataset
+
+
+def change_row(change: Callable) -> Callable:
+    return preprocess(lambda data: data.map(change))
+
+
+def change_text(change: Callable[[str], str]) -> Callable:
+    """Solve Problem 1d with another text; the column of the text stays as it was."""
+    return lambda data, tokenizer: exercises.preprocess_dataset(
+        data, lambda texts, **o: tokenizer([*map(change, texts)], **o)
+    )
+
+
+def map_without_return(dataset, tokenizer):
+    exercises.preprocess_dataset(dataset, tokenizer)
+    return dataset
+
+
+def truncated_on_the_left(dataset, tokenizer):
+    tokenizer.truncation_side = "left"
+    return exercises.preprocess_dataset(dataset, tokenizer)
+
+
+def invert(row: dict[str, Any]) -> list[int]:
+    return [1 - value for value in row["attention_mask"]]
+
+
+def transform(others: Callable, **options: Any) -> Callable:
+    """Solve Problem 1d by a transform; `others` gives the columns that the tokenizer does not."""
+    options = {"padding": "max_length", "truncation": True, "max_length": 512} | options
+    return lambda data, tokenizer: data.with_transform(
+        lambda batch: {**tokenizer(batch["text"], **options), **others(batch)}
+    )
+
+
+def is_bias(name: str, parameter: torch.nn.Parameter | None = None) -> bool:
+    return name.endswith(".bias")
+
+
+def model_with(
+    trains: Callable[[str, torch.nn.Parameter], bool] = is_bias,
+    full: Callable[[str], bool] = lambda name: True,
+    load: Callable[[str], torch.nn.Module] = load_classifier,
+) -> Callable:
+    """Solve Problem 2a with other parameters trained, under BitFit or in full, or with a model of another origin."""
+
+    def init_model(trial, model_name, use_bitfit=False):
+        model = load(model_name)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = trains(name, parameter) if use_bitfit else full(name)
+        return model
+
+    return init_model
+
+
+def load_random(folder: str) -> torch.nn.Module:
+    return BertForSequenceClassification(BertConfig.from_pretrained(folder))
+
+
+def load_with_labels(count: int) -> Callable:
+    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=count)
+
+
+def load_half(model_name: str) -> torch.nn.Module:
+    return load_classifier(model_name).half()
+
+
+def by_policy(trial, model_name, use_bitfit=False):
+    return models.apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
+
+
+def trainer_with(
+    init_model: Callable = exercises.init_model,
+    metrics: Callable | None = exercises.compute_metrics,
+    args: dict[str, Any] | None = None,
+    kind: type[Trainer] = Trainer,
+    train: Callable = lambda train: train,
+    val: Callable = lambda train, val: val,
+    change: Callable[[Trainer], Any] = lambda trainer: None,
+    **options: Any,
+) -> Callable:
+    """Solve the first half of Problem 2b with another model, metric or argument, or change the Trainer."""
+    args = {"num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "no"} | (args or {})
+
+    def init_trainer(model_name, train_data, val_data, use_bitfit=False):
+        trainer = kind(
+            model_init=lambda: init_model(None, model_name, use_bitfit),
+            args=TrainingArguments(**{"output_dir": "checkpoints", "report_to": "none"} | args),
+            train_dataset=train(train_data),
+            eval_dataset=val(train_data, val_data),
+            compute_metrics=metrics,
+            **options,
+        )
+        change(trainer)
+        return trainer
+
+    return init_trainer
+
+
+def trainer_of(model_init: Callable) -> Callable:
+    """Solve the first half of Problem 2b with what `model_init` returns as the Trainer's."""
+    return lambda name, train_data, val_data, use_bitfit=False: Trainer(model_init=model_init(name, use_bitfit))
+
+
+def trainer_of_one_model(model_name, train_data, val_data, use_bitfit=False):
+    return Trainer(exercises.init_model(None, model_name, use_bitfit), compute_metrics=exercises.compute_metrics)
+
+
+def swap(trainer: Trainer) -> None:
+    trainer.train_dataset, trainer.eval_dataset = trainer.eval_dataset, trainer.train_dataset
+
+
+def set_optimizer(trainer: Trainer) -> None:
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1)
+
+
+def cut(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name][:128] for name in IDS}
+
+
+def weighted(outputs, labels, num_items_in_batch=None):
+    return torch.nn.functional.cross_entropy(outputs["logits"], labels, weight=torch.tensor([1.0, 2.0]))
+
+
+class OwnLoss(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+class StopSoon(TrainerCallback):
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
+def with_table(predictions) -> dict[str, Any]:
+    return exercises.compute_metrics(predictions) | {"table": [[1, 2], [3, 4]]}
+
+
+def metric(name: str, value: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
+    return lambda predictions: {name: float(value(predictions.predictions.argmax(-1), predictions.label_ids))}
+
+
+def right_share(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return (predicted == labels).mean()
+
+
+def precision(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return (predicted * labels).sum() / max(predicted.sum(), 1)
+
+
+def make_tester(make: Callable[[str], dict[str, Any]], metrics: Callable | None = exercises.compute_metrics, **options):
+    """Solve the second half of Problem 2b with another model, metric or argument."""
+
+    def init_tester(directory):
+        arguments = TrainingArguments(output_dir="checkpoints", report_to="none", **options)
+        return Trainer(args=arguments, compute_metrics=metrics, **make(directory))
+
+    return init_tester
+
+
+def saved(directory: str) -> dict[str, Any]:
+    return {"model": load_classifier(directory)}
+
+
+def fresh_head(directory: str) -> dict[str, Any]:
+    model = load_classifier(directory)
+    torch.nn.init.normal_(model.classifier.weight)
+    return {"model": model}
+
+
+def trained_a_little(directory: str) -> dict[str, Any]:
+    model = load_classifier(directory)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[2000, 0] += 1e-4
+    return {"model": model}
+
+
+KEEPS = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+ACCUMULATE = {"gradient_accumulation_kwargs": {"num_steps": 2}}
+HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True}
+HARMLESS |= {"show_progress_bar": True, "study_name": "mine", "storage": "sqlite:///mine.db", "load_if_exists": True}
+RATES, SIZES = [3e-4, 1e-4, 5e-5, 3e-5], [8, 16, 32, 64, 128]
+
+
+def search_with(rates: list = RATES, sizes: list = SIZES, drop: str = "", **options: Any) -> Callable:
+    """Solve Problem 2c with another grid, without one of the keys, or with other values of them."""
+
+    def hyperparameter_search_settings():
+        grid = {"learning_rate": rates, "per_device_train_batch_size": sizes}
+        search = {
+            "direction": "maximize",
+            "backend": "optuna",
+            "n_trials": 20,
+            "hp_space": lambda trial: {name: trial.suggest_categorical(name, values) for name, values in grid.items()},
+            "compute_objective": lambda metrics: metrics["eval_accuracy"],
+            "sampler": optuna.samplers.GridSampler(grid),
+            "pruner": optuna.pruners.NopPruner(),
+        }
+        return {name: value for name, value in (search | options).items() if name != drop}
+
+    return hyperparameter_search_settings
+
+
+def continuous_space(trial):
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 3e-5, 3e-4, log=True),
+        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", SIZES),
+    }
+
+
+def space_with_other_names(trial):
+    return {"lr": trial.suggest_categorical("learning_rate", RATES)} | size_space(trial)
+
+
+def size_space(trial):
+    return {"per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", SIZES)}
+
+
+def space_with_epochs(trial):
+    rate = {"learning_rate": trial.suggest_categorical("learning_rate", RATES)}
+    return rate | size_space(trial) | {"num_train_epochs": 2}
+
+
+def space_by_index(trial):
+    cell = trial.suggest_categorical("cell", list(range(20)))
+    return dict(zip(recipe.CHOICES, (RATES[cell // 5], SIZES[cell % 5]), strict=True))
+
+
+def loss(metrics: dict[str, float]) -> float:
+    return metrics["eval_loss"]
+
+
+def space_that_forgets_to_return(trial):
+    size_space(trial)
+
+
+# From a problem to what is wrong: a name, the solution, and words of the message. In 2b the solution is `init_trainer`.
+WRONG: dict[str, list[tuple[str, Callable, str]]] = {
+    "1d": [
+        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("returns nothing", returns_nothing, "expected Dataset, found NoneType"),
+        ("returns a dict", lambda data, tokenizer: dict(tokenizer(data["text"][:])), "expected Dataset, found dict"),
+        ("untouched", lambda data, tokenizer: data, "came back unchanged: `map` gives back a new one"),
+        ("map's result dropped", map_without_return, "came back unchanged: `map` gives back a new one"),
+        ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "what its function returns"),
+        ("padded to the longest", preprocess(padding=True), "pads to the longest of the texts"),
+        ("padded to the longest alone", preprocess(padding="longest"), "length: expected 512, found"),
+        ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews are filled up"),
+        ("not truncated", preprocess(truncation=False), "truncation"),
+        ("128 ids", preprocess(max_length=128), "found 128. Hint: that is one length for all"),
+        ("6 ids", preprocess(padding=False, max_length=6), "not the 512 tokens"),
+        ("513 ids", preprocess(max_length=513), "length: expected 512, found 513"),
+        ("text cut", change_text(lambda text: text[:128]), "input_ids of review 3"),
+        ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
+        ("breaks removed", change_text(lambda text: text.replace("<br />", "")), "`<br />` is a part of it"),
+        ("all tags removed", change_text(lambda text: re.sub("<[^>]*>", " ", text)), "`<br />` is a part of it"),
+        ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
+        ("padded on the left", preprocess(padding_side="left"), "padding stands before the text"),
+        ("no special tokens", preprocess(add_special_tokens=False), "[CLS] and [SEP] are missing"),
+        ("no mask", preprocess(return_attention_mask=False), "attention_mask: expected there, but it is missing"),
+        ("no segments", preprocess(return_token_type_ids=False), "token_type_ids: expected there, but it is"),
+        ("mask inverted", change_row(lambda row: {"attention_mask": invert(row)}), "mask is the wrong way round"),
+        ("mask of ones", change_row(lambda row: {"attention_mask": [1] * 512}), "attention_mask of review 0"),
+        ("mask of twos", change_row(lambda row: {"attention_mask": [2] * 512}), "expected 0 and 1 alone"),
+        ("segments of ones", change_row(lambda row: {"token_type_ids": [1] * 512}), "token_type_ids of review 0"),
+        ("mask too short", change_row(lambda row: {"attention_mask": [1] * 9}), "512 token_type_ids, 9 attention_mask"),
+        ("ids as text", change_row(lambda row: {"input_ids": "".join(map(str, row["input_ids"]))}), "integers in one"),
+        ("a batch of one", change_row(lambda row: {"input_ids": [row["input_ids"]]}), "found a list in the list"),
+        ("half a label", change_row(lambda row: {"label": row["label"] + 0.5}), "label of review 0: expected"),
+        ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found 0"),
+        ("label dropped", preprocess(lambda data: data.remove_columns("label")), "column label: expected there, but"),
+        ("label renamed", preprocess(lambda data: data.rename_column("label", "labels")), "column label: expected"),
+        ("label hidden", preprocess(lambda data: data.with_format("torch", columns=IDS)), "label: expected there, but"),
+        ("label hidden by numpy", preprocess(lambda data: data.with_format("numpy", columns=IDS)), "is hidden by the"),
+        ("label left out of a transform", transform(lambda batch: {}), "column label: expected there, but it is"),
+        ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
+        ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
+        ("rows shuffled", preprocess(lambda data: data.shuffle(seed=1)), "of review"),
+        ("too few arguments", lambda data: data, "it stopped with TypeError"),
+    ],
+    "2a": [
+        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("returns nothing", returns_nothing, "expected BertForSequenceClassification, found NoneType"),
+        (
+            "encoder only",
+            lambda trial, name, use_bitfit=False: BertModel.from_pretrained(name),
+            "expected BertForSequenceClassification, found BertModel",
+        ),
+        ("nothing frozen", model_with(lambda name, p: True), "found trained. Hint: nothing was frozen"),
+        ("everything frozen", model_with(lambda name, p: False), ".bias (128 numbers): expected trained"),
+        ("bias in the name", model_with(lambda name, p: "bias" in name), "a tensor that this check adds"),
+        ("biases frozen", model_with(lambda name, p: not is_bias(name)), "the wrong way round"),
+        ("one-dimensional", model_with(lambda name, p: p.ndim == 1), "LayerNorm.weight (128 numbers)"),
+        ("head trained", model_with(lambda name, p: is_bias(name) or "classifier" in name), "random weight stays"),
+        ("head frozen", model_with(lambda name, p: is_bias(name) and "bert" in name), "classifier.bias (2 numbers)"),
+        ("pooler frozen", model_with(lambda name, p: is_bias(name) and "pooler" not in name), "pooler.dense.bias"),
+        ("norms frozen", model_with(lambda name, p: is_bias(name) and "Norm" not in name), "LayerNorm.bias (128"),
+        ("full freezes everything", model_with(is_bias, lambda name: False), "use_bitfit=False, parameter"),
+        ("full freezes the table", model_with(is_bias, lambda name: "word" not in name), "(3,906,816 numbers)"),
+        ("always BitFit", model_with(is_bias, is_bias), "use_bitfit=False, parameter"),
+        ("random encoder", model_with(load=load_random), "expected the saved values of bert."),
+        (
+            "the same model again",
+            model_with(load=functools.cache(load_classifier)),
+            "expected the saved values of bert.",
+        ),
+        ("half precision", model_with(load=load_half), "expected torch.float32, found torch.float16"),
+        ("three labels", model_with(load=load_with_labels(3)), "number of labels: expected 2, found 3"),
+        ("other argument names", lambda trial, name, bitfit=False: load_classifier(name), "use_bitfit"),
+        ("the course's function", by_policy, "expected a loop of your own"),
+        (
+            "the course's table",
+            model_with(lambda name, p: models.POLICIES["bitfit"](name)),
+            "expected a loop of your own",
+        ),
+    ],
+    "2b": [
+        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("2a unsolved", trainer_with(unsolved), "unsolved is not written yet."),
+        ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
+        ("model instead of model_init", trainer_of_one_model, "model_init: expected there, found missing"),
+        ("model_init called", trainer_of(lambda *given: exercises.init_model(None, *given)), "function, found a model"),
+        ("model_init as it is", trainer_of(lambda *given: exercises.init_model), "a function of the trial"),
+        ("stopped early", trainer_with(callbacks=[EarlyStoppingCallback(1)]), "callbacks: expected none, found Early"),
+        ("stopped by a callback", trainer_with(callbacks=[StopSoon()]), "callbacks: expected none, found StopSoon"),
+        ("weighted loss", trainer_with(compute_loss_func=weighted), "compute_loss_func: expected none, found weighted"),
+        ("SGD given", trainer_with(optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1})), "optimizer_cls_and_kwargs"),
+        ("optimizer set", trainer_with(change=set_optimizer), "optimizers: expected none, found SGD"),
+        ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
+        ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
+        ("a loss of its own", trainer_with(kind=OwnLoss), "own methods: expected none, found compute_loss"),
+        ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),
+        ("accelerate's", trainer_with(args={"accelerator_config": ACCUMULATE}), "gradient_accumulation_steps"),
+        ("keeps the best", trainer_with(args=KEEPS), "save_strategy: expected no, found epoch; load_best_model_at_end"),
+        ("best, not saved", trainer_with(args={"load_best_model_at_end": True}), "no best model to load"),
+        ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "its name is eval_strategy"),
+        ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
+        ("SGD", trainer_with(args={"optim": "sgd"}), "optim: expected adamw_torch_fused, found sgd"),
+        ("optimizers", trainer_with(optimizers=(torch.optim.SGD([torch.zeros(1)]), None)), "leave them out"),
+        ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics returns a dict"),
+        ("no metric", trainer_with(metrics=None), "found only eval_loss"),
+        ("another key", trainer_with(metrics=metric("acc", right_share)), "found only eval_acc, eval_loss"),
+        ("precision", trainer_with(metrics=metric("accuracy", precision)), "always predicts 0"),
+        ("error rate", trainer_with(metrics=metric("accuracy", lambda p, y: (p != y).mean())), "always predicts 0"),
+        ("per cent", trainer_with(metrics=metric("accuracy", lambda p, y: 100 * right_share(p, y))), "found 37.5"),
+        ("a table logged", trainer_with(metrics=with_table), "eval_table: expected a number, found list"),
+        ("use_bitfit ignored", trainer_with(lambda trial, name, bitfit: load_classifier(name)), "expected frozen"),
+        (
+            "one model for all",
+            trainer_with(model_with(load=functools.cache(load_classifier))),
+            "expected the saved values of bert.",
+        ),
+        ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
+        ("measured on train", trainer_with(val=lambda train, val: train), "eval_dataset: expected 8, found 16"),
+        ("part of the data", trainer_with(train=lambda data: data.select([1])), "train_dataset: expected 16, found 1"),
+        ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
+        ("data cut", trainer_with(train=lambda data: data.map(cut)), "found other values or another order"),
+        ("data by name", trainer_with(val=lambda train, val: {"val": val}), "eval_dataset: expected 8, found 1"),
+        ("argument names", lambda name, train, val: exercises.init_trainer(name, train, val), "use_bitfit"),
+    ],
+    "2b tester": [
+        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
+        ("model_init", make_tester(lambda folder: {"model_init": lambda: load_classifier(folder)}), "model_init"),
+        ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
+        ("training data", make_tester(lambda folder: saved(folder) | {"train_dataset": [1]}), "training data"),
+        ("fresh classifier", make_tester(fresh_head), "expected the saved values of classifier.weight"),
+        ("trained a little", make_tester(trained_a_little), "saved values of bert.embeddings.word_embeddings.weight"),
+        (
+            "random model",
+            make_tester(lambda folder: {"model": load_random(folder)}),
+            "expected the saved values of bert.",
+        ),
+        ("no metric", make_tester(saved, metrics=None), "found only test_loss"),
+        ("another key", make_tester(saved, metrics=metric("acc", right_share)), "found only test_acc, test_loss"),
+        ("loss only", make_tester(saved, prediction_loss_only=True), "the tester's TrainingArguments, prediction_loss"),
+    ],
+    "2c": [
+        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("returns nothing", returns_nothing, "expected dict, found NoneType"),
+        ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
+        ("loss", search_with(compute_objective=lambda metrics: metrics["eval_loss"]), "compute_objective"),
+        ("least loss", search_with(direction="minimize", compute_objective=loss), "compute_objective"),
+        ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
+        ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
+        ("minimised", search_with(direction="minimize"), "direction minimize"),
+        ("no direction", search_with(drop="direction"), "direction minimize"),
+        ("two directions", search_with(direction=["maximize", "minimize"]), "direction"),
+        ("no pruner", search_with(drop="pruner"), "pruner: expected NopPruner, found MedianPruner"),
+        ("Hyperband", search_with(pruner=optuna.pruners.HyperbandPruner()), "found HyperbandPruner"),
+        ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),
+        ("sampler class", search_with(sampler=optuna.samplers.GridSampler), "found the class GridSampler"),
+        ("no sampler", search_with(drop="sampler"), "found twice"),
+        ("random sampler", search_with(sampler=optuna.samplers.RandomSampler(seed=1)), "found twice"),
+        ("no space", search_with(drop="hp_space"), "key hp_space: expected there, found missing"),
+        ("space a dict", search_with(hp_space=dict.fromkeys(recipe.CHOICES)), "hp_space: expected a function"),
+        ("space nothing", search_with(hp_space=None), "hp_space: expected a function"),
+        ("continuous", search_with(hp_space=continuous_space, drop="sampler"), "expected one of"),
+        ("sizes only", search_with(hp_space=size_space), "what hp_space returns"),
+        ("other names", search_with(hp_space=space_with_other_names), "what hp_space returns"),
+        ("epochs too", search_with(hp_space=space_with_epochs), "what hp_space returns"),
+        ("space returns nothing", search_with(hp_space=space_that_forgets_to_return), "what hp_space returns"),
+        ("Devlin's rates", search_with(rates=[5e-5, 3e-5, 2e-5]), "learning_rate: expected one of"),
+        ("one rate forgotten", search_with(rates=RATES[1:]), "(0.0003, 8), (0.0003, 16)"),
+        ("one size forgotten", search_with(sizes=SIZES[:-1]), "(0.0003, 128), (0.0001, 128)"),
+        ("another size", search_with(sizes=[4, *SIZES[1:]]), "per_device_train_batch_size: expected one of"),
+        ("a time limit", search_with(timeout=60), "key timeout: expected None, found 60"),
+        ("several threads", search_with(n_jobs=2), "key n_jobs: expected 1, found 2"),
+        ("failures passed over", search_with(catch=(ValueError,)), "key catch: expected []"),
+        ("a callback", search_with(callbacks=[print]), "key callbacks: expected []"),
+        ("misspelt key", search_with(n_trails=20), "do you mean n_trials?"),
+        ("another backend", search_with(backend="grid"), "it stopped with ValueError"),
+    ],
+}
+
+OTHER_RIGHT = {
+    "1d one at a time, the limit the tokenizer's": (
+        lambda data, tokenizer: data.map(lambda row: tokenizer(row["text"], padding="max_length", truncation=True))
+    ),
+    "1d tensors without text": preprocess(lambda data: data.remove_columns("text").with_format("torch")),
+    "1d tensors": preprocess(lambda data: data.with_format("torch", columns=[*IDS, "label"])),
+    "1d numpy": preprocess(lambda data: data.with_format("numpy")),
+    "1d pandas": preprocess(lambda data: data.with_format("pandas")),
+    "1d Arrow": preprocess(lambda data: data.with_format("arrow")),
+    "1d a float label": preprocess(lambda data: data.cast_column("label", Value("float32"))),
+    "1d a class label": preprocess(lambda data: data.cast_column("label", ClassLabel(names=["neg", "pos"]))),
+    "1d a bool mask": preprocess(lambda data: data.cast_column("attention_mask", List(Value("bool")))),
+    "1d a transform": transform(lambda batch: {"label": batch["label"]}),
+    "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
+    "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
+    "2a straight from the library": model_with(load=load_with_labels(2)),
+    "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
+    "2b columns removed": trainer_with(train=lambda data: data.remove_columns("text")),
+    "2b label renamed": trainer_with(train=lambda data: data.rename_column("label", "labels")),
+    "2b the library's padding": trainer_with(data_collator=DataCollatorWithPadding(None)),
+    "2b a subclass that logs": trainer_with(kind=type("Loud", (Trainer,), {"log": lambda *given: None})),
+    "2b the library's reports": trainer_with(callbacks=[PrinterCallback()]),
+    "2b more metrics": trainer_with(metrics=lambda p: exercises.compute_metrics(p) | {"f1": np.float32("nan")}),
+    "2c the library's own objective": search_with(drop="compute_objective"),
+    "2c brute force": lambda: search_with(sampler=optuna.samplers.BruteForceSampler())(),
+    "2c the default number of trials": search_with(drop="n_trials"),
+    "2c more trials than cells": search_with(n_trials=100),
+    "2c until the grid ends": search_with(n_trials=None),
+    "2c the default backend": search_with(drop="backend"),
+    "2c one direction in a list": search_with(direction=["maximize"]),
+    "2c minimised error": search_with(direction="minimize", compute_objective=lambda m: 1 - m["eval_accuracy"]),
+    "2c cells by index": search_with(hp_space=space_by_index, sampler=optuna.samplers.GridSampler({"cell": range(20)})),
+    "2c harmless keys": search_with(**HARMLESS),
+    "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=None),
+}

@@ -1,0 +1,238 @@
+"""Whatever a class hands in: every student has a row and every file is found, or the reason is said."""
+
+import io
+import os
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("instructor", reason="the student version has no grader")
+
+from helpers.answers import NOTEBOOKS
+from instructor import reader
+from instructor.places import clean_name, find_submissions
+from instructor.reader import LARGEST, read_submission
+
+ROOT = Path(__file__).parents[1]
+FILES = ("exercises.py", "results.json", *NOTEBOOKS)
+
+
+def content(name: str) -> bytes:
+    """Something else for each of the course's files, whatever a copy of it is called."""
+    return next((known.encode() for known in FILES if known[:7] in name.lower()), b"?")
+
+
+def zipped(names, compression=zipfile.ZIP_DEFLATED) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", compression) as archive:
+        for name in names:
+            archive.writestr(name, names[name] if isinstance(names, dict) else content(str(name)))
+    return packed.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def read(path: Path) -> dict[str, reader.Submission]:
+    """From each student of a class to what was read."""
+    return {place.student: read_submission(place.parts) for place in find_submissions([path], path.parent / "grades")}
+
+
+def read_one(data: bytes, tmp_path: Path) -> reader.Submission:
+    (tmp_path / "one.zip").write_bytes(data)
+    return read(tmp_path / "one.zip")["one"]
+
+
+PACKED = ["exercises.py", "results.json", *(f"notebooks/{name}" for name in NOTEBOOKS)]
+LAYOUTS = {
+    "as submit packs it": {"ann.zip": zipped(PACKED)},
+    "unpacked": {f"ann/{name}": content(name) for name in PACKED},
+    "flat": {"ann.zip": zipped(FILES)},
+    "flat, unpacked": {f"ann/{name}": content(name) for name in FILES},
+    "in a folder": {"ann.zip": zipped([f"week 3/{name}" for name in PACKED])},
+    "the whole project": {
+        "ann.zip": zipped(
+            ["p/helpers/exercises.py", "p/build/quick/results.json", *(f"p/notebooks/{name}" for name in NOTEBOOKS)]
+            + ["p/tests/test_exercises.py", "p/.venv/lib/exercises.py", f"p/.ipynb_checkpoints/{NOTEBOOKS[0]}"]
+        )
+    },
+    "a zip in a zip": {"ann.zip": zipped({"x/submission.zip": zipped(PACKED)})},
+    "two zips in a folder": {"ann_7_assignsubmission_file_/code.zip": zipped(FILES[:2]),
+                             "ann_7_assignsubmission_file_/books.zip": zipped(FILES[2:])},
+    "macOS": {"ann.zip": zipped([*PACKED, "__MACOSX/._exercises.py", *(f"notebooks/._{name}" for name in NOTEBOOKS)])},
+    "Windows": {"ann.zip": zipped([name.replace("/", "\\") for name in PACKED])},
+    "Colab's copies": {"ann.zip": zipped(["exercises.py", "results.json", *(f"Copy of {name}" for name in NOTEBOOKS)])},
+    "a browser's copies": {"ann.zip": zipped([name.replace(".", " (1).", 1) for name in FILES])},
+    "Jupyter's copies": {"ann.zip": zipped([name.replace(".", "-Copy1.", 1) for name in FILES])},
+    "Moodle": {"ann_7_assignsubmission_file_/submission.zip": zipped(PACKED)},
+    "Moodle, without folders": {"ann_7_assignsubmission_file_submission.zip": zipped(PACKED)},
+    "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
+    "Canvas": {"ann_7_12_submission.zip": zipped(PACKED)},
+    "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES)},
+    "D2L": {"1-7 - ann - Nov 25, 2026 400 PM/submission.zip": zipped(PACKED)},
+    "D2L, flat": {"1-7 - ann - Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
+    "Blackboard": {"HW_ann_attempt_2026-11-25-10-00-00_submission.zip": zipped(PACKED),
+                   "HW_ann_attempt_2026-11-25-10-00-00.txt": b"receipt"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_files_are_found_where_students_and_platforms_put_them(tmp_path: Path, layout: str, packed: bool) -> None:
+    files = LAYOUTS[layout] | {"bob_8_assignsubmission_file_/submission.zip": zipped(PACKED)}
+    place = write(tmp_path / "class", files)
+    if packed:
+        place = tmp_path / "class.zip"
+        place.write_bytes(zipped({f"class/{name}": data for name, data in files.items()}))
+    if packed and layout in ("unpacked", "flat, unpacked"):
+        pytest.skip("no platform packs this")
+    found = read(place)
+    assert len(found) == 2 and sorted(name for name in found if "ann" in name or "bob" in name) == sorted(found)
+    for submission in found.values():
+        assert submission.files == {name: content(name) for name in FILES} and not submission.notes
+
+
+def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) -> None:
+    files = {"bob.rar": b"Rar!", "cy.7z": b"7z", "dan.tar.gz": b"", "eve.ipynb": b"{}", "fay.py": b"", "gus.pdf": b""}
+    place = write(tmp_path / "class", files | {"ann.zip": zipped(FILES), ".DS_Store": b"", "__MACOSX/._ann.zip": b""})
+    for name in ("hal", "env", "\U0001f600" * 60, os.fsdecode(b"\xff\xfe")):
+        (place / name).mkdir()
+    (place / "ida").symlink_to(ROOT / "helpers")
+    (place / "jon.zip").symlink_to(place / "ann.zip")
+    (place / "loop").symlink_to(place / "loop")
+    os.mkfifo(place / "kay.zip")
+    (tmp_path / "grades").mkdir()
+    found = read(place)
+    assert len(found) == 15 and {name for name, one in found.items() if not one.refused} == {"ann"}
+    for name, words in (("bob", "bob.rar is not a zip"), ("cy", "not a zip"), ("eve.ipynb", "but eve.ipynb"),
+                        ("fay.py", "neither exercises.py"), ("hal", "it is empty"), ("ida", "is a link"),
+                        ("jon", "is a link"), ("kay", "not an ordinary file"), ("loop", "is a link")):  # fmt: skip
+        assert words in found[name].refused
+    assert all(len(os.fsencode(f"{name}.json.1234567.part")) < 255 and "/" not in name for name in found)
+
+
+def test_the_folder_of_grades_is_no_student(tmp_path: Path) -> None:
+    write(tmp_path, {"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"})
+    assert [place.student for place in find_submissions([tmp_path], tmp_path / "grades")] == ["ann"]
+
+
+def test_a_folder_of_classes_gives_a_row_to_everybody(tmp_path: Path) -> None:
+    files = {
+        "a/ann.zip": zipped(FILES),
+        "a/bob.zip": zipped(FILES),
+        "b/cy/exercises.py": b"1",
+        "b/di/exercises.py": b"2",
+    }
+    assert sorted(read(write(tmp_path / "all", files))) == ["ann", "bob", "cy", "di"]
+
+
+def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:
+    crafted = zipped({"bob/exercises.py": b"1", "eve/exercises.py": b"2"})
+    place = write(tmp_path / "class", {"ann.zip": crafted, "bob.zip": zipped(FILES)})
+    assert sorted(read(place)) == ["ann", "bob"]
+    assert [place.student for place in find_submissions([place / "ann.zip", place / "bob.zip"], tmp_path)] == [
+        "ann",
+        "bob",
+    ]
+
+
+def test_nobody_can_take_another_s_name_or_place(tmp_path: Path) -> None:
+    before = write(tmp_path / "class", {"ann.zip": zipped(FILES), "grades.zip": b"", "records/exercises.py": b""})
+    first = {place.student: place.id for place in find_submissions([before], tmp_path)}
+    write(
+        before,
+        {"ann!.zip": b"x", "+ann.zip": b"x", "Ann.zip": b"x", "ann/exercises.py": b"x", "answers_to_read.zip": b""},
+    )
+    second = {place.student: place.id for place in find_submissions([before], tmp_path)}
+    assert len(set(second.values())) == 8 and {name.casefold() for name in second} == {*map(str.casefold, second)}
+    assert first["ann"] in second.values() and not second.keys() & {"grades", "records", "answers_to_read"}
+    assert all(name[0] == "s" for name in second.values()), "a spreadsheet takes it for a text"
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"), [("../../x", "x"), ("a/b", "a_b"), ("", "submission"), ("…", "submission"), ("Zoë", "Zoë")]
+)
+def test_a_student_s_name_is_safe_as_a_file_s(name: str, clean: str) -> None:
+    assert clean_name(name) == clean
+
+
+def test_the_nearest_to_the_top_counts_and_others_are_noted(tmp_path: Path) -> None:
+    files = {
+        "old/exercises.py": b"old",
+        "exercises (1).py": b"copy",
+        "a/b/exercises.py": b"deep",
+        "old/x/exercises.py": b"old",
+    }
+    found = read_one(zipped(files), tmp_path)
+    assert found.files["exercises.py"] == b"old"
+    assert len(found.notes) == 2 and all("is another exercises.py" in note for note in found.notes)
+
+
+def member(name: str, kind: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    return info
+
+
+def patched(data: bytes, at: int, value: bytes, mark: bytes = b"PK\1\2") -> bytes:
+    """Change the first entry of a zip's table of contents."""
+    start = data.index(mark) + at
+    return data[:start] + value + data[start + len(value) :]
+
+
+STORED = zipped(["exercises.py"], zipfile.ZIP_STORED)
+REFUSED = {
+    "an encrypted zip": (patched(STORED, 8, b"\1"), "encrypted"),
+    "another compression": (zipped(["exercises.py"], zipfile.ZIP_BZIP2), "compressed in an unusual way"),
+    "a zip that is none": (b"PK but no", "not a zip"),
+    "a member shorter than declared": (patched(STORED, 20, struct.pack("<II", 99999, 99999)), "exercises.py cannot be"),
+    "a wrong checksum": (patched(STORED, 16, b"abcd"), "exercises.py cannot be read: BadZipFile"),
+    "zip slip": (zipped(["exercises.py", "../../evil.py"]), "leads out of its folder"),
+    "absolute path": (zipped(["exercises.py", "/etc/evil"]), "leads out of its folder"),
+    "Windows path": (zipped(["exercises.py", "C:\\evil"]), "leads out of its folder"),
+    "duplicate names": (zipped(["exercises.py", "EXERCISES.py"]), "two members called"),
+    "a link": (zipped({member("exercises.py", stat.S_IFLNK): b"/etc/passwd"}), "is a link or a device"),
+    "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "is a link or a device"),
+    "a bomb": (zipped({"exercises.py": b"1", "zeros": bytes(50 * 2**20)}), "a bomb"),
+    "too many members": (zipped([*FILES, *map(str, range(21_000))]), "more than 20,000"),
+    "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
+    "nothing of use": (zipped(["readme.txt"]), "neither exercises.py nor"),
+    "no member at all": (zipped([]), "neither exercises.py nor"),
+    "too large": (zipped({"exercises.py": b"#" * 300_000}, zipfile.ZIP_STORED), "larger than 0.25 MiB"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_archive_at_fault_is_the_reason_and_nothing_else_happens(tmp_path: Path, name: str) -> None:
+    data, words = REFUSED[name]
+    found = read_one(data, tmp_path)
+    assert words in found.refused and not found.files
+    assert os.listdir(tmp_path) == ["one.zip"]
+
+
+def test_sizes_are_checked_while_unpacking_for_headers_lie(tmp_path: Path) -> None:
+    data = zipped({"exercises.py": b"#" * 2**20})
+    lie = struct.pack("<I", 100)
+    found = read_one(patched(patched(data, 24, lie), 22, lie, b"PK\3\4"), tmp_path)
+    assert len(found.files.get("exercises.py", b"")) <= LARGEST["exercises.py"]
+
+
+def test_a_small_zip64_is_read(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in FILES:
+            with archive.open(name, "w", force_zip64=True) as stream:
+                stream.write(content(name))
+    whole = packed.getvalue()
+    at = whole.rindex(b"PK\5\6")  # The end of the table, in the form that `zip -fz` writes.
+    size, start = struct.unpack("<II", whole[at + 12 : at + 20])
+    end = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, len(FILES), len(FILES), size, start)
+    end += struct.pack("<4sIQI", b"PK\6\7", 0, at, 1) + b"PK\5\6" + b"\0" * 4 + b"\xff" * 12 + b"\0\0"
+    assert read_one(whole[:at] + end, tmp_path).files == {name: content(name) for name in FILES}

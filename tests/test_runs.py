@@ -1,0 +1,329 @@
+"""The engine on a 16-wide BERT and 40 rows: complete, resumable, repeatable, never mixed, whoever is killed."""
+
+import glob
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import pandas as pd
+import psutil
+import pytest
+import torch
+from conftest import Listener, accuracies
+from jupyter_client.manager import start_new_kernel
+
+from helpers import exercises, prepare, runs, training
+from helpers.results import fingerprint_code
+from helpers.runs import train_all
+from helpers.settings import CourseError, Run
+from helpers.sweep import list_grid
+
+
+def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(settings):
+    grid = list_grid(settings, "full") + list_grid(settings, "bitfit")
+    listener = Listener()
+    records = train_all(settings, grid, workers=2, keep_best=True, progress=listener)
+    assert [(run["policy"], run["learning_rate"], run["batch_size"]) for run in records] == [
+        (run.policy, run.learning_rate, run.batch_size) for run in grid
+    ]
+    assert all(len(run["history"]) == settings.epochs for run in records)
+    assert len(listener.lines) == 1 + len(grid)
+    kept = sorted(path.parent.name.split("-")[0] for path in settings.folder.glob("runs/*/model"))
+    assert kept == ["bitfit", "full"] and not list(settings.folder.glob("runs/*/checkpoint-*"))
+
+    again = Listener()
+    assert train_all(settings, grid, workers=2, progress=again) == records and again.lines == []
+    alone = replace(settings, build=settings.build.with_name("alone"))
+    assert accuracies(train_all(alone, grid, workers=0, progress=Listener())) == accuracies(records)
+
+
+def test_other_data_another_model_or_code_are_other_runs_and_the_old_ones_stay(settings, sources, tmp_path):
+    run = Run("head", epochs=1)
+    (first,) = train_all(settings, [run], workers=0, progress=Listener())
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for split in ("train", "test"):
+        rows = pd.read_csv(sources / "data" / f"{split}.csv")
+        rows.loc[0, "text"] = "the film was bright"
+        rows.to_csv(changed / f"{split}.csv", index=False)
+    train_all(replace(settings, data=str(changed)), [run], workers=0, progress=Listener())
+    assert len(list(settings.folder.glob("runs/*/record.json"))) == 2
+    listener = Listener()
+    assert train_all(settings, [run], workers=0, progress=listener) == [first] and listener.lines == []
+
+
+def test_the_code_of_the_search_is_no_part_of_a_runs_identity(tmp_path):
+    source = Path(exercises.__file__).read_text(encoding="utf-8")
+
+    def fingerprint(text: str) -> str:
+        (tmp_path / "exercises.py").write_text(text)
+        return fingerprint_code(tmp_path / "exercises.py")
+
+    plain = fingerprint(source)
+    assert plain == fingerprint(source.replace('"n_trials": 20', '"n_trials": 21') + "\n# a comment\n")
+    assert plain == fingerprint(source + "\n\ndef unused():\n    return 1\n")
+    assert plain != fingerprint(source.replace('.endswith(".bias")', '.endswith("bias")'))
+    assert plain != fingerprint(source.replace('padding="max_length"', 'padding="longest"'))
+    constant = source.replace("max_length=512", "max_length=LONGEST")
+    short, long = (fingerprint(f"{constant}\nLONGEST = {length}\n") for length in (128, 512))
+    assert short != long, "a constant that a function names belongs to it"
+
+
+def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(settings, tmp_path):
+    reviews, _ = prepare.prepare(settings)
+    run, steps = Run("full", epochs=2), []
+
+    class Stopped(Exception):
+        pass
+
+    def stop_in_the_second_epoch(epoch, history):
+        steps.append(epoch)
+        if len(steps) == 6:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        training.train_run(settings, run, reviews, tmp_path / "run", tell=stop_in_the_second_epoch)
+    model, record = training.train_run(
+        settings, run, reviews, tmp_path / "run", tell=lambda epoch, history: steps.append(epoch)
+    )
+    assert steps == [0.25, 0.5, 0.75, 1, 1.25, 1.5] + [1.25, 1.5, 1.75, 2]
+    straight, expected = training.train_run(settings, run, reviews)
+    assert accuracies([record]) == accuracies([expected])
+    assert all(torch.equal(value, straight.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "unsealed"])
+def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings, tmp_path, damage, capsys):
+    reviews, _ = prepare.prepare(settings)
+    run = Run("bitfit", epochs=2)
+    _, first = training.train_run(settings, run, reviews, tmp_path / "run", until=1)
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
+    weights = checkpoint / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    else:
+        (checkpoint / "seal.json").unlink()
+    _, record = training.train_run(settings, run, reviews, tmp_path / "run")
+    assert record["history"][0]["loss"] == first["history"][0]["loss"] and len(record["history"]) == 2
+    kept = list(tmp_path.glob("run-checkpoint-*-unreadable-*"))
+    assert len(kept) == (damage != "unsealed") and ("damaged" in capsys.readouterr().out) == bool(kept)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"history": []}'])
+def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, text):
+    run = Run("head", epochs=1)
+    (record,) = train_all(settings, [run], workers=0, progress=Listener())
+    path = next(settings.folder.glob("runs/*/record.json"))
+    path.write_text(text)
+    listener = Listener()
+    assert accuracies(train_all(settings, [run], workers=0, progress=listener)) == accuracies([record])
+    assert "damaged" in listener.lines[0] and list(path.parent.glob("record-unreadable-*.json"))
+
+
+@pytest.mark.parametrize(("name", "workers"), [("preprocess_dataset", 1), ("init_trainer", 0)])
+def test_a_function_that_is_not_written_yet_is_named_without_a_traceback(settings, monkeypatch, name, workers):
+    def stub(*arguments, **named):
+        raise NotImplementedError(f"write {name}")
+
+    monkeypatch.setattr(exercises, name, stub)
+    with pytest.raises(CourseError, match=f"write {name}") as raised:
+        train_all(settings, [Run("full")], workers=workers, progress=Listener())
+    assert raised.value._render_traceback_() == [f"error: write {name}"]
+
+
+def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_said(settings, monkeypatch):
+    settings.folder.mkdir(parents=True)
+    with (
+        filelock.FileLock(settings.folder / "training.lock"),
+        pytest.raises(CourseError, match="Another training is running"),
+    ):
+        train_all(settings, [Run("head")], progress=Listener())
+
+    def fail(*arguments, **named):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    listener = Listener()
+    train_all(settings, [Run("head", epochs=1)], workers=0, progress=listener)
+    assert "without locks" in listener.lines[0]
+
+
+def test_a_build_folder_that_cannot_be_made_is_one_sentence(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="cannot be made.*COURSE_BUILD"):
+        train_all(replace(settings, build=tmp_path / "file" / "build"), [Run("head")], progress=Listener())
+
+
+def code_of(settings, policies, workers, **options) -> str:
+    return (
+        "import sys; from pathlib import Path; from helpers.settings import CourseError, Settings\n"
+        "from helpers.sweep import run_sweep\n"
+        f"settings = Settings(model={settings.model!r}, data={settings.data!r},"
+        f" learning_rates={settings.learning_rates}, batch_sizes={settings.batch_sizes}, epochs={settings.epochs},"
+        f" build=Path({str(settings.build)!r}))\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        run_sweep(settings, {policies}, {workers}, **{options})\n"
+        "    except CourseError as error:\n"
+        "        sys.exit(f'error: {error}')"
+    )
+
+
+def start_sweep(settings, policies, workers, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code_of(settings, policies, workers, **options)], text=True)
+
+
+def seen(settings) -> set[str]:
+    """The epochs' checkpoints of unfinished runs, and the records of finished ones."""
+    patterns = ("runs/*/checkpoint-*/seal.json", "runs/*/record.json")
+    return {path for pattern in patterns for path in glob.glob(str(settings.folder / pattern))}
+
+
+def kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def wait_until(condition, seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_killed_at_random_until_the_grid_is_complete(settings):
+    """SIGKILL for the sweep alone, for a worker of it, or for all of them, at random moments after an epoch."""
+    settings = replace(settings, epochs=12)
+    moments = random.Random(0)
+    for attempt in range(30):
+        sweep = start_sweep(settings, ["bitfit"], workers=2)
+        family = psutil.Process(sweep.pid)
+        before = seen(settings)
+        wait_until(lambda sweep=sweep, before=before: sweep.poll() is not None or seen(settings) != before)
+        # Longer and longer, so that the grid is completed on a slow machine too.
+        wait_until(lambda sweep=sweep: sweep.poll() is not None, moments.uniform(0, 0.5) * 2**attempt)
+        if sweep.poll() is not None:
+            break
+        workers = family.children(recursive=True)
+        victims = [[family], workers[-1:], [family, *workers]][attempt % 3]
+        for victim in victims:
+            kill(victim)
+        if family not in victims:
+            time.sleep(2)
+            kill(family)
+        sweep.wait()
+        _, left = psutil.wait_procs(workers, timeout=30)
+        assert not left, "the workers outlived the sweep that started them"
+    assert sweep.returncode == 0 and attempt > 1
+    fresh = replace(settings, build=settings.build.with_name("fresh"))
+    expected = train_all(fresh, list_grid(fresh, "bitfit"), workers=0, progress=Listener())
+    listener = Listener()
+    assert accuracies(train_all(settings, list_grid(settings, "bitfit"), progress=listener)) == accuracies(expected)
+    assert listener.lines == []
+
+
+def test_ctrl_c_ends_the_sweep_and_its_workers_with_one_sentence(settings):
+    settings = replace(settings, epochs=200)
+    code = code_of(settings, ["bitfit"], 2).replace("except CourseError", "except (CourseError, KeyboardInterrupt)")
+    sweep = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    workers = wait_until(lambda: seen(settings) and psutil.Process(sweep.pid).children(recursive=True))
+    os.killpg(sweep.pid, signal.SIGINT)
+    _, said = sweep.communicate(timeout=60)
+    assert said == f"error: {runs.STOPPED}\n" and sweep.returncode == 1
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """A Dask scheduler and two workers on loopback; its address, and the workers' processes."""
+    pytest.importorskip("distributed")
+    dask = [sys.executable, "-m", "dask"]
+    here = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    address_file = tmp_path / "scheduler.json"
+    command = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    started = [subprocess.Popen([*command, "--scheduler-file", str(address_file)], **here)]
+    assert wait_until(lambda: address_file.exists() and address_file.read_text().strip(), 60)
+    address = re.search(r'"(tcp://[^"]+)"', address_file.read_text())[1]
+    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+    started += [subprocess.Popen([*dask, "worker", address, *options], **here) for _ in range(2)]
+    yield address, started[1:]
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_dask_worker_killed_while_it_trains_leaves_its_runs_to_the_other(settings, scheduler):
+    address, workers = scheduler
+    settings = replace(settings, epochs=12)
+    sweep = start_sweep(settings, ["bitfit"], None, scheduler=address)
+    assert wait_until(lambda: seen(settings))
+    workers[0].kill()
+    assert sweep.wait(timeout=300) == 0
+    alone = replace(settings, build=settings.build.with_name("alone"))
+    expected = train_all(alone, list_grid(alone, "bitfit"), workers=0, progress=Listener())
+    listener = Listener()
+    assert accuracies(train_all(settings, list_grid(settings, "bitfit"), progress=listener)) == accuracies(expected)
+    assert listener.lines == [] and list(settings.folder.glob("runs/bitfit-*/model/model.safetensors"))
+
+
+def test_a_scheduler_that_is_not_there_is_named_with_the_way_out(settings):
+    pytest.importorskip("distributed")
+    with pytest.raises(CourseError, match=r"no Dask scheduler at nonsense://.*`dask scheduler`"):
+        train_all(settings, [Run("head")], scheduler="nonsense://nowhere", progress=Listener())
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"]).returncode != 0,
+    reason="a small disk of its own needs Linux with user namespaces",
+)
+def test_a_full_disk_stops_the_sweep_with_one_message_and_loses_nothing(settings, tmp_path):
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    code = code_of(replace(settings, build=disk), ["bitfit"], 1)
+    # The disk is full up to a few KiB, later it is not; what was on it is copied out, for it goes with the namespace.
+    script = (
+        f"mount -t tmpfs -o size=1500k tmpfs {disk} && dd if=/dev/zero of={disk}/filler bs=1k count=1300 2>/dev/null;"
+        f'"$0" -c "$1"; echo "first: $?"; rm {disk}/filler; "$0" -c "$1"; echo "second: $?";'
+        f"cp -r {disk}/quick/results.json {kept}"
+    )
+    run = subprocess.run(["unshare", "-rm", "sh", "-c", script, sys.executable, code], capture_output=True, text=True)
+    assert "second: 0" in run.stdout and "first: 0" not in run.stdout, run.stdout + run.stderr
+    assert "could not read or write" in run.stderr.lower() and "Traceback" not in run.stderr, run.stderr
+    assert (kept / "results.json").exists()
+
+
+@pytest.fixture
+def notebook_kernel(monkeypatch, tmp_path):
+    """A kernel as a notebook has it, that shows widgets; and its client."""
+    for name in ("CI", "COURSE_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    manager, client = start_new_kernel(kernel_name="python3")
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def test_a_sweep_stopped_in_a_notebook_says_so_calmly(settings, notebook_kernel):
+    manager, client = notebook_kernel
+    client.execute(code_of(replace(settings, epochs=100), ["head"], 1).split("if __name__")[0])
+    client.execute("run_sweep(settings, ['head'], 1)")
+    errors, deadline = [], time.monotonic() + 120
+    while not errors and time.monotonic() < deadline:
+        message = client.get_iopub_msg(timeout=60)
+        if message["msg_type"] == "display_data":
+            manager.interrupt_kernel()
+        elif message["msg_type"] == "error":
+            errors.append(message["content"])
+    assert [error["traceback"] for error in errors] == [[runs.STOPPED]]

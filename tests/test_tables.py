@@ -1,0 +1,102 @@
+"""Tables of reviews in the dialects that people write: the same texts come back, or a refusal that names the row."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.settings import CourseError
+from helpers.tables import read_table
+
+PIECES = [
+    "Good film",
+    "don't",
+    "''",
+    '"x"',
+    '""',
+    "\\\\",
+    '\\"',
+    "\r\n",
+    ", 0",
+    "\n1,",
+    ",",
+    ";",
+    "\t",
+    "|",
+    "\r",
+    "\n",
+    "'",
+    '"',
+]
+LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
+TEXTS = st.lists(st.sampled_from(PIECES) | LETTERS, min_size=1, max_size=8).map("".join)
+REVIEWS = st.lists(TEXTS.filter(str.strip), min_size=1, max_size=6)
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+LABELS = st.sampled_from([(0, 1), ("negative", "positive"), ("False", "True"), ("0.0", "1.0"), ("NEG", "Pos")])
+WRITERS = st.fixed_dictionaries(
+    {
+        "delimiter": st.sampled_from(",;\t|"),
+        "quoting": st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC, csv.QUOTE_NONE]),
+        "quotechar": st.sampled_from("\"'"),
+        "doublequote": st.booleans(),
+        "escapechar": st.sampled_from([None, "\\"]),
+        "lineterminator": ENDS,
+    }
+)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
+
+
+def write(path: Path, texts: list[str], labels: list, columns: list[str], writer: dict, by: str, encoding: str) -> bool:
+    """Whether the dialect can hold these texts at all; pandas and the csv module refuse some."""
+    rows = pd.DataFrame({"text": texts, "label": labels})[columns]
+    try:
+        if by == "pandas":
+            renamed = {"sep" if name == "delimiter" else name: value for name, value in writer.items()}
+            rows.to_csv(path, index=False, encoding=encoding, **renamed)
+        else:
+            with path.open("w", encoding=encoding, newline="") as file:
+                csv.writer(file, **writer).writerows([columns, *rows.itertuples(index=False)])
+    except csv.Error:
+        return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    REVIEWS,
+    st.data(),
+    LABELS,
+    st.permutations(["text", "label"]),
+    WRITERS,
+    st.sampled_from(["csv", "pandas"]),
+    ENCODINGS,
+)
+def test_a_table_gives_its_texts_or_is_refused(texts, data, names, columns, writer, by, encoding):
+    numbers = data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.csv")
+        if not write(path, texts, [names[number] for number in numbers], columns, writer, by, encoding):
+            return
+        try:
+            read = read_table(path)
+        except CourseError as refusal:
+            assert "train.csv" in str(refusal)
+            return
+    assert read == (texts, numbers)
+
+
+@settings(max_examples=200, deadline=None)
+@given(REVIEWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from(",;\t|"), st.booleans(), ENCODINGS)
+def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding):
+    """One review with a quote and a backslash is enough to show what these mean in the whole file."""
+    texts = ['AC\\DC said: "no, thanks; not\t| now"', *texts]
+    labels = [number % 2 for number in range(len(texts))]
+    rows = pd.DataFrame({"text": texts, "label": labels})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "train.csv")
+        quoting = csv.QUOTE_ALL if everywhere else csv.QUOTE_MINIMAL
+        rows.to_csv(path, index=False, sep=separator, quoting=quoting, lineterminator=end, encoding=encoding)
+        assert read_table(path) == (texts, labels)

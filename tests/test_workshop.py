@@ -1,0 +1,256 @@
+"""Hostile code and what it earns, what is judged and what is noted, and that the solution is nowhere to be found."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("instructor", reason="the student version has no grader")
+
+from hostile import ALL, CODE, MISTAKES, NONE, ROOT, SLEEP, SOLUTION, STUBS, THOROUGH, WAITS
+
+from helpers.settings import CourseError
+from instructor import groups, sandbox
+from instructor.forgery import find_forgery
+from instructor.limits import MEBI, Limits, Outcome
+from instructor.verdict import judge_outcome, read_strictly
+from instructor.workshop import PROBLEMS, Workshop, can_everybody_read, find_copies
+
+SMALL = Limits(60, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
+HOSTILE = sorted(set(CODE) - (set() if os.environ.get("COURSE_HOSTILE") == "all" else THOROUGH))
+NEEDS_GROUP = {"System V memory that nobody holds"}
+# Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
+NEEDS_NAMESPACES = {"calls home", "reads the solution by its path", "searches every file for a solution"}
+NEEDS_NAMESPACES |= {"reads the solution from git", "kills its parent", "kills whatever it can", "writes outside"}
+
+try:
+    sandbox.find_degree()
+except OSError as error:
+    pytest.skip(f"untrusted code cannot be kept apart here: {error}", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Iterator[Workshop]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADER_SECRET", "GRADER_SECRET")
+        with Workshop() as workshop:
+            yield workshop
+
+
+def sleepers() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[:2] == [b"sleep", SLEEP.encode()]:
+            found.append(str(path))
+    return found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: Path, name: str) -> None:
+    if name in NEEDS_GROUP and (reason := groups.find_problem()):
+        pytest.skip(reason)
+    if name in NEEDS_NAMESPACES and workshop.degree == "user":
+        pytest.skip("needs namespaces")
+    marked = tmp_path / "marked"
+    marked.mkdir()
+    marked.chmod(0o777)
+    code, points, says = CODE[name]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        for word, value in (("ROOT", ROOT), ("MARKED", marked), ("PORT", listener.getsockname()[1])):
+            code = code.replace(word, str(value))
+        before = set(os.listdir(workshop.folder))
+        limits = replace(SMALL, seconds=8.0 if name in WAITS else 60.0)
+        graded = workshop.grade_code(code.encode(), limits)
+        assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
+        assert says in "\n".join(graded["said"].values()), graded
+        if workshop.degree == "namespaces":
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+    assert not os.listdir(marked) and set(os.listdir(workshop.folder)) == before and not sleepers()
+
+
+def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop) -> None:
+    graded = workshop.grade_code(SOLUTION.encode(), SMALL)
+    assert all(graded["passed"].values()) and graded["notes"] == [] and graded["graded"]
+    assert all("correct" in said for said in graded["said"].values())
+    assert 0 < graded["cpu_seconds"] < 60 and 50 * MEBI < graded["peak_memory"] < 700 * MEBI
+
+
+@pytest.mark.parametrize("problem", MISTAKES)
+def test_a_mistake_costs_its_own_problem_s_points_and_no_other(workshop: Workshop, problem: str) -> None:
+    graded = workshop.grade_code((SOLUTION + MISTAKES[problem]).encode(), SMALL)
+    assert graded["passed"] == dict.fromkeys(PROBLEMS, True) | {problem: False}
+    assert graded["said"][problem].startswith(f"Problem {problem}: ") and "Hint: " in graded["said"][problem]
+
+
+def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(workshop: Workshop) -> None:
+    folders = [workshop.make_folder() for _ in range(3)]
+    first, second, again = (workshop.prepare(seed, folder) for seed, folder in zip((1, 2, 1), folders, strict=True))
+    job = {"kind": "code", "exercises": SOLUTION, "given": first["given"], "seconds": 60, "cpu_seconds": 60}
+    _, told = workshop.run(job | {"result": 4 * MEBI}, SMALL, (workshop.blind, folders[0]))
+    for problem in PROBLEMS:
+        assert judge_outcome(problem, told[problem], first["expected"][problem], SMALL)[1]
+        assert not judge_outcome(problem, told[problem], second["expected"][problem], SMALL)[1]
+        assert problem in ("2a", "2b") or again["expected"][problem] == first["expected"][problem]
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["", "x", "{}", '"imported"', '"imported"\n', '"imported"\n{', '"imported"\nnull', '"imported"\n[]', "\0" * 99]
+    + ['"imported"\n' + "[" * 10**6, '"imported"\n{"records": NaN, "stopped": null}', '"imported"\n' + "9" * 10**5]
+    + ['"imported"\n{"records": [], "stopped": "I am right. correct."}'],
+)
+def test_what_is_no_observation_earns_nothing(result: str) -> None:
+    for problem in PROBLEMS:
+        said, passed = judge_outcome(problem, Outcome(result=result), {}, SMALL)
+        assert not passed and said.startswith(f"Problem {problem}: ")
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "-Infinity", "1e999", '{"a": -1e999}'])
+def test_numbers_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        read_strictly(text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [("time", "within 60 s"), ("memory", "700 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
+    + [("cpu", "8 s of CPU"), ("result", "returned more than 4 MiB"), ("sandbox", "could not be set up")],
+)
+def test_a_broken_limit_is_named(reason: str, words: str) -> None:
+    assert words in judge_outcome("2a", Outcome(reason=reason), {}, SMALL)[0]
+
+
+def test_a_sandbox_that_fails_is_no_verdict(workshop: Workshop, monkeypatch) -> None:
+    monkeypatch.setattr(sandbox, "run", lambda *a, **k: Outcome(reason="sandbox", output="no room"))
+    graded = workshop.grade_code(SOLUTION.encode(), SMALL)
+    assert not graded["graded"] and not any(graded["passed"].values()) and "no room" in graded["said"]["1d"]
+
+
+def test_a_workshop_that_was_stopped_says_nothing_of_anybody() -> None:
+    with Workshop() as workshop:
+        threading.Timer(15, workshop.stop).start()
+        started = time.monotonic()
+        with pytest.raises(CourseError, match="stopped"):
+            workshop.grade_code(b"import time\ntime.sleep(100)", SMALL)
+        assert time.monotonic() - started < 30
+        with pytest.raises(CourseError, match="stopped"):
+            workshop.grade_code(SOLUTION.encode(), SMALL)
+    assert not workshop.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "what"),
+    [
+        ("import ctypes", 1, "ctypes"),
+        ("\nimport gc as g\ng.get_objects()", 2, "gc"),
+        ("from inspect import stack", 1, "inspect.stack"),
+        ("import sys\nsys._getframe(1)", 2, "sys._getframe"),
+        ("import sys as s\nframe = s._getframe", 2, "sys._getframe"),
+        ("from os import write as w", 1, "os.write"),
+        ("import os\nos._exit(97)", 2, "os._exit"),
+        ("import os\nx = os\nx._exit(0)", 3, "._exit"),
+        ("from os import *", 1, "os.*"),
+        ("import helpers.checks.inputs", 1, "helpers.checks.inputs"),
+        ("from helpers import checks", 1, "helpers.checks"),
+        ("from . import checks", 1, "helpers.checks"),
+        ("from .checks.judge import judge", 1, "helpers.checks.judge.judge"),
+        ("def f():\n    return f.__globals__", 2, ".__globals__"),
+        ("x = getattr(1, '_getframe')", 1, "'_getframe'"),
+        ("__import__('os')", 1, "__import__"),
+        ("try:\n    1 / 0\nexcept Exception as e:\n    e.__traceback__.tb_frame", 4, ".tb_frame"),
+    ],
+)
+def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
+    assert any(f"uses {what}," in note and note.endswith(f"line {line}") for note in find_forgery(code.encode()))
+
+
+@pytest.mark.parametrize(
+    "code", [SOLUTION, STUBS, "import os, sys, torch\nos.environ['A'] = os.path.join('b')\nprint()"]
+)
+def test_honest_code_is_not_noted(code: str) -> None:
+    assert find_forgery(code.encode()) == []
+
+
+@pytest.mark.parametrize("source", [b"def (", b"\xff\0", b"(" * 10**5, b"-" * 10**5 + b"1", b"x\0y"])
+def test_code_that_cannot_be_read_is_said_to_be_that(workshop: Workshop, source: bytes) -> None:
+    graded = workshop.grade_code(source, SMALL)
+    assert graded["graded"] and not any(graded["passed"].values())
+
+
+def test_forgery_is_noted_where_it_is_graded(workshop: Workshop) -> None:
+    code = "import gc, os\nos.write(1, b'x')\n" + SOLUTION
+    graded = workshop.grade_code(code.encode(), SMALL)
+    assert all(graded["passed"].values())
+    assert [note.rpartition("line ")[2] for note in graded["notes"]] == ["1", "2"]
+
+
+def test_what_knows_the_expectations_is_not_in_the_sandbox(workshop: Workshop) -> None:
+    names = {path.relative_to(workshop.blind).as_posix() for path in workshop.blind.rglob("*.py")}
+    assert "helpers/checks/observe.py" in names and not [name for name in names if name.startswith("instructor")]
+    assert not names & {"helpers/exercises.py", "helpers/checks/inputs.py", "helpers/checks/judge.py"}
+
+
+def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
+    """The course as a wheel in the site-packages of the very Python that grades."""
+    source, venv = tmp_path / "source", tmp_path / "venv"
+    shutil.copytree(ROOT / "helpers", source / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (packages,) = venv.glob("lib/python3*/site-packages")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", packages]
+    subprocess.run([*install, source], check=True, cwd=tmp_path)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "others.pth").write_text("\n".join(others))
+    python, clean = venv / "bin" / "python", {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    look = "import helpers.exercises; print(helpers.exercises.__file__)"
+    found = subprocess.run([python, "-c", look], capture_output=True, text=True, cwd=tmp_path, env=clean, check=True)
+    assert found.stdout.startswith(str(packages))
+
+    (tmp_path / "ann.py").write_text(CODE["looks for an installed solution"][0])
+    grade = (
+        "import json, sys; from instructor.workshop import Workshop\n"
+        "with Workshop() as workshop:\n"
+        "    print(json.dumps(workshop.grade_code(open(sys.argv[1], 'rb').read()) | {'why': workshop.reasons}))"
+    )
+    command = [python, "-c", grade, tmp_path / "ann.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    graded = json.loads(done.stdout)
+    if any("SOLUTION CAN BE READ" in reason for reason in graded["why"]):
+        return  # The degree `user` cannot keep it away, and says so.
+    assert graded["graded"] and not any(graded["passed"].values()), graded
+
+
+def test_a_solution_that_everybody_can_read_is_noticed(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    (folder / "exercises.py").write_text("x")
+    (folder / "exercises.py").chmod(0o644)
+    assert can_everybody_read(folder / "exercises.py")
+    folder.chmod(0o700)
+    assert not can_everybody_read(folder / "exercises.py") and not can_everybody_read(tmp_path / "gone")
+    shutil.rmtree(folder)
+
+
+def test_copies_of_the_course_beside_python_are_found() -> None:
+    known = ("helpers", "instructor", "tests", ".git")
+    assert all(Path(path).name in known or "exercises" in path or "bitfit" in path for path in find_copies())
+    assert NONE.keys() == ALL.keys() == set(PROBLEMS)
