@@ -6,17 +6,19 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
 
+from helpers import exercises
 from helpers.checkpoints import save_model
 from helpers.models import check_policy
 from helpers.prepare import Reviews, identify, prepare
@@ -24,7 +26,7 @@ from helpers.progress import Progress, State, choose_progress
 from helpers.results import choose_best, is_whole
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
-from helpers.workers import count_workers, delayed_interrupts, one_thread, open_executor
+from helpers.workers import count_workers, delayed_interrupts, is_loss, one_thread, open_executor
 
 STOPPED = "Stopped. What is finished is kept; running it again goes on from there."
 Record = dict[str, Any]
@@ -89,7 +91,9 @@ def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
             for future in done:
                 board.finish(pending[future], *future.result())
             board.show()
-    except BrokenExecutor:  # Dask's KilledWorker, too, comes only after it has tried elsewhere.
+    except Exception as error:
+        if not is_loss(error):
+            raise
         board.progress.say("A worker was killed (out of memory?); its runs are handed out again.")
 
 
@@ -238,7 +242,7 @@ def locked(settings: Settings, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def explained(settings: Settings) -> Iterator[None]:
-    """Give a user's mistakes, a full disk and Ctrl-C a sentence each."""
+    """Give a mistake in a student's function, a full disk and Ctrl-C a sentence each."""
     try:
         yield
     except KeyboardInterrupt:
@@ -249,4 +253,12 @@ def explained(settings: Settings) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CourseError(
             f"Could not read or write in {settings.folder}: {reason}. What is there is kept; run it again."
+        ) from error
+    except Exception as error:
+        own = [frame for frame in extract_tb(error.__traceback__) if frame.filename == exercises.__file__]
+        if not own or isinstance(error, CourseError):
+            raise
+        raise CourseError(
+            f"{own[-1].name} stopped in line {own[-1].lineno} of helpers/exercises.py with {type(error).__name__}:"
+            f" {next(iter(str(error).splitlines()), '')} Mend it, and run the check of its problem first."
         ) from error

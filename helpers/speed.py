@@ -66,10 +66,12 @@ def expand_vocabulary(model: BertForSequenceClassification) -> BertForSequenceCl
     return model
 
 
-def split_batch(batch: dict[str, torch.Tensor], tokens: int = PART_TOKENS) -> Iterator[dict[str, torch.Tensor]]:
+def split_batch(
+    batch: dict[str, torch.Tensor], tokens: int = PART_TOKENS
+) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Cut a padded batch into parts of at most `tokens` tokens, padding apart, or one review; the longest come first.
 
-    Each part is padded to its own longest review.
+    Yields the rows of a part, (reviews,), and the part, padded to its own longest review.
     """
     lengths = batch["attention_mask"].sum(1)
     rows = lengths.argsort(descending=True, stable=True)
@@ -77,7 +79,10 @@ def split_batch(batch: dict[str, torch.Tensor], tokens: int = PART_TOKENS) -> It
         longest = int(lengths[rows[0]])
         size = max(1, int((lengths[rows].cumsum(0) <= tokens).sum()))
         part, rows = rows[:size], rows[size:]
-        yield {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()}
+        yield (
+            part,
+            {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()},
+        )
 
 
 def has_fast_bf16() -> bool:

@@ -23,6 +23,7 @@ from helpers.settings import CourseError, Run, Settings
 from helpers.speed import expand_vocabulary, shrink_vocabulary, speed_up, split_batch
 
 EVALUATION_BATCH = 128
+NO_ACCURACY = "The Trainer's compute_metrics gave no accuracy: see Problem 2b."
 MEASURED_ON = 1000  # training reviews on which the accuracy of an `at_end` run is measured too
 
 
@@ -93,7 +94,7 @@ class PartsTrainer(Trainer):
         model.train()
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
-        for part in split_batch(inputs):
+        for _, part in split_batch(inputs):
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, part) * (len(part["labels"]) / len(inputs["labels"]))
             self.accelerator.backward(loss)
@@ -103,13 +104,13 @@ class PartsTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if torch.cuda.is_available():
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        parts = list(split_batch(inputs))
+        rows, parts = zip(*split_batch(inputs), strict=True)
         step = super().prediction_step
-        losses, logits, labels = zip(
-            *(step(model, part, prediction_loss_only, ignore_keys) for part in parts), strict=True
-        )
-        mean = sum(loss * len(part["labels"]) for loss, part in zip(losses, parts, strict=True)) / len(inputs["labels"])
-        return mean, torch.cat(logits), torch.cat(labels)
+        found = [step(model, part, prediction_loss_only, ignore_keys) for part in parts]
+        losses, logits, labels = zip(*found, strict=True)
+        mean = sum(loss * len(part) for loss, part in zip(losses, rows, strict=True)) / len(inputs["labels"])
+        order = torch.cat(rows).argsort()  # The rows of the batch again.
+        return mean, torch.cat(logits)[order], torch.cat(labels)[order]
 
     def floating_point_ops(self, inputs):
         """Nobody reads them, and to count them the Trainer walks through all modules at every step."""
@@ -199,7 +200,7 @@ def describe(run: Run) -> str:
 def measure_epochs(log: list[dict[str, Any]]) -> dict[str, Any]:
     history = read_history(log)
     if not history:
-        raise CourseError("The Trainer's compute_metrics gave no accuracy: see Problem 2b.")
+        raise CourseError(NO_ACCURACY)
     return {
         "history": history,
         "validation_accuracy": history[-1]["validation_accuracy"],
@@ -211,7 +212,10 @@ def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -
     """Measure a trained model once, on the validation reviews and on reviews that it was trained on."""
     started = time.perf_counter()
     seen = reviews["train"].select(range(min(MEASURED_ON, len(reviews["train"]))))
-    validation, train = (trainer.evaluate(rows)["eval_accuracy"] for rows in (reviews["validation"], seen))
+    try:
+        validation, train = (trainer.evaluate(rows)["eval_accuracy"] for rows in (reviews["validation"], seen))
+    except KeyError:
+        raise CourseError(NO_ACCURACY) from None
     logged = [entry for entry in log if "loss" in entry]
     steps = np.diff([0, *(entry["step"] for entry in logged)])
     loss = float(np.average([entry["loss"] for entry in logged], weights=steps))

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,12 @@ def connect(scheduler: str) -> Any:
             f"There is no Dask scheduler at {scheduler} ({type(error).__name__}). Start one: `dask scheduler`, and give"
             " the address that it prints, such as tcp://HOST:8786."
         ) from error
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether a job ended because its worker did; Dask says so only after it has tried elsewhere."""
+    lost = ("KilledWorker", "CommClosedError", "CancelledError", "FutureCancelledError")
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in lost
 
 
 class InlineExecutor(Executor):

@@ -4,6 +4,7 @@ import glob
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,21 @@ def test_a_function_that_is_not_written_yet_is_named_without_a_traceback(setting
     with pytest.raises(CourseError, match=f"write {name}") as raised:
         train_all(settings, [Run("full")], workers=workers, progress=Listener())
     assert raised.value._render_traceback_() == [f"error: write {name}"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_students_function_is_named_with_its_line(settings, monkeypatch, tmp_path, workers):
+    source = Path(exercises.__file__).read_text(encoding="utf-8")
+    package = shutil.copytree(Path(exercises.__file__).parent, tmp_path / "helpers")
+    broken = source.replace("    arguments = TrainingArguments(", "    arguments = 1 / 0\n    TrainingArguments(", 1)
+    (package / "exercises.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = [sys.executable, "-c", code_of(settings, ["full"], workers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    line = broken[: broken.index("1 / 0")].count("\n") + 1
+    expected = f"error: init_trainer stopped in line {line} of helpers/exercises.py with ZeroDivisionError"
+    assert done.stderr.splitlines()[-1].startswith(expected), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_said(settings, monkeypatch):

@@ -74,12 +74,13 @@ def test_the_parts_of_a_batch_are_the_batch():
     model(**batch).loss.backward()
     expected = gradients(model)
     model.zero_grad(set_to_none=True)
-    parts = list(split_batch(batch, tokens=18))
+    rows, parts = zip(*split_batch(batch, tokens=18), strict=True)
     for part in parts:
         (model(**part).loss * len(part["labels"]) / 5).backward()
     torch.testing.assert_close(gradients(model), expected, rtol=1e-6, atol=1e-9)
     assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
     assert [part["attention_mask"].sum() for part in parts] == [18, 13]
+    assert torch.cat(rows).tolist() == [1, 3, 4, 0, 2]
 
 
 @pytest.mark.parametrize("policy", ["full", "bitfit"])
@@ -123,7 +124,7 @@ def test_a_smaller_table_gives_the_same_logits_and_gradients_and_goes_back_whole
 
 
 def test_a_review_longer_than_a_part_is_a_part_of_its_own():
-    assert [len(part["labels"]) for part in split_batch(padded_batch(), tokens=1)] == [1] * 5
+    assert [len(rows) for rows, _ in split_batch(padded_batch(), tokens=1)] == [1] * 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,6 +6,8 @@ import pytest
 from conftest import Listener, accuracies
 
 from helpers import sweep
+from helpers.data import load_reviews
+from helpers.models import load_classifier, load_tokenizer
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
 from helpers.settings import CourseError, Run
 
@@ -23,6 +25,20 @@ def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(settings)
     assert best_run(results, "full")["test"]["bias_movement"]["bert.pooler.dense.bias"] > 0
     again = Listener()
     assert sweep.run_sweep(settings, workers=0, progress=again) == results and again.lines == []
+
+
+def test_a_mistake_is_the_review_that_it_names(settings):
+    """Checked one review at a time, with the plain model: nothing is padded, cut into parts or ordered."""
+    results = sweep.run_sweep(settings, ["full"], workers=0, progress=Listener())
+    test, tokenizer = load_reviews(settings)["test"], load_tokenizer(settings.model)
+    model = load_classifier(str(sweep.model_folder(settings, results, "full"))).eval()
+    mistakes = best_run(results, "full")["test"]["mistakes"]
+    assert mistakes
+    for mistake in mistakes:
+        review = test[mistake["row"]]
+        probabilities = model(**tokenizer(review["text"], return_tensors="pt")).logits.softmax(-1)[0]
+        assert review["label"] == mistake["label"] != mistake["predicted"] == probabilities.argmax()
+        assert probabilities.max().item() == pytest.approx(mistake["probability"], abs=1e-3)
 
 
 def test_provenance_names_what_the_figures_rest_on_and_a_later_policy_joins_the_file(settings):
