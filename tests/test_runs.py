@@ -251,11 +251,13 @@ def test_killed_at_random_until_the_grid_is_complete(settings):
 def test_ctrl_c_ends_the_sweep_and_its_workers_with_one_sentence(settings):
     settings = replace(settings, epochs=200)
     code = code_of(settings, ["bitfit"], 2).replace("except CourseError", "except (CourseError, KeyboardInterrupt)")
-    sweep = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # Where the tests run in the background, Ctrl-C is ignored, also by what they start.
+    here = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    sweep = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **here)
     workers = wait_until(lambda: seen(settings) and psutil.Process(sweep.pid).children(recursive=True))
     os.killpg(sweep.pid, signal.SIGINT)
     _, said = sweep.communicate(timeout=60)
-    assert said == f"error: {runs.STOPPED}\n" and sweep.returncode == 1
+    assert (said, sweep.returncode) == (f"error: {runs.STOPPED}\n", 1)
     assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
