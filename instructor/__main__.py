@@ -1,10 +1,12 @@
 """The instructor's command line: python -m instructor VERB."""
 
 import argparse
+import json
+import signal
 import sys
 from pathlib import Path
 
-from helpers.settings import CourseError
+from helpers.settings import CourseError, write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", default="grades", type=Path, help="folder to write (default: %(default)s)")
     verb.add_argument("--workers", type=int, help="submissions at a time (default: one a core)")
     rerun = verb.add_mutually_exclusive_group()
-    rerun.add_argument("--no-notebooks", action="store_true", help="do not re-execute the notebooks")
-    rerun.add_argument("--full-rerun", action="store_true", help="re-execute them with the whole grid")
+    rerun.add_argument("--no-notebooks", action="store_const", const="none", help="do not re-execute the notebooks")
+    rerun.add_argument("--full-rerun", action="store_const", const="full", help="re-execute them with the whole grid")
     verb.add_argument("--isolation", default="auto", help="auto (default: the best that works), namespaces or user")
     verb.add_argument("--gradescope", metavar="FILE", type=Path, help="write Gradescope's results.json of the one path")
     add(autograder).add_argument("file", metavar="FILE", type=Path, help="zip to write")
@@ -53,14 +55,14 @@ def release(options: argparse.Namespace) -> None:
 
 def grade(options: argparse.Namespace) -> int:
     """grade submissions in sandboxes: points, a sheet for each student, answers to read"""
-    from instructor.autograder import write_results
+    from instructor.autograder import make_results
     from instructor.grade import grade_class
 
-    notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
-    workers, single = max(1, options.workers or 0) if options.workers else None, options.gradescope is not None
-    records = grade_class(options.submissions, options.out, workers, notebooks, options.isolation, single=single)
+    notebooks, single = options.no_notebooks or options.full_rerun or "corner", bool(options.gradescope)
+    how = {"workers": options.workers, "notebooks": notebooks, "degree": options.isolation, "single": single}
+    records = grade_class(options.submissions, options.out, **how)
     if options.gradescope:
-        write_results(records[0], options.gradescope)
+        write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
     print(f"Written to {options.out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
     failed = [record["student"] for record in records if not record["graded"]]
     if failed:
@@ -76,4 +78,5 @@ def autograder(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A polite request to end is a Ctrl-C.
     sys.exit(main())

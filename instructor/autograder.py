@@ -1,17 +1,13 @@
 """Gradescope: the autograder's zip, and the results in its published schema."""
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from helpers.settings import CourseError, project_folder, write_atomically
-from instructor.grade import read_course, strip_answers, write_notebook
-from instructor.sheet import AUTOMATIC, WRITTEN
+from helpers.settings import CourseError, project_folder
+from instructor.release import EXERCISES, build_release
+from instructor.sheet import AUTOMATIC, WRITTEN, describe, describe_answer
 
-TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # The same course gives the same bytes.
-COURSE = ("pyproject.toml", "constraints.txt", "LICENSE", "helpers/**/*", "instructor/*.py")
-LEFT_OUT = {"helpers/exercises.py"}  # The solution is not needed, so it is not there to be found.
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when it builds the autograder's image (Ubuntu 22.04 or newer).
 # TORCH_INDEX: the address of PyTorch's index of CPU builds, from the install page on pytorch.org. Left empty, pip takes
@@ -51,39 +47,27 @@ fi
 def write_autograder(path: Path) -> str:
     """Write the autograder's zip: setup.sh, run_autograder and the course without its solutions; returns a summary."""
     project = project_folder()
-    files = {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
-    for pattern in COURSE:
-        for found in sorted(project.glob(pattern)):
-            name = found.relative_to(project).as_posix()
-            if found.is_file() and "__pycache__" not in name and found.suffix != ".part" and name not in LEFT_OUT:
-                files[name] = found.read_bytes()
-    notebooks = read_course()
-    files |= {f"notebooks/{name}": write_notebook(strip_answers(part)).encode() for name, part in notebooks.items()}
-    absent = {"pyproject.toml", "constraints.txt", "instructor/__main__.py"} - files.keys()
-    if absent:
-        raise CourseError(f"There is no {', '.join(sorted(absent))} here. Run this in the assignment's folder.")
+    files, _ = build_release(project)
+    del files[EXERCISES]  # Not needed there.
+    files |= {f"instructor/{part.name}": part.read_bytes() for part in project.glob("instructor/*.py")}
+    files |= {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
     beside = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in sorted(files.items()):
-                member = zipfile.ZipInfo(name, TIMESTAMP)
+                member = zipfile.ZipInfo(name)  # without a time: the same course gives the same bytes
                 member.external_attr = (0o100755 if name in ("setup.sh", "run_autograder") else 0o100644) << 16
-                member.compress_type, member.create_system = zipfile.ZIP_DEFLATED, 3
-                archive.writestr(member, data)
+                member.create_system = 3
+                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise CourseError(f"Could not write {path}: {error.strerror}.") from error
-    size = path.stat().st_size / 2**20
     return (
-        f"Wrote {path} ({len(files)} files, {size:.1f} MiB): upload it under Configure Autograder. Before that, set"
-        " TORCH_INDEX in its setup.sh, which makes the image several gigabytes smaller."
+        f"Wrote {path} ({len(files)} files): upload it under Configure Autograder. Before that, set TORCH_INDEX in its"
+        " setup.sh, which makes the image several gigabytes smaller."
     )
-
-
-def write_results(record: dict[str, Any], path: Path) -> None:
-    write_atomically(path, json.dumps(make_results(record), indent=1) + "\n")
 
 
 def make_results(record: dict[str, Any]) -> dict[str, Any]:
@@ -96,29 +80,17 @@ def make_results(record: dict[str, Any]) -> dict[str, Any]:
             "max_score": most,
             "status": "passed" if record["points"][problem] == most else "failed",
             "output": record["said"][problem],
-            "output_format": "text",
-            "visibility": "visible",
         }
         for problem, most in AUTOMATIC.items()
     ]
-    for name, lines, visibility in (
-        ("Notebooks, re-executed", record["notebooks"], "visible"),
-        ("Notes", record["notes"], "visible"),
-        ("Results handed in", record["results"], "visible"),
-        ("How it was graded", [*record["isolation"], record["limits"]], "hidden"),
-    ):
-        if lines:
-            details = {"output": "\n".join(lines), "output_format": "text", "visibility": visibility}
-            tests.append({"name": name, **details})
-    written = ", ".join(
-        f"{problem} ({'answered' if problem in record['answers'] else 'no answer'})" for problem in WRITTEN
-    )
+    _, *parts, graded = describe(record).items()
+    tests += [{"name": title, "output": "\n".join(lines)} for title, lines in parts]
+    tests.append({"name": graded[0], "output": "\n".join(graded[1]), "visibility": "hidden"})
+    written = ", ".join(describe_answer(record, problem) for problem in WRITTEN)
     return {
         "score": record["automatic"],
         "execution_time": round(record["seconds"]),
         "output": f"Automatic points: {record['automatic']} of {sum(AUTOMATIC.values())}. Read by a person: {written}.",
-        "output_format": "text",
-        "visibility": "visible",
         "stdout_visibility": "hidden",
-        "tests": tests,
+        "tests": [{"output_format": "text", "visibility": "visible"} | test for test in tests],
     }

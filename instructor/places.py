@@ -4,11 +4,13 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
-from instructor.reader import ARCHIVE, LARGEST, SYSTEM, Entry, Submission, list_archive, open_file
+from instructor.reader import ARCHIVE, IGNORED, LARGEST, File, name_members, open_file, open_zip
 
 # What is one student's in a platform's names, then the student's own name for the file.
 PLATFORMS = (
@@ -17,6 +19,8 @@ PLATFORMS = (
     r"(\d+-\d+ - .+? - [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
+CODE = {"exercises.py", "helpers"}
+COURSE = {*LARGEST, *CODE, "notebooks"}
 
 
 @dataclass
@@ -39,66 +43,74 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
     A path is a submission, or a folder or download of many. `single` takes each path for one. `out` is not looked at.
     """
     found: dict[str, Place] = {}
-
-    def add(path: Path, inside: str = "") -> None:
-        name = (inside or path.name).rpartition("/")[2]
-        who, own_name = _match_platform(name) or (name, name)
-        folder = path / os.path.dirname(inside) if inside else path.parent
-        key = os.path.join(os.path.relpath(folder, out), who)
-        found.setdefault(key, Place(who, key)).parts.append((own_name, path, inside))
-
-    def look_into(folder: Path, deeper: int) -> None:
-        for part in sorted(folder.iterdir()):
-            if SYSTEM.match(part.name) or os.path.realpath(part) == os.path.realpath(out):
-                continue
-            if deeper and part.is_dir() and not part.is_symlink() and _holds_many(part):
-                look_into(part, deeper - 1)
-            else:
-                add(part)
-
-    for path in (Path(os.path.abspath(path)) for path in paths):
-        if path.is_dir() and not single and not is_one(path):
-            look_into(path, deeper=2)
-            continue
-        tops = [] if single or path.is_dir() else _split_download(path, alone=len(paths) == 1)
-        for inside in tops or [""]:
-            add(path, inside)
+    for given in map(Path, map(os.path.abspath, paths)):
+        parts = [(given, "")]
+        if given.is_dir() and not single:
+            parts = [(part, "") for part in _list_class(given, out)]
+        elif given.is_file() and not single:
+            parts = [(given, inside) for inside in _split_download(given, len(paths) == 1) or [""]]
+        for path, inside in parts:
+            folder, name = os.path.split(path / inside)
+            who, own_name = _match_platform(name) or (name, name)
+            key = os.path.join(os.path.relpath(folder, out), who)
+            found.setdefault(key, Place(who, key)).parts.append((own_name, path, inside))
     return _name_students(list(found.values()))
 
 
-def is_one(folder: Path) -> bool:
-    """Whether a folder is one submission and not a folder of many."""
-    names = os.listdir(folder)
-    mine = [name for name in names if name in LARGEST]
-    others = [name for name in names if ARCHIVE.search(name) or (folder / name).is_dir()]
-    course = [name for name in ("helpers", "notebooks") if (folder / name).is_dir()]
-    return bool(course) or len(mine) > 1 or bool(mine and not others)
+def _list_class(folder: Path, out: Path, deeper: int = 2) -> Iterator[Path]:
+    """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one."""
+    inside = {name: _list_names(folder / name) for name in _list_names(folder)}
+    many = _holds_many(inside) or deeper == 2 and not COURSE & inside.keys()
+    if _match_platform(folder.name) or not many:
+        yield folder
+        return
+    for part in (folder / name for name in sorted(inside)):
+        if os.path.realpath(part) == os.path.realpath(out):
+            continue
+        if deeper and not part.is_symlink():
+            yield from _list_class(part, out, deeper - 1)
+        else:
+            yield part
 
 
-def _holds_many(folder: Path) -> bool:
+def _list_names(folder: Path) -> set[str]:
     try:
-        parts = [part for part in folder.iterdir() if not SYSTEM.match(part.name)]
-    except OSError:
-        return False
-    several = [part for part in parts if ARCHIVE.search(part.name) or part.is_dir() and is_one(part)]
-    return len(several) > 1 and not is_one(folder) and not _match_platform(folder.name)
+        return {name for name in os.listdir(folder) if not IGNORED.search(name)}
+    except OSError:  # It is a file, or nobody may look into it.
+        return set()
+
+
+def _holds_many(inside: dict[str, set[str]]) -> bool:
+    """Whether names, each with the names in it, are several submissions and not parts of one.
+
+    A lone exercises.py among them may be the instructor's.
+    """
+    several = [name for name in inside if ARCHIVE.search(name) or _match_platform(name) or CODE & inside[name]]
+    return len(several) > 1 and COURSE & inside.keys() <= {"exercises.py"}
 
 
 def _split_download(path: Path, alone: bool) -> list[str]:
-    """The tops of a zip of many submissions; none for any other file.
+    """The tops of a zip of many submissions; none of any other file.
 
     Only a zip that is graded alone is taken for such by its content: else a student could hand in rows for others.
     """
-    names = [entry.path for entry in list_archive(Entry(path.name, partial(open_file, path)), Submission())]
-    start = os.path.commonprefix(names)
-    start = start[: start.rfind("/") + 1] if len(names) > 1 else ""
-    tops = sorted({name[len(start) :].partition("/")[0] for name in names})
-    if all(map(_match_platform, tops)):
-        return [start + top for top in tops]
-    mine = {f"{start}{top}/{name}" for top in tops for name in ("exercises.py", "helpers/exercises.py")}
-    many = len(mine & set(names)) + sum(bool(ARCHIVE.search(top) or _match_platform(top)) for top in tops) > 1
-    one = {*LARGEST, "helpers", "notebooks"} & set(tops)
-    return [start + top for top in tops] if alone and many and not one else []
+
+    def split(names: list[str]) -> list[str]:
+        below: dict[str, list[str]] = {}
+        for name in names:
+            top, _, rest = name.partition("/")
+            below.setdefault(top, []).append(rest)
+        inside = {top: {rest.partition("/")[0] for rest in below[top]} for top in below}
+        if all(map(_match_platform, below)) or alone and _holds_many(inside):
+            return list(below)
+        if len(below) > 1 or "" in below[top]:
+            return []
+        return [f"{top}/{each}" for each in split(below[top])]  # One folder around everything says nothing.
+
+    try:
+        return split([name for name, _ in name_members(open_zip(File(path.name, partial(open_file, path))))])
+    except Exception:  # Its reader will say why.
+        return []
 
 
 def _match_platform(name: str) -> tuple[str, str] | None:
@@ -112,11 +124,9 @@ def _name_students(places: list[Place]) -> list[Place]:
     taken = {"answers_to_read", "answers_files", "grades", "records"}  # what else lies beside the sheets
     stems = {place.key: ARCHIVE.sub("", place.student) for place in places}
     for place in sorted(places, key=lambda place: (clean_name(stems[place.key]) != stems[place.key], place.key)):
-        place.student = first = clean_name(stems[place.key])
-        number = 1
-        while place.student.casefold() in taken:
-            number += 1
-            place.student = f"{first}-{number}"
+        name = clean_name(stems[place.key])
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        place.student = next(each for each in names if each.casefold() not in taken)
         taken.add(place.student.casefold())
     return sorted(places, key=lambda place: place.student.casefold())
 

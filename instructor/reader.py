@@ -12,20 +12,23 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from helpers.answers import NOTEBOOKS, is_copy
+from instructor.limits import MEBI
 
-MEBI = 2**20
 # What is read, and how large it may be; everything else is ignored.
 LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, 10 * MEBI)
-MAX_ARCHIVE, MAX_INNER, MAX_UNPACKED, MAX_MEMBERS, MAX_RATIO = 256 * MEBI, 64 * MEBI, 1024 * MEBI, 20_000, 200
-MAX_DIRECTORY = 4 * MEBI  # bytes of an archive's table of contents
-SYSTEM = re.compile(r"\.|__MACOSX$|Thumbs\.db$|desktop\.ini$")  # what systems put beside people's files
-IGNORED = re.compile(r"(^|/)(\.|__MACOSX/|__pycache__/|node_modules/|site-packages/|v?env/)")
+# Of an archive: bytes of its table of contents, bytes unpacked, times that a member grows, members.
+MAX_TABLE, MAX_UNPACKED, MAX_RATIO, MAX_MEMBERS = 4 * MEBI, 1024 * MEBI, 200, 20_000
+MAX_INNER = 64 * MEBI  # bytes of an archive in an archive
+# What systems put beside people's files, and folders of programs.
+IGNORED = re.compile(
+    r"(^|/)(\.(?!\.)|__MACOSX(/|$)|Thumbs\.db$|desktop\.ini$|__pycache__/|node_modules/|site-packages/|v?env/)"
+)
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 
 
@@ -42,18 +45,27 @@ class Submission:
     refused: str = ""
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.refused, self.notes)).encode())
-        for name, data in sorted(self.files.items()):
-            digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
-        return digest.hexdigest()
+        return hashlib.sha256(repr(self).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file of a submission; `open` raises Refused where it is none of the submission's own."""
+class File:
+    """A file of a submission, on disk or in an archive; `open` raises Refused where it is none of its own."""
 
     path: str
     open: Callable[[], BinaryIO]
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def read(self, largest: int) -> bytes:
+        """The whole content; Refused where that is more than `largest` bytes."""
+        with self.open() as stream:
+            data = stream.read(largest + 1)
+        if len(data) > largest:
+            raise Refused(f"{self.path[-200:]} is larger than {largest / MEBI:g} MiB and was not read.")
+        return data
 
 
 def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
@@ -64,109 +76,84 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     """
     submission = Submission()
     try:
-        level = [entry for part in parts for entry in _list_part(submission, *part)]
-        names = [entry.path[-80:] for entry in level] or ["nothing: it is empty"]
+        level = [file for part in parts for file in _list_part(submission, *part)]
+        names = [file.path[-80:] for file in level] or ["nothing: it is empty"]
         for _ in range(3):  # as it lies there, in an archive, and in an archive in that
             _take(level, submission)
             if submission.files.keys() >= LARGEST.keys():
                 break
-            level = [inner for entry in level for inner in list_archive(entry, submission)]
+            level = [inner for file in level for inner in _list_archive(file, submission)]
     except Exception as error:  # MemoryError and RecursionError among them
-        submission = Submission(refused=_describe(error))
+        submission = Submission(refused=_describe(error, "it"))
     if not submission.refused and not submission.files:
         nothing = f"it has neither exercises.py nor one of the course's notebooks, but {', '.join(names[:3])}."
         submission.refused = " ".join(submission.notes[:3]) or nothing
     return submission
 
 
-def _describe(error: Exception, name: str = "it") -> str:
+def _describe(error: Exception, name: str) -> str:
     if isinstance(error, Refused):
         return str(error)
     return f"{name} cannot be read: {type(error).__name__}: {error!s:.200}"
 
 
-def _take(entries: list[Entry], submission: Submission) -> None:
+def _take(files: list[File], submission: Submission) -> None:
     for name, largest in LARGEST.items():
         if name in submission.files:
             continue
-        ranked = []
-        for entry in entries:
-            folder, _, base = entry.path.rpartition("/")
-            if len(base) < 300 and (base == name or is_copy(base, name)):
-                ranked.append((base != name, entry.path.count("/"), folder, base, entry))
-        for *_, entry in sorted(ranked, key=lambda found: found[:-1])[:5]:
+        copies = [file for file in files if is_copy(file.name, name)]
+        for file in sorted(copies, key=lambda file: (file.name != name, file.path.count("/"), file.path))[:5]:
             try:
-                with entry.open() as stream:
-                    data = stream.read(largest + 1)
-                if len(data) > largest:
-                    raise Refused(f"{entry.path} is larger than {largest / MEBI:g} MiB and was not read.")
+                data = file.read(largest)
             except Exception as error:
-                submission.notes.append(_describe(error, entry.path[-200:]))
+                submission.notes.append(_describe(error, file.path[-200:]))
                 continue
             if submission.files.setdefault(name, data) != data:
-                submission.notes.append(f"{entry.path[:200]} is another {name} than the one that counts.")
+                submission.notes.append(f"{file.path[:200]} is another {name} than the one that counts.")
 
 
-def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[Entry]:
+def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[File]:
     if inside:
-        for entry in list_archive(Entry(path.name, partial(open_file, path)), submission):
-            if entry.path == inside or entry.path.startswith(f"{inside}/"):
-                yield Entry(name + entry.path[len(inside) :], entry.open)
-        return
-    if path.is_symlink():
+        for file in _list_archive(File(path.name, partial(open_file, path)), submission, inside):
+            yield replace(file, path=name + file.path[len(inside) :])
+    elif path.is_symlink():
         raise Refused("it is a link, not a file or folder of its own.")
-    if not path.is_dir():
-        yield Entry(name, partial(open_file, path))
-        return
-    count = 0
+    elif not path.is_dir():
+        yield File(name, partial(open_file, path))
     for folder, folders, files in os.walk(path):
-        start = "" if folder == str(path) else f"{Path(folder).relative_to(path).as_posix()}/"
+        here = Path(folder)
         folders[:] = sorted(each for each in folders if not IGNORED.search(f"{each}/"))
-        links = [each for each in folders if os.path.islink(f"{folder}/{each}")]
-        submission.notes += [f"{start}{each} is a link to a folder, which is not looked into." for each in links[:5]]
-        count += len(files) + len(folders)
-        if count > MAX_MEMBERS:
-            raise Refused(f"it has more than {MAX_MEMBERS:,} files.")
+        for each in folders:
+            if (here / each).is_symlink():
+                submission.notes.append(f"{each} is a link to a folder, which is not looked into.")
         for each in files:
             if not IGNORED.search(each):
-                yield Entry(f"{start}{each}", partial(open_file, Path(folder, each)))
+                yield File((here / each).relative_to(path).as_posix(), partial(open_file, here / each))
 
 
 def open_file(path: Path) -> BinaryIO:
-    if path.is_symlink():
-        raise Refused(f"{path.name} is a link, not a file of the submission's own.")
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise Refused(f"{path.name} is not an ordinary file.")
-    return file
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise Refused(f"{path.name} is not an ordinary file: it is a link, a pipe or a device.")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
-def list_archive(entry: Entry, submission: Submission) -> list[Entry]:
-    """The files in an entry that is a zip, none in any other; what is wrong with it becomes a note."""
-    base = entry.path.rpartition("/")[2]
-    if not ARCHIVE.search(base):
-        return []
+def _list_archive(file: File, submission: Submission, inside: str = "") -> list[File]:
+    """The files in (a folder of) a zip, none in any other file; what is wrong with it becomes a note."""
     try:
-        if not base.lower().endswith(".zip"):
-            raise Refused(f"{base} is not a zip: unpack it into a folder, and grade again.")
-        file = entry.open()
-        if isinstance(file, zipfile.ZipExtFile):
-            data = file.read(MAX_INNER + 1)
-            if len(data) > MAX_INNER:
-                raise Refused(f"{base} is an archive of more than {MAX_INNER // MEBI} MiB in another one.")
-            file = io.BytesIO(data)
-        archive = _open_zip(file)
-        return [Entry(name, partial(_open_member, archive, member)) for name, member in _check_members(archive)]
+        if not ARCHIVE.search(file.name):
+            return []
+        if not file.name.lower().endswith(".zip"):
+            raise Refused(f"{file.name} is not a zip: unpack it into a folder, and grade again.")
+        return list(_list_members(open_zip(file), inside))
     except Exception as error:
-        submission.notes.append(_describe(error))
+        submission.notes.append(_describe(error, file.name))
         return []
 
 
 class _Bounded(io.BufferedReader):
     """A file of which `zipfile` reads no table of contents that is larger than an honest one."""
 
-    largest = MAX_DIRECTORY
+    largest = MAX_TABLE
 
     def read(self, size: int = -1) -> bytes:
         if size > self.largest:
@@ -174,39 +161,42 @@ class _Bounded(io.BufferedReader):
         return super().read(size)
 
 
-def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    bounded = _Bounded(file.detach() if isinstance(file, io.BufferedReader) else file)
-    if bounded.seek(0, os.SEEK_END) > MAX_ARCHIVE:
-        raise Refused(f"the archive is larger than {MAX_ARCHIVE // MEBI} MiB.")
-    bounded.seek(0)
-    try:
-        archive = zipfile.ZipFile(bounded)
-    except zipfile.BadZipFile as error:
-        raise Refused(f"it is not a zip archive that can be read ({error}).") from error
-    bounded.largest = MAX_ARCHIVE
+def open_zip(file: File) -> zipfile.ZipFile:
+    stream = file.open()
+    if isinstance(stream, zipfile.ZipExtFile):  # To go back in it would unpack it again from its start.
+        stream = io.BytesIO(file.read(MAX_INNER))
+    bounded = _Bounded(stream)
+    archive = zipfile.ZipFile(bounded)
+    bounded.largest = MAX_UNPACKED
     return archive
 
 
-def _check_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The files of an archive that are not ignored, by name; Refused where the archive means harm."""
-    members, seen, unpacked = archive.infolist(), set(), 0
+def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """The files in an archive that are not ignored, by their names with slashes."""
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/").removeprefix("./")
+        if not IGNORED.search(name) and not name.endswith("/"):
+            yield name, member
+
+
+def _list_members(archive: zipfile.ZipFile, inside: str) -> Iterator[File]:
+    """The files in an archive, or in a folder of it; Refused where they mean harm."""
+    members = [each for each in name_members(archive) if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     if len(members) > MAX_MEMBERS:
         raise Refused(f"the archive has more than {MAX_MEMBERS:,} members.")
-    for member in members:
-        name = member.filename.replace("\\", "/")
+    seen, unpacked = set(), 0
+    for name, member in members:
         shown = repr(name[:80])
-        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+        if re.match(r"/|[A-Za-z]:", name) or ".." in name.split("/"):
             raise Refused(f"the archive's member {shown} leads out of its folder.")
         unpacked += member.file_size
         if unpacked > MAX_UNPACKED or member.file_size > MEBI and member.file_size > MAX_RATIO * member.compress_size:
             raise Refused(f"the archive unpacks to much more than it should ({shown}): a bomb.")
-        if IGNORED.search(name) or name.endswith("/"):
-            continue
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen and key.rpartition("/")[2] in LARGEST:
             raise Refused(f"the archive has two members called {shown}.")
         seen.add(key)
-        yield name, member
+        yield File(name, partial(_open_member, archive, member))
 
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:

@@ -118,19 +118,31 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
     assert all(len(os.fsencode(f"{name}.json.1234567.part")) < 255 and "/" not in name for name in found)
 
 
-def test_the_folder_of_grades_is_no_student(tmp_path: Path) -> None:
-    write(tmp_path, {"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"})
-    assert [place.student for place in find_submissions([tmp_path], tmp_path / "grades")] == ["ann"]
+CLASSES = {
+    "the folder of grades": ({"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"}, ["ann"]),
+    "classes": ({"a/ann.zip": b"", "a/bob.zip": b"", "b/cy/exercises.py": b"1", "b/di/exercises.py": b"2"},
+                ["ann", "bob", "cy", "di"]),
+    "a download in a class": ({"a/ann_7_12_exercises.py": b"1", "a/bob_8_13_exercises.py": b"2", "cy.zip": b""},
+                              ["ann_7", "bob_8", "cy"]),
+    "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
+                                  f"ann/books/{FILES[3]}": b"", "bob.zip": b""}, ["ann", "bob"]),
+    "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2"}, ["class"]),
+    "the instructor's code beside zips": ({FILES[0]: b"1", "ann.zip": b"", "bob.zip": b""}, ["ann", "bob", FILES[0]]),
+}  # fmt: skip
 
 
-def test_a_folder_of_classes_gives_a_row_to_everybody(tmp_path: Path) -> None:
-    files = {
-        "a/ann.zip": zipped(FILES),
-        "a/bob.zip": zipped(FILES),
-        "b/cy/exercises.py": b"1",
-        "b/di/exercises.py": b"2",
-    }
-    assert sorted(read(write(tmp_path / "all", files))) == ["ann", "bob", "cy", "di"]
+@pytest.mark.parametrize("name", CLASSES)
+def test_everybody_has_one_row(tmp_path: Path, name: str) -> None:
+    files, rows = CLASSES[name]
+    place = write(tmp_path / "class", files)
+    assert [found.student for found in find_submissions([place], place / "grades")] == rows
+
+
+def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) -> None:
+    files = {"ann_7_12_submission.zip": zipped(PACKED), "bob_8_13_zeros.txt": bytes(5 * 2**20), "cy_9_14_a.zip": b""}
+    (tmp_path / "class.zip").write_bytes(zipped(files))
+    found = read(tmp_path / "class.zip")
+    assert len(found["ann_7"].files) == len(FILES) and "a bomb" in found["bob_8"].refused and found["cy_9"].refused
 
 
 def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def student(tmp_path_factory):
 def source(tmp_path):
     """A copy of the project's sources to change."""
     folder = tmp_path / "source"
-    for name, path in release._find_sources(ROOT):
+    for name, path in release.find_sources(ROOT).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / name)
     (folder / "docs").mkdir()
@@ -86,54 +86,38 @@ def test_functions_keep_signature_and_docstring_and_name_their_problem(student):
     solved = (ROOT / "helpers" / "exercises.py").read_text(encoding="utf-8")
     for name, problem in release.FUNCTIONS.items():
         head = re.search(rf'(?s)def {name}\(.*?""".*?"""\n', solved)[0]
-        assert (
-            f'{head}    raise NotImplementedError("Problem {problem}: write {name} in helpers/exercises.py.")\n'
-            in stubs
-        )
+        message = f"Problem {problem}: write {name} in helpers/exercises.py."
+        assert f'{head}    raise NotImplementedError("{message}")\n' in stubs
     assert re.search(r"(?s)^.*?(?=\n\n\ndef )", solved)[0] in stubs, "the imports stay, for students need them"
 
 
-def test_answers_are_prompts_that_count_as_not_answered(student):
+def test_of_a_notebook_only_answers_and_outputs_that_are_no_reference_change(student):
     assert not any(answers.collect_answers(answers.read_notebooks(student / "notebooks")).values())
-    found = [cell for cell in cells_of(student) if "answer" in cell.metadata.get("tags", [])]
-    assert len(found) == 6 and all(cell.source == answers.PROMPT for cell in found)
-
-
-def test_outputs_are_cleared_except_in_reference_cells(student):
-    kept = []
-    for cell in cells_of(student):
-        if cell.cell_type == "code":
-            assert cell.execution_count is None
-            kept += [cell] if cell.outputs else []
-            assert all(output.get("execution_count") is None for output in cell.outputs)
-    assert kept and all("reference" in cell.metadata["tags"] for cell in kept)
-    assert len(kept) == len([cell for cell in cells_of(ROOT) if "reference" in cell.metadata.get("tags", [])])
+    for ours, theirs in zip(cells_of(ROOT), cells_of(student), strict=True):
+        tags = ours.metadata.get("tags", [])
+        assert (ours.id, ours.metadata.get("nbgrader")) == (theirs.id, theirs.metadata.get("nbgrader"))
+        assert theirs.source == (answers.PROMPT if "answer" in tags else ours.source)
+        if theirs.cell_type == "code":
+            assert bool(theirs.outputs) == ("reference" in tags) and theirs.execution_count is None
+            assert all(output.get("execution_count") is None for output in theirs.outputs)
     for path in student.glob("notebooks/*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         assert set(notebook.metadata) == {"kernelspec", "language_info"}
 
 
-def test_source_prose_ids_and_nbgrader_metadata_are_the_same(student):
-    for ours, theirs in zip(cells_of(ROOT), cells_of(student), strict=True):
-        assert (ours.id, ours.metadata.get("nbgrader")) == (theirs.id, theirs.metadata.get("nbgrader"))
-        assert "answer" in ours.metadata.get("tags", []) or ours.source == theirs.source
-
-
-def test_the_same_source_gives_the_same_bytes_and_times(student, source, tmp_path):
+def test_the_same_source_gives_the_same_bytes(student, source, tmp_path):
     (tmp_path / "again").mkdir()  # An empty folder is as good as none.
     release.write_release(tmp_path / "again", source)
     first, second = files_of(student), files_of(tmp_path / "again")
     assert list(first) and sorted(first) == sorted(second)
     for name, path in first.items():
         assert path.read_bytes() == second[name].read_bytes()
-        assert path.stat().st_mtime == second[name].stat().st_mtime == release.TIMESTAMP
 
 
 def test_the_repository_s_place_is_written_where_a_student_needs_it(tmp_path, source):
-    append(
-        source, release.README, "\n[Colab](https://colab.research.google.com/github/YOUR-COURSE/bitfit-assignment/x)\n"
-    )
+    link = "https://colab.research.google.com/github/YOUR-COURSE/bitfit-assignment/x"
+    append(source, release.README, f"\n[Colab]({link})\n")
     said = release.write_release(tmp_path / "student", source, "ada-l/week.3")
     contents = [path.read_bytes() for path in files_of(tmp_path / "student").values()]
     assert not [content for content in contents if b"YOUR-COURSE" in content] and "--repo" not in said
@@ -195,12 +179,12 @@ def preprocess_dataset(dataset):
     ("old", "new", "words"),
     [
         ("    ### END SOLUTION\n", "", ["line 6", "never ends"]),
-        ("    ### BEGIN SOLUTION\n", "", ["line 7", "never began"]),
-        ("    return", "    ### BEGIN SOLUTION\n    return", ["line 7", "line 6", "inside"]),
-        ("    ### END SOLUTION\n", "    ### END SOLUTION\n    ### END SOLUTION\n", ["line 9", "never began"]),
-        ("### BEGIN SOLUTION", "# BEGIN SOLUTION", ["line 6", "is not"]),
-        ("### END SOLUTION", "### end solution", ["line 8", "is not"]),
-        ("### BEGIN SOLUTION", "### BEGIN SOLUTION (10 points)", ["line 6", "is not"]),
+        ("    ### BEGIN SOLUTION\n", "", ["line 7", "only '### BEGIN SOLUTION' can"]),
+        ("    return", "    ### BEGIN SOLUTION\n    return", ["line 7", "began in line 6"]),
+        ("    ### END SOLUTION\n", "    ### END SOLUTION\n" * 2, ["line 9", "only '### BEGIN SOLUTION' can"]),
+        ("### BEGIN SOLUTION", "# BEGIN SOLUTION", ["line 6", "only '### BEGIN SOLUTION' can"]),
+        ("### END SOLUTION", "### end solution", ["line 8", "only '### END SOLUTION' can"]),
+        ("### BEGIN SOLUTION", "### BEGIN SOLUTION (10 points)", ["line 6", "only '### BEGIN SOLUTION' can"]),
         ("def preprocess_dataset", "def helper", ["line 6", "none of the exercises"]),
         ('"""Exercises."""\n', "### BEGIN SOLUTION\n### END SOLUTION\n", ["line 1", "none of the exercises"]),
         ("return dataset", "return (dataset", ["line 7", "never closed"]),
@@ -234,32 +218,30 @@ def append(source, name, text):
 
 LINE = 'parameter.requires_grad = name.endswith(".bias")'
 ANSWER = "ids are not embeddings. BERT looks up a word vector by `input_ids`, a segment vector"
+BROKEN = "\nThe " + ANSWER.replace(" a ", "\na ") + " by `token_type_ids` and a position vector by the\n"
+MARKERS = "### BEGIN SOLUTION\nx = 1\n### END SOLUTION"
+
+
+def say_in(cell_id, text):
+    return lambda source: change_cell(source, cell_id, lambda cell: cell.update(source=text))
+
+
+def print_in(cell_id, text):
+    return lambda source: change_cell(source, cell_id, lambda cell: cell.outputs[0].update(text=text))
+
+
+def add_to(name, text):
+    return lambda source: append(source, name, text)
+
+
 LEAKS = {
-    "code in prose": (
-        lambda s: change_cell(s, "frozen", lambda cell: cell.update(source=f"Like this: `{LINE}`")),
-        ["03_full_vs_bitfit.ipynb", LINE],
-    ),
-    "code in a reference output": (
-        lambda s: change_cell(s, "run-2a", lambda cell: cell.outputs[0].update(text=f"    {LINE}\n")),
-        ["03_full_vs_bitfit.ipynb", LINE],
-    ),
-    "code beside the markers": (lambda s: append(s, release.EXERCISES, f"\n# {LINE}\n"), ["exercises.py", LINE]),
-    "code in the README": (lambda s: append(s, release.README, f"\n    {LINE}\n"), ["README.md", LINE]),
-    "an answer broken elsewhere": (
-        lambda s: append(
-            s,
-            release.README,
-            "\nThe " + ANSWER.replace(" a ", "\na ") + " by `token_type_ids` and a position vector by the\n",
-        ),
-        ["README.md", "not embeddings"],
-    ),
-    "a marker in a cell": (
-        lambda s: change_cell(
-            s, "run-2a", lambda cell: cell.update(source="### BEGIN SOLUTION\nx = 1\n### END SOLUTION")
-        ),
-        ["03_full_vs_bitfit.ipynb", "marker"],
-    ),
-    "markers that are not balanced": (lambda s: append(s, release.EXERCISES, "### END SOLUTION\n"), ["never began"]),
+    "code in prose": (say_in("frozen", f"Like this: `{LINE}`"), ["03_full_vs_bitfit.ipynb", LINE]),
+    "code in a reference output": (print_in("run-2a", f"    {LINE}\n"), ["03_full_vs_bitfit.ipynb", LINE]),
+    "code beside the markers": (add_to(release.EXERCISES, f"\n# {LINE}\n"), ["exercises.py", LINE]),
+    "code in the README": (add_to(release.README, f"\n    {LINE}\n"), ["README.md", LINE]),
+    "an answer broken elsewhere": (add_to(release.README, BROKEN), ["README.md", "not embeddings"]),
+    "a marker in a cell": (say_in("run-2a", MARKERS), ["03_full_vs_bitfit.ipynb", "marker"]),
+    "markers that are not balanced": (add_to(release.EXERCISES, "### END SOLUTION\n"), ["only '### BEGIN"]),
     "a notebook that is none": (lambda s: (s / "notebooks" / "02_hyperparameters.ipynb").write_text("{"), ["02_hyper"]),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
 }
