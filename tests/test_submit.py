@@ -60,8 +60,7 @@ def replace_code(project, old, new):
     path.write_text(text.replace(old, new))
 
 
-def error(name):
-    return [nbformat.v4.new_output("error", ename=name, evalue="", traceback=[])]
+ERROR = [nbformat.v4.new_output("error", ename="CheckFailed", evalue="", traceback=[])]
 
 
 def last_code_cell():
@@ -69,38 +68,38 @@ def last_code_cell():
     return [cell.id for cell in cells if cell.cell_type == "code"][-1]
 
 
+def copy_twice(project):
+    for number in (1, 2):
+        shutil.copy(project / "notebooks" / SECOND, project / "notebooks" / f"Copy {number} of {SECOND}")
+    (project / "notebooks" / SECOND).unlink()
+
+
+def change_run(**changes):
+    """Change the best run of the policy full."""
+    return lambda p: change_results(p, lambda results: best_run(results, "full").update(changes))
+
+
 # What is done to the project, and words of each gap that is then named.
 SPOILERS = {
     "notebook gone": (lambda p: (p / "notebooks" / SECOND).unlink(), [SECOND, "1c"]),
     "notebook cut short": (lambda p: (p / "notebooks" / SECOND).write_text("{"), ["readable", "1c"]),
-    "two copies of a notebook": (
-        lambda p: (
-            [shutil.copy(p / "notebooks" / SECOND, p / "notebooks" / f"Copy {n} of {SECOND}") for n in (1, 2)]
-            + [(p / "notebooks" / SECOND).unlink()]
-        ),
-        ["Rename the one that counts", "1c"],
-    ),
+    "two copies of a notebook": (copy_twice, ["Rename the one that counts", "1c"]),
     "answer not written": (lambda p: change_cell(p, FIRST, "answer-1b", source=answers.PROMPT), ["problem 1b"]),
     "an image that stays behind": (
         lambda p: change_cell(p, FIRST, "answer-1b", source="See ![this](mine.png)."),
         ["mine.png, which is not handed in"],
     ),
-    "cell not run": (
-        lambda p: change_cell(p, THIRD, last_code_cell(), execution_count=None),
-        ["code cells have not been run"],
-    ),
-    "check failed": (
-        lambda p: change_cell(p, THIRD, "check-2a", outputs=error("CheckFailed")),
-        ["checks.problem_2a"],
-    ),
+    "cell not run": (lambda p: change_cell(p, THIRD, last_code_cell(), execution_count=None), ["have not been run"]),
+    "check failed": (lambda p: change_cell(p, THIRD, "check-2a", outputs=ERROR), ["checks.problem_2a"]),
     "code with a syntax error": (lambda p: replace_code(p, "return model\n", "return (\n"), ["does not compile"]),
+    "code with a null": (lambda p: (p / "exercises.py").write_bytes(b"x = 1\0"), ["does not compile"]),
     "code gone": (lambda p: (p / "exercises.py").unlink(), ["exercises.py"]),
     "function renamed": (lambda p: replace_code(p, "def init_tester", "def tester"), ["init_tester (problem 2b)"]),
     "stub left": (
         lambda p: replace_code(p, "    model = load_", "    raise NotImplementedError\n    model = load_"),
         ["init_model (problem 2a)"],
     ),
-    "nothing trained": (lambda p: shutil.rmtree(p / "build"), ["nothing has been trained"]),
+    "nothing trained": (lambda p: shutil.rmtree(p / "build"), ["There is no results file"]),
     "results cut short": (lambda p: (p / "build/quick/results.json").write_text("{"), ["results.json cannot be read"]),
     "results of the old shape": (lambda p: change_results(p, lambda r: r.update(schema=1)), ["before version 0.2"]),
     "a policy missing": (lambda p: change_results(p, lambda r: drop_runs(r, policy="bitfit")), ["policy bitfit"]),
@@ -109,6 +108,11 @@ SPOILERS = {
         ["policy full"],
     ),
     "no test": (lambda p: change_results(p, lambda r: best_run(r, "full").pop("test")), ["policy full"]),
+    "a shorter run": (change_run(epochs=1), ["policy full"]),
+    "a test that is none": (change_run(test=3), ["damaged"]),
+    "no history": (change_run(history=[]), ["damaged"]),
+    "accuracies of 0": (change_run(test={"accuracy": 0, "n": 9}), ["damaged"]),
+    "results without provenance": (lambda p: change_results(p, lambda r: r.pop("provenance")), ["damaged"]),
     "results of other code": (
         lambda p: change_results(p, lambda r: r["provenance"].update(code="0" * 16)),
         ["other functions"],
@@ -116,10 +120,6 @@ SPOILERS = {
     "a function that training uses changed": (
         lambda p: replace_code(p, 'padding="max_length"', "padding=True"),
         ["other functions"],
-    ),
-    "results without provenance": (
-        lambda p: change_results(p, lambda r: r.pop("provenance")),
-        ["other functions", "damaged"],
     ),
 }
 
@@ -172,7 +172,7 @@ def test_a_pruned_search_is_whole_too(project):
 
 
 def test_the_last_cell_need_not_have_run_for_it_is_running(project):
-    change_cell(project, FOURTH, "hand-in-check", execution_count=None, outputs=error("KeyboardInterrupt"))
+    change_cell(project, FOURTH, "hand-in-check", execution_count=None, outputs=ERROR)
     assert submit.collect_hand_in().gaps == []
 
 
@@ -248,15 +248,16 @@ def test_the_command_refuses_gaps_unless_told_otherwise(project, capsys):
     said = capsys.readouterr()
     assert "problem 1b" in said.out and said.err.startswith("error: ") and not Path("handed.zip").exists()
     assert main(["submit", "--out", "handed.zip", "--incomplete"]) == 0
+    assert "Without what is missing: handed.zip holds 6 files" in capsys.readouterr().out
     with zipfile.ZipFile("handed.zip") as archive:
         assert archive.namelist() == [name for name in CONTENT if name != "answers.md"]
 
 
-def test_the_command_says_what_is_in_the_zip_and_where_it_cannot_be_written(project, capsys):
+@pytest.mark.parametrize("out", ["no/such/folder/handed.zip", "exercises.py/handed.zip"])
+def test_where_the_zip_cannot_be_written_that_is_said(project, capsys, out):
     assert main(["submit"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in [*CONTENT, "submission.zip", "KiB"])
-    assert main(["submit", "--out", "no/such/folder/handed.zip"]) == 2
+    assert "submission.zip holds 7 files" in capsys.readouterr().out
+    assert main(["submit", "--out", out]) == 2
     assert "Could not write" in capsys.readouterr().err
 
 
@@ -269,4 +270,4 @@ def test_the_lists_of_notebooks_and_functions_are_the_project_s():
 
 def test_the_settings_grid_is_what_is_asked_of_the_results(project):
     settings = Settings(learning_rates=(3e-4, 1e-3), build=project / "build")
-    assert len(submit.collect_hand_in(settings=settings).gaps) == 2
+    assert "all 10 cells" in submit.collect_hand_in(settings=settings).gaps[0]
