@@ -25,20 +25,21 @@ LOCAL_IMAGE = re.compile(r"!\[[^\]]*\]\((?!https?:|data:|attachment:)([^)\s]+)")
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
+@contextmanager
+def noting(gaps: list[str]) -> Iterator[None]:
+    """What is wrong becomes one of the gaps, and the rest is looked at all the same."""
+    try:
+        yield
+    except CourseError as error:
+        gaps.append(str(error))
+
+
 @dataclass
 class HandIn:
     """The zip's content by name, and a sentence for everything that is missing."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def noting_gaps(self) -> Iterator[None]:
-        """What is missing becomes a gap, and the rest is looked at all the same."""
-        try:
-            yield
-        except CourseError as error:
-            self.gaps.append(str(error))
 
     def pack(self, out: Path) -> None:
         """Write the zip; the same content gives the same bytes."""
@@ -83,15 +84,13 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
 def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | None = None) -> HandIn:
     """Look at the saved notebooks, exercises.py and the results; no code of the student's is run."""
     hand_in, solved = HandIn(), False
-    folder = Path(notebooks) if notebooks else project_folder() / "notebooks"
-    if not notebooks and not any(folder.glob("*.ipynb")):
-        folder = Path.cwd()
-    found = _add_notebooks(hand_in, folder)
-    with hand_in.noting_gaps():
+    own = project_folder() / "notebooks"
+    found = _add_notebooks(hand_in, Path(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd())))
+    with noting(hand_in.gaps):
         hand_in.files["exercises.py"] = code = read_file(EXERCISES)
         check_code(code)
         solved = True
-    with hand_in.noting_gaps():
+    with noting(hand_in.gaps):
         _add_results(hand_in, found, settings or load_settings(), solved)
     return hand_in
 
@@ -100,14 +99,14 @@ def _add_notebooks(hand_in: HandIn, folder: Path) -> answers.Answers:
     """Take what is saved, and say what is not run, has failed or is not answered; returns the answers."""
     notebooks = []
     for name in NOTEBOOKS:
-        with hand_in.noting_gaps():
+        with noting(hand_in.gaps):
             path = answers.find_notebook(folder, name) or folder / name
             content = read_file(path, "Save it there, or name its folder.")
             hand_in.files[f"notebooks/{name}"] = content
             notebooks.append(answers.parse_notebook(content, path.name))
             _check_cells(path.name, notebooks[-1])
     found = answers.collect_answers(notebooks)
-    with hand_in.noting_gaps():
+    with noting(hand_in.gaps):
         answers.check_answered(found)
     for problem, cells in found.items():
         if images := [image for cell in cells for image in LOCAL_IMAGE.findall(cell.source)]:
@@ -123,8 +122,7 @@ def _check_cells(name: str, notebook: NotebookNode) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     cells = [cell for cell in cells if "hand-in" not in cell.metadata.get("tags", [])]
     failed = [cell for cell in cells if any(output.output_type == "error" for output in cell.outputs)]
-    waiting = [cell for cell in cells if cell.execution_count is None or cell in failed]
-    if waiting:
+    if waiting := [cell for cell in cells if cell.execution_count is None or cell in failed]:
         first = waiting[0].source.strip().splitlines()[0]
         raise CourseError(
             f"notebooks/{name}: {len(waiting)} of {len(cells)} code cells have not been run, or ended with an error, or"

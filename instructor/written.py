@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from helpers.answers import NOTEBOOKS, collect_answers, find_problem, parse_notebook, take_figures
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
-from helpers.submit import LOCAL_IMAGE, check_results, is_made_with
+from helpers.submit import LOCAL_IMAGE, check_results, is_made_with, noting
 from instructor.reader import MEBI, read_submission
 
 MAX_SHOWN = 20_000  # characters of an answer
@@ -74,17 +74,13 @@ def examine(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any
     found["notes"] += submission.notes
     notebooks = []
     for name in NOTEBOOKS:
-        if name not in submission.files:
-            found["notes"].append(f"{name} is missing.")
-            continue
-        try:
+        with noting(found["notes"]):
+            if name not in submission.files:
+                raise CourseError(f"{name} is missing.")
             notebooks.append(parse_notebook(submission.files[name], name))
-        except CourseError as error:
-            found["notes"].append(str(error))
-            continue
-        notes, unplaced = compare(course[name], notebooks[-1])
-        found["notes"] += [f"{name}: {note}" for note in notes]
-        found["unplaced"] += unplaced
+            notes, unplaced = compare(course[name], notebooks[-1])
+            found["notes"] += [f"{name}: {note}" for note in notes]
+            found["unplaced"] += unplaced
     _add_answers(found, notebooks)
     if "exercises.py" in submission.files:
         found["exercises"] = base64.b64encode(submission.files["exercises.py"]).decode()
