@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options) or 0
     except (CourseError, NotImplementedError) as error:
         if not isinstance(error, CourseError) and not str(error).startswith("Problem "):
-            raise  # No exercise has raised it which waits to be written.
+            raise  # It is not from an exercise that waits to be written.
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

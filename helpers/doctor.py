@@ -73,7 +73,7 @@ def check_versions(settings: Settings) -> str:
         if not each.specifier.contains(version, prereleases=True):
             wrong.append(f"{each.name} {version} (needed: {each.specifier})")
     if wrong:
-        raise CourseError(f"{', '.join(wrong)}. Install what is needed: {INSTALL}")
+        raise CourseError(f"{', '.join(wrong)}. Install it (another Python in a new environment): {INSTALL}")
     return f"{', '.join(found)}; in {sys.prefix}"
 
 
@@ -170,7 +170,9 @@ def check_build_folder(settings: Settings) -> str:
 
 def check_sandbox(settings: Settings) -> str:
     """Only for those who grade: students have no folder instructor/."""
-    return shutil.which("bwrap") or "bwrap (bubblewrap) is not here; grading then runs with less isolation"
+    if not (found := shutil.which("bwrap")):
+        raise Doubt("bwrap is not here; without it grading has less isolation. On Debian: apt install bubblewrap")
+    return found
 
 
 CHECKS: dict[str, Callable[[Settings], str]] = {

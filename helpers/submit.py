@@ -139,7 +139,7 @@ def check_code(content: bytes) -> None:
         why = getattr(error, "msg", error)
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Mend it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
-        raise CourseError(f"exercises.py: {', '.join(missing)} not there, or not written yet.")
+        raise CourseError(f"exercises.py: not there, or not written yet: {', '.join(missing)}.")
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
