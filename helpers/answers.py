@@ -10,13 +10,11 @@ from urllib.parse import quote
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell, new_notebook
 
 from helpers.results import load_results, published
-from helpers.settings import OFFLINE, CourseError, Settings, project_folder, short_name, write_atomically
+from helpers.settings import OFFLINE, CourseError, project_folder, short_name, write_atomically
 
-# The notebooks with problems; the lab after them has none.
-# Those that are handed in; the lab discusses two of the answers again, at full size.
+# Those with problems, which are handed in; the lab discusses two of the answers again, at full size.
 NOTEBOOKS = ("01_bert_inputs.ipynb", "02_hyperparameters.ipynb", "03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 LAB = "05_what_limits_bitfit.ipynb"
 TITLES = {
@@ -30,27 +28,21 @@ PROMPT = "*Your answer here.*"
 PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
 MAX_CELLS = 5_000
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
-PUBLISHED_NOTE = (
-    "The columns marked *Published* are the answer sheet's that this project starts from (prajjwal1/bert-tiny on"
-    " stanfordnlp/imdb, one run a policy); they were not measured here."
-)
-QUICK_NOTE = (
-    "The figures marked as measured are those of the quick profile: a stand-in checkpoint of BERT-tiny's shape and"
-    " short, synthetic reviews. They show that the whole experiment runs; they are not the real experiment's."
-)
-STAND_IN_NOTE = (
-    "The figures marked as measured are those of a stand-in checkpoint of BERT-tiny's shape, whose pre-training was"
-    " much shorter than that of prajjwal1/bert-tiny."
-)
+# What copies have after the name: ` (1)`, `-Copy1`, ` - Kopie (2)`.
+COPY = r"(\W+|_+)?[^\W\d_]{0,12}\W{0,4}_?\d{0,3}\W?"
 
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
 
 
-def read_notebook(path: Path) -> NotebookNode:
+def read_file(path: Path, advice: str = "Restore it from your last copy.") -> bytes:
     try:
-        return parse_notebook(path.read_bytes(), path.name)
+        return path.read_bytes()
     except OSError as error:
-        raise CourseError(f"{path.name} cannot be read ({error.strerror}). Restore it from your last copy.") from error
+        raise CourseError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}). {advice}") from error
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    return parse_notebook(read_file(path), path.name)
 
 
 def parse_notebook(data: bytes, name: str) -> NotebookNode:
@@ -60,46 +52,48 @@ def parse_notebook(data: bytes, name: str) -> NotebookNode:
     kind to base64), code cells also with `outputs` and `execution_count`. What is of the wrong form is left out.
     """
     try:
-        content = json.loads(data)  # also with a byte order mark
-        if isinstance(content, dict) and "cells" not in content and "worksheets" in content:
+        content = _take(dict, json.loads(data))  # also with a byte order mark
+        if "worksheets" in content and "cells" not in content:
             content = nbformat.reads(json.dumps(content), as_version=4)
-        if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
+        if not isinstance(content.get("cells"), list):
             raise ValueError("it has no list of cells")
         if len(content["cells"]) > MAX_CELLS:
             raise ValueError(f"it has {len(content['cells']):,} cells, more than are read")
         cells = [_repair_cell(cell, at) for at, cell in enumerate(content["cells"]) if isinstance(cell, dict)]
-        metadata = _dict(content.get("metadata"))
     except Exception as error:  # What a broken file makes the libraries raise has no common kind.
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CourseError(
-            f"{name} is not a readable notebook ({first:.200}). Restore it from your last copy."
+            f"{name} is not a readable notebook ({error!r:.200}). Restore it from your last copy."
         ) from None
+    metadata = _take(dict, content.get("metadata"))
     return nbformat.from_dict({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells})
 
 
 def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
-    kind, metadata = cell.get("cell_type"), _dict(cell.get("metadata"))
-    tags = metadata.get("tags")
+    kind, metadata = cell.get("cell_type"), _take(dict, cell.get("metadata"))
     if "tags" in metadata:
-        metadata["tags"] = [tag for tag in (tags if isinstance(tags, list) else [tags]) if isinstance(tag, str)]
-    # Colab keeps the id in the metadata.
-    names = [name for name in (cell.get("id"), metadata.get("id")) if isinstance(name, str) and name]
-    repaired = {"cell_type": kind if kind in ("code", "markdown") else "raw", "id": names[0] if names else f"cell-{at}"}
-    repaired |= {"metadata": metadata, "source": _join(cell.get("source"))}
+        metadata["tags"] = [tag for tag in _take(list, metadata["tags"]) if isinstance(tag, str)]
+    names = (cell.get("id"), metadata.get("id"), f"cell-{at}")  # Colab keeps the id in the metadata.
+    repaired = {
+        "cell_type": kind if kind in ("code", "markdown") else "raw",
+        "id": next(name for name in names if name and isinstance(name, str)),
+        "metadata": metadata,
+        "source": _join(cell.get("source")),
+    }
     if kind == "code":
-        outputs = cell.get("outputs") if isinstance(cell.get("outputs"), list) else []
-        repaired["outputs"] = [o for o in outputs if isinstance(o, dict) and isinstance(o.get("output_type"), str)]
+        outputs = [output for output in _take(list, cell.get("outputs")) if isinstance(output, dict)]
+        repaired["outputs"] = [output for output in outputs if isinstance(output.get("output_type"), str)]
         repaired["execution_count"] = cell.get("execution_count")
-    elif attachments := _dict(cell.get("attachments")):
+    elif attachments := _take(dict, cell.get("attachments")):
         repaired["attachments"] = {
-            name: {kind: _join(data) for kind, data in _dict(versions).items()}
+            name: {kind: _join(data) for kind, data in _take(dict, versions).items()}
             for name, versions in attachments.items()
         }
     return repaired
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _take(kind: type, value: Any) -> Any:
+    """The value if it is of this kind, else an empty one."""
+    return value if isinstance(value, kind) else kind()
 
 
 def _join(source: Any) -> str:
@@ -112,16 +106,9 @@ def _join(source: Any) -> str:
 def is_copy(name: str, wanted: str) -> bool:
     """Whether a file's name is `wanted` as Colab, Jupyter, a browser or a file manager names a copy of it."""
     stem, _, ending = wanted.rpartition(".")
-    before, found, after = name.lower().removesuffix(".txt").rpartition(stem)
-    middle = after.removesuffix(f".{ending}")
-    return (
-        bool(found)
-        and middle != after
-        and not name.startswith(".")  # also macOS's sidecars, ._NAME
-        and not before[-1:].isalnum()
-        and not before.endswith(("test_", "test-"))
-        and re.fullmatch(r"(\W+|_+)?[^\W\d_]{0,12}\W{0,4}_?\d{0,3}\W?", middle) is not None
-    )
+    # Neither hidden files (macOS's sidecars, ._NAME) nor tests of the wanted file are copies of it.
+    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){re.escape(stem)}{COPY}\.{ending}(\.txt)?"
+    return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 
 
 def find_notebook(folder: Path, name: str) -> Path | None:
@@ -152,11 +139,21 @@ def find_problem(cell: NotebookNode) -> str | None:
 def collect_answers(notebooks: list[NotebookNode]) -> Answers:
     """Find the written answers of every problem, leaving out prompts that nobody has answered."""
     found: Answers = {problem: [] for problem in TITLES}
-    for cell in (cell for notebook in notebooks for cell in notebook.cells):
-        problem = find_problem(cell)
-        if problem and (cell.source.strip() not in PROMPTS or cell.get("attachments")):
-            found[problem].append(cell)
+    for notebook in notebooks:
+        for cell in notebook.cells:
+            problem = find_problem(cell)
+            if problem and (cell.source.strip() not in PROMPTS or cell.get("attachments")):
+                found[problem].append(cell)
     return found
+
+
+def check_answered(found: Answers) -> None:
+    """Raises CourseError naming every written problem without an answer."""
+    if unanswered := [problem for problem in TITLES if not found[problem]]:
+        raise CourseError(
+            f"No answer to problem {', '.join(unanswered)} in the notebooks: write it in the cell tagged"
+            f" `answer` and `problem-{unanswered[0]}`, and save the notebook."
+        )
 
 
 def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
@@ -179,22 +176,13 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
     return DATA_IMAGE.sub(lambda found: keep(found[1], found[2]), text), figures
 
 
-def export_answers(found: Answers, results: dict[str, Any], folder: str = "") -> tuple[str, dict[str, bytes]]:
-    """`answers.md` as text, and its images by name, which it looks for in `folder`.
-
-    Raises CourseError naming every written problem without an answer.
-    """
-    from nbconvert import MarkdownExporter
-
+def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tuple[str, dict[str, bytes]]:
+    """`answers.md` as text, and its images by name, which it looks for in `folder`; CourseError as `check_answered`."""
     from helpers import report  # pandas: a second that reading a notebook does not need
 
-    if unanswered := [problem for problem in TITLES if not found[problem]]:
-        raise CourseError(
-            f"No answer to problem {', '.join(unanswered)} in the notebooks: write it in the cell tagged"
-            f" `answer` and `problem-{unanswered[0]}`, and save the notebook."
-        )
+    check_answered(found)
     tables = {"3a": report.validation_table, "3b": report.test_table}
-    parts, figures = ["# Answers", _header(results)], {}
+    parts, figures = ["# Answers", *_describe_figures(results), f"Measured: {report.describe_run(results)}"], {}
     for problem, title in TITLES.items():
         parts.append(f"## Problem {problem}: {title}")
         if problem in tables:
@@ -202,12 +190,31 @@ def export_answers(found: Answers, results: dict[str, Any], folder: str = "") ->
         if problem == "3b":
             parts.append(report.describe_gap(results))
         for number, cell in enumerate(found[problem], start=1):
-            text, pasted = take_figures(cell, f"{folder}{'/' * bool(folder)}{problem}-{number}")
+            text, pasted = take_figures(cell, f"{folder}/{problem}-{number}")
             parts.append(text)
             figures |= pasted
-    text, _ = MarkdownExporter().from_notebook_node(new_notebook(cells=[new_markdown_cell(part) for part in parts]))
     # The notebooks name files from their own folder, answers.md from the one above.
-    return text.strip().replace("](../", "](") + "\n", figures
+    return "\n\n".join(parts).strip().replace("](../", "](") + "\n", figures
+
+
+def _describe_figures(results: dict[str, Any]) -> list[str]:
+    """Say of the figures what they are not: a stand-in's, or published ones."""
+    run, notes = results["provenance"], []
+    if run["model"]["name"] == short_name(str(OFFLINE / "checkpoint")):
+        notes.append(
+            "The figures marked as measured are those of a stand-in checkpoint of BERT-tiny's shape, whose pre-training"
+            " was much shorter than that of prajjwal1/bert-tiny."
+        )
+    if run["data"]["name"] == short_name(str(OFFLINE / "reviews")):
+        notes.append(
+            "They were measured on short, synthetic reviews: they show that the whole experiment runs, and are not the"
+            " real experiment's."
+        )
+    return [
+        *notes,
+        "The columns marked *Published* are the answer sheet's that this project starts from (prajjwal1/bert-tiny"
+        " on stanfordnlp/imdb, one run a policy); they were not measured here.",
+    ]
 
 
 def write_answers(notebooks: Path, results: Path, out: Path) -> None:
@@ -228,21 +235,3 @@ def find_notebooks() -> Path:
     if not any(folder.glob("*.ipynb")):
         raise CourseError(f"There are no notebooks in {folder}. Run this in the assignment's folder.")
     return folder
-
-
-def find_results(settings: Settings) -> Path:
-    """The committed results of the profile where there are some, else those of the last run."""
-    committed = project_folder() / "results" / f"{settings.profile}.json"
-    return committed if committed.exists() else settings.folder / "results.json"
-
-
-def _header(results: dict[str, Any]) -> str:
-    from helpers import report
-
-    run = results["provenance"]
-    note = ""
-    if run["profile"] == "quick":
-        note = f"{QUICK_NOTE}\n\n"
-    elif run["model"]["name"] == short_name(str(OFFLINE / "checkpoint")):
-        note = f"{STAND_IN_NOTE}\n\n"
-    return f"{note}{PUBLISHED_NOTE}\n\nMeasured: {report.describe_run(results)}"

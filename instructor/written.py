@@ -14,9 +14,9 @@ from typing import Any
 from nbformat import NotebookNode
 
 from helpers.answers import NOTEBOOKS, collect_answers, find_problem, parse_notebook, take_figures
-from helpers.results import fingerprint_code
-from helpers.settings import CourseError
-from helpers.submit import LOCAL_IMAGE
+from helpers.results import choose_best, load_results, select_runs
+from helpers.settings import CourseError, Settings
+from helpers.submit import LOCAL_IMAGE, check_results, is_made_with, noting
 from instructor.reader import MEBI, read_submission
 
 MAX_SHOWN = 20_000  # characters of an answer
@@ -51,11 +51,7 @@ def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[st
         process.kill()
         process.join()
         reader.close()
-    why = f"reading it takes more than {CPU_SECONDS} s or {MEMORY // MEBI:,} MiB."
-    return {"refused": why, "fingerprint": "", "notes": [], "answers": {}, "unplaced": [], "images": {}} | {
-        "exercises": None,
-        "results": [],
-    }
+    return _find_nothing(f"reading it takes more than {CPU_SECONDS} s or {MEMORY // MEBI:,} MiB.")
 
 
 def _answer(writer: Any, parts: list[tuple[str, Path, str]], course: Course) -> None:
@@ -64,31 +60,32 @@ def _answer(writer: Any, parts: list[tuple[str, Path, str]], course: Course) -> 
     writer.send_bytes(json.dumps(examine(parts, course)).encode())
 
 
+def _find_nothing(refused: str) -> dict[str, Any]:
+    found = {"refused": clip(refused, 500), "fingerprint": "", "exercises": None, "answers": {}, "images": {}}
+    return found | {"notes": [], "unplaced": [], "results": []}
+
+
 def examine(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
     """Everything that a sheet says of a submission before its code is run, as JSON data; bytes are in base64."""
     submission = read_submission(parts)
-    found: dict[str, Any] = {"refused": submission.refused, "fingerprint": submission.fingerprint(), "answers": {}}
-    found |= {"notes": submission.notes, "unplaced": [], "images": {}, "exercises": None, "results": []}
-    if not submission.refused:
-        notebooks = []
-        for name in NOTEBOOKS:
+    found = _find_nothing(submission.refused) | {"fingerprint": submission.fingerprint()}
+    if submission.refused:
+        return found
+    found["notes"] += submission.notes
+    notebooks = []
+    for name in NOTEBOOKS:
+        with noting(found["notes"]):
             if name not in submission.files:
-                found["notes"].append(f"{name} is missing.")
-                continue
-            try:
-                notebooks.append(parse_notebook(submission.files[name], name))
-            except CourseError as error:
-                found["notes"].append(str(error))
-                continue
+                raise CourseError(f"{name} is missing.")
+            notebooks.append(parse_notebook(submission.files[name], name))
             notes, unplaced = compare(course[name], notebooks[-1])
             found["notes"] += [f"{name}: {note}" for note in notes]
             found["unplaced"] += unplaced
-        _add_answers(found, notebooks)
-        code = submission.files.get("exercises.py")
-        found["exercises"] = None if code is None else base64.b64encode(code).decode()
-        found["results"] = describe_results(submission.files.get("results.json"), _fingerprint(code))
-    found["notes"] = [clip(note, 500) for note in found["notes"][:40] if not submission.refused]
-    found["refused"] = clip(found["refused"], 500)
+    _add_answers(found, notebooks)
+    if "exercises.py" in submission.files:
+        found["exercises"] = base64.b64encode(submission.files["exercises.py"]).decode()
+    found["results"] = describe_results(submission.files)
+    found["notes"] = [clip(note, 500) for note in found["notes"][:40]]
     return found
 
 
@@ -99,84 +96,71 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
             text, images = take_figures(cell, f"{problem}-{number}")
             texts.append(text)
             for name, data in images.items():
-                if len(data) <= MAX_IMAGE and data.startswith(IMAGES.get(Path(name).suffix, b"none")):
+                usual = len(data) <= MAX_IMAGE and data.startswith(IMAGES.get(Path(name).suffix, b"none"))
+                if usual and len(found["images"]) < MAX_IMAGES:
                     found["images"][name] = base64.b64encode(data).decode()
                 else:
-                    found["notes"].append(f"answer {problem}: {name} is not shown, for it is no image of a usual kind.")
+                    found["notes"].append(f"{name} is not shown: no image of a usual kind and size, or one too many.")
             missing = LOCAL_IMAGE.findall(cell.source)
             found["notes"] += [f"answer {problem} shows {name:.80}, which was not handed in." for name in missing[:3]]
         if texts:
             found["answers"][problem] = shorten("\n\n".join(texts))
-    if len(found["images"]) > MAX_IMAGES:
-        found["notes"].append(f"{len(found['images']) - MAX_IMAGES} images are not shown: there are too many.")
-        found["images"] = dict(list(found["images"].items())[:MAX_IMAGES])
 
 
 def compare(course: dict[str, str], notebook: NotebookNode) -> tuple[list[str], list[str]]:
-    """What a student changed of a notebook, and the texts that belong nowhere, for a person to read.
+    """What a student changed of a notebook, and the texts that are not the course's, for a person to read.
 
-    A cell is recognised by its id, or, where an editor has given it another, by its text.
+    Cells are recognised by their texts, for editors change ids. An answer may stand in the wrong one.
     """
-    cells = {cell.id: cell.source.strip() for cell in reversed(notebook.cells) if not find_problem(cell)}
-    texts = set(cells.values())
-    lost = {name: text for name, text in course.items() if text not in texts}
-    deleted = [name for name in lost if name not in cells]
-    changed = [name for name in lost if name in cells]
-    added = [text for name, text in cells.items() if text and text not in course.values() and name not in course]
+    cells = [cell for cell in notebook.cells if not find_problem(cell) and cell.source.strip()]
+    texts = {cell.source.strip() for cell in cells}
+    lost = [name for name, text in course.items() if text and text not in texts]
+    own = [cell for cell in cells if cell.source.strip() not in course.values()]
     notes = []
-    if 3 * len(deleted) > 2 * len(course):
+    if 3 * len(lost) > 2 * len(course):
         notes.append("is another notebook than the course's: most of the course's cells are not in it.")
-    elif deleted:
-        notes.append(f"{len(deleted)} cells deleted, executed all the same: {', '.join(deleted[:8])}.")
-    if changed:
-        notes.append(f"{len(changed)} cells changed, executed as the course wrote them: {', '.join(changed[:8])}.")
-    if added:
-        notes.append(f"{len(added):,} cells added, shown with the answers, not executed.")
-    kinds = {cell.id: cell.cell_type for cell in notebook.cells}
-    moved = [cells[name] for name in changed if kinds[name] == "markdown"]  # An answer may stand in the wrong cell.
-    return notes, [shorten(text) for text in (*moved, *reversed(added))][:20]
+    elif lost:
+        shown = ", ".join(lost[:8])
+        notes.append(f"{len(lost)} cells changed or deleted, executed as the course wrote them: {shown}.")
+    if own:
+        notes.append(f"{len(own):,} cells changed or added, shown with the answers, not executed.")
+    own.sort(key=lambda cell: cell.cell_type == "code")
+    return notes, [shorten(cell.source.strip()) for cell in own[:20]]
 
 
-def describe_results(data: bytes | None, code: str) -> list[str]:
-    """Whether a results file looks like a run of the student's code; it earns no points, since anyone can write one."""
-    if data is None:
+def describe_results(files: dict[str, bytes]) -> list[str]:
+    """Whether a results file looks like a run of the student's code; it earns no points, since anyone can write one.
+
+    What `helpers.report` says of results is not used: its libraries need more memory than `examine_apart` gives.
+    """
+    if "results.json" not in files:
         return ["results.json is missing."]
-    try:
-        results = json.loads(data)
-        run, lines = results["provenance"], []
-        for policy in list(dict.fromkeys(run["policy"] for run in results["runs"]))[:6]:
-            runs = [run for run in results["runs"] if run["policy"] == policy]
-            (tested,) = [run for run in runs if "test" in run]
-            cells = {(run["learning_rate"], run["batch_size"]) for run in runs}
-            whole = [run["validation_accuracy"] for run in runs if run["history"][-1]["epoch"] >= run["epochs"]]
-            odd = []
-            if len(cells) != 20 or len(runs) != 20:
-                odd.append(f"{len(cells)} different cells instead of 20")
-            if not all(0 <= accuracy <= 1 for accuracy in (*whole, tested["test"]["accuracy"])):
-                odd.append("an accuracy that is none")
-            if tested["validation_accuracy"] != max(whole):
-                odd.append("the tested run is not the best")
-            lines.append(
-                f"{policy:.20}: validation {tested['validation_accuracy']:.4f} at {tested['learning_rate']:g} and"
-                f" {tested['batch_size']:d}, test {tested['test']['accuracy']:.4f} on {tested['test']['n']:,d} reviews,"
-                f" {tested['trainable_parameters']:,d} trained parameters" + (f"; ODD: {', '.join(odd)}" if odd else "")
-            )
-        same = "the same code as handed in" if code and run["code"] == code else "other code than was handed in"
-        versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("python", "torch"))
-        where = f"profile {run['profile']}, {run['wall_seconds'] / 60:.1f} minutes, {run['finished']}, {versions}"
-        return [clip(line, 400) for line in [*lines, f"made by {same} ({where})"]]
-    except Exception:
-        return ["results.json is not a results file of this version of the course."]
-
-
-def _fingerprint(code: bytes | None) -> str:
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "exercises.py")
-        path.write_bytes(code or b"")
+        path, exercises = Path(folder, "results.json"), Path(folder, "exercises.py")
+        path.write_bytes(files["results.json"])
+        exercises.write_bytes(files.get("exercises.py", b""))
         try:
-            return fingerprint_code(path)
-        except Exception:  # What does not compile has none.
-            return ""
+            results = load_results(path)
+            run = results["provenance"]
+            code = "the same code as" if is_made_with(results, exercises) else "other code than"
+            lines.append(
+                f"made by {code} handed in: profile {run['profile']}, {run['wall_seconds'] / 60:.1f} minutes,"
+                f" {run['finished']}, Python {run['versions']['python']}, torch {run['versions']['torch']}"
+            )
+            for policy in ("full", "bitfit"):
+                best = choose_best(select_runs(results, policy=policy))
+                lines.append(
+                    f"{policy}: validation {best['validation_accuracy']:.4f} at {best['learning_rate']:g} and"
+                    f" {best['batch_size']:d}, test {best['test']['accuracy']:.4f} on {best['test']['n']:,d} reviews,"
+                    f" {best['trainable_parameters']:,d} trained parameters"
+                )
+            check_results(results, Settings())
+        except CourseError as error:
+            lines.append(f"ODD: {str(error).replace(str(path), path.name)}")
+        except Exception as error:  # Anyone can write one.
+            lines.append(f"ODD: results.json is not a results file of this version of the course ({error!r}).")
+    return [clip(line, 400) for line in lines]
 
 
 def shorten(text: str) -> str:

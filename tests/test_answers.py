@@ -9,8 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import answers, report
-from helpers.results import best_run, load_results, published
+from helpers import answers
+from helpers.results import load_results
 from helpers.settings import CourseError
 
 ROOT = Path(__file__).parents[1]
@@ -32,20 +32,20 @@ def change(notebooks, name, edit):
     (notebooks / name).write_text(json.dumps(content), encoding="utf-8")
 
 
+def each_cell(edit, ids=None):
+    return lambda content: [edit(cell) for cell in content["cells"] if not ids or cell["id"] in ids]
+
+
 def change_answer(notebooks, problem, **changes):
     """Change the answer, and what the lab adds to it."""
-    names = (f"answer-{problem}", f"full-{problem}")
+    edit = each_cell(lambda cell: cell.update(changes), (f"answer-{problem}", f"full-{problem}"))
     for path in notebooks.glob("*.ipynb"):
-        change(
-            notebooks,
-            path.name,
-            lambda content: [cell.update(changes) for cell in content["cells"] if cell["id"] in names],
-        )
+        change(notebooks, path.name, edit)
 
 
-def export(notebooks, results=RESULTS, folder="answers_files"):
+def export(notebooks, results=RESULTS):
     found = answers.collect_answers(answers.read_notebooks(notebooks, (*answers.NOTEBOOKS, answers.LAB)))
-    return answers.export_answers(found, results if isinstance(results, dict) else load_results(results), folder)
+    return answers.export_answers(found, load_results(results) if isinstance(results, Path) else results, "files")
 
 
 def test_the_committed_file_is_what_the_export_gives():
@@ -54,27 +54,21 @@ def test_the_committed_file_is_what_the_export_gives():
 
 def test_the_problems_stand_in_the_source_documents_order_with_both_tables():
     text, figures = export(ROOT / "notebooks")
-    assert figures == {}
     headings = re.findall(r"^## (Problem \w+: .+)$", text, re.M)
     assert headings == [f"Problem {problem}: {title}" for problem, title in answers.TITLES.items()]
-    for policy, row in (("full", "Without BitFit"), ("bitfit", "With BitFit")):
-        best = best_run(load_results(RESULTS), policy)
-        rows = [line for line in text.splitlines() if line.startswith(f"| {row} |")]
-        assert f"{best['validation_accuracy']:.4f}" in rows[0] and str(best["batch_size"]) in rows[0]
-        assert float(rows[1].split("|")[3]) == pytest.approx(best["test"]["accuracy"], abs=1e-5)
-        known = best_run(published(), policy)
-        assert f"{known['validation_accuracy']:.4f}" in rows[0]
-        assert str(known["trainable_parameters"]) in rows[1] and str(known["test"]["accuracy"]) in rows[1]
+    assert figures == {} and text.count("| Without BitFit |") == text.count("| With BitFit |") == 2
 
 
 def test_the_header_names_profile_model_data_and_what_stands_in():
-    header = export(ROOT / "notebooks")[0].split("## Problem")[0]
-    assert "profile `quick`" in header and "offline checkpoint" in header and "not the real experiment" in header
+    def head(results):
+        return export(ROOT / "notebooks", results)[0].split("## Problem")[0]
+
+    assert all(words in head(RESULTS) for words in ("profile `quick`", "stand-in", "short, synthetic reviews"))
     results = load_results(FULL_SIZE)
-    header = export(ROOT / "notebooks", results)[0].split("## Problem")[0]
-    assert "stand-in" in header and "data: imdb" in header and "72 of 160 epochs" in header
+    assert all(words in head(results) for words in ("stand-in", "data: imdb", "72 of 160 epochs"))
+    assert "synthetic" not in head(results)
     results["provenance"]["model"]["name"] = "prajjwal1/bert-tiny"
-    assert "stand-in" not in export(ROOT / "notebooks", results)[0].split("## Problem")[0]
+    assert "stand-in" not in head(results)
 
 
 def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebooks):
@@ -84,10 +78,6 @@ def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebook
         change_answer(notebooks, problem, source=prompt)
     with pytest.raises(CourseError, match="1c, 3a, 3b"):
         export(notebooks)
-
-
-def each_cell(edit):
-    return lambda content: [edit(cell) for cell in content["cells"]]
 
 
 def to_version_3(content):
@@ -135,49 +125,43 @@ def test_half_a_character_harms_nothing(notebooks, tmp_path):
     assert "a \ufffd b 😀" in (tmp_path / "answers.md").read_text(encoding="utf-8")
 
 
+COPIES = ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert_inputs (1).ipynb")
+
+
 def test_copies_and_sidecars_beside_a_notebook_change_nothing(notebooks):
     before = export(notebooks)
     (notebooks / f"._{FIRST}").write_bytes(b"\0\5\x16\7macOS")
-    for name in ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert_inputs (1).ipynb"):
-        shutil.copy(notebooks / FIRST, notebooks / name)
     (notebooks / ".ipynb_checkpoints").mkdir()
-    shutil.copy(notebooks / FIRST, notebooks / ".ipynb_checkpoints")
+    for name in (*COPIES, f".ipynb_checkpoints/{FIRST}"):
+        shutil.copy(notebooks / FIRST, notebooks / name)
     assert export(notebooks) == before
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Copy of 01_bert_inputs.ipynb", "Kopie von 01_bert_inputs.ipynb", "01_bert_inputs (2).ipynb"]
-    + [
-        "01_bert_inputs-Copy1.ipynb",
-        "01_bert_inputs copy.ipynb",
-        "01_BERT_inputs.ipynb.txt",
-        "ann_01_bert_inputs.ipynb",
-    ],
-)
-def test_a_copy_stands_for_a_notebook_that_is_not_there(notebooks, name):
+def test_a_copy_stands_for_a_notebook_that_is_not_there_and_of_several_the_student_says_which(notebooks):
     before = export(notebooks)
-    (notebooks / FIRST).rename(notebooks / name)
+    (notebooks / FIRST).rename(notebooks / COPIES[2])
     assert export(notebooks) == before
-
-
-def test_of_several_copies_the_student_says_which(notebooks):
-    (notebooks / FIRST).rename(notebooks / "01_bert_inputs (1).ipynb")
-    shutil.copy(notebooks / "01_bert_inputs (1).ipynb", notebooks / "01_bert_inputs (2).ipynb")
+    shutil.copy(notebooks / COPIES[2], notebooks / "01_bert_inputs (2).ipynb")
     with pytest.raises(CourseError, match=r"\(1\).*\(2\).*Rename the one that counts to 01_bert_inputs.ipynb"):
         export(notebooks)
 
 
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_of_a_notebook_is_known_by_its_name(name):
+    assert all(answers.is_copy(each, FIRST) for each in (name, f"ann_{name}", name.upper(), f"{name}.txt"))
+
+
 @pytest.mark.parametrize(
-    "name", ["test_exercises.py", "exercises.pyc", "._exercises.py", "myexercises.py", "exercises2024solutionsofall.py"]
+    ("names", "known"),
+    [
+        (["exercises.py", "exercises (1).py", "exercises-1.py", "exercises_copy.py", "hw1_exercises.py"], True),
+        (["Kopie von exercises.py", "exercises - Kopie (2).py", "exercises.py.txt"], True),
+        (["test_exercises.py", "exercises.pyc", "._exercises.py", "myexercises.py", "exercises"], False),
+        (["exercises2024solutionsofall.py", "exercises" + "! _" * 90, "exercises" * 30], False),
+    ],
 )
-def test_other_files_are_no_copies(name):
-    assert not answers.is_copy(name, "exercises.py")
-
-
-@pytest.mark.parametrize("name", ["exercises (1).py", "exercises-1.py", "exercises_copy.py", "hw1_exercises.py"])
-def test_exercises_are_recognised_under_the_names_of_copies(name):
-    assert answers.is_copy(name, "exercises.py")
+def test_a_copy_of_the_exercises_is_known_by_its_name(names, known):
+    assert {answers.is_copy(name, "exercises.py") for name in names} == {known}
 
 
 @pytest.mark.parametrize("link", ["![a](attachment:my image.png)", "![a](attachment:my%20image.png)", "no link"])
@@ -192,7 +176,7 @@ def test_an_image_pasted_into_an_answer_is_written_beside_it(notebooks, tmp_path
 def test_an_image_in_the_text_itself_is_written_beside_it_too(notebooks):
     change_answer(notebooks, "3a", source=f"See ![x](data:image/png;base64,{PNG}) and ![y](data:image/png;base64,=).")
     text, figures = export(notebooks)
-    assert figures["answers_files/3a-1-1.png"] == b"\x89PNG and more" and "base64" not in text
+    assert figures["files/3a-1-1.png"] == b"\x89PNG and more" and "base64" not in text
 
 
 @pytest.mark.parametrize(
@@ -209,23 +193,10 @@ def test_a_damaged_notebook_is_named_and_the_old_file_stays(notebooks, tmp_path,
 
 
 def test_an_answer_split_into_two_cells_is_one_answer(notebooks):
-    def split(content):
-        at = next(at for at, cell in enumerate(content["cells"]) if cell["id"] == "answer-1b")
-        content["cells"].insert(at + 1, content["cells"][at] | {"id": "new", "source": "And more."})
-
-    change(notebooks, FIRST, split)
-    assert [cell.source[:9] for cell in answers.collect_answers(answers.read_notebooks(notebooks))["1b"]][
-        1
-    ] == "And more."
-
-
-def test_the_measured_sentence_is_arithmetic_on_the_results():
-    results = load_results(RESULTS)
-    best_run(results, "full")["test"] |= {"accuracy": 0.87784, "n": 25000}
-    best_run(results, "bitfit")["test"] |= {"accuracy": 0.6262, "n": 25000}
-    text = report.describe_gap(results)
-    assert "25.2 points (28.7% relative)" in text and "3,074 of 4,386,178 parameters (0.0701%)" in text
-    assert "99.93% fewer" in text and "0.4 points" in text
+    more = {"cell_type": "markdown", "source": "And more.", "metadata": {"tags": ["answer", "problem-1b"]}}
+    change(notebooks, FIRST, lambda content: content["cells"].append(more))
+    assert len(answers.collect_answers(answers.read_notebooks(notebooks))["1b"]) == 2
+    assert "And more." in export(notebooks)[0]
 
 
 def test_a_read_notebook_is_a_valid_one(notebooks):
