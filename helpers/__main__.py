@@ -15,8 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except (CourseError, NotImplementedError) as error:
-        if not isinstance(error, CourseError) and not str(error).startswith("Problem "):
-            raise  # It is not from an exercise that waits to be written.
+        unwritten = str(error).startswith("Problem ")  # An exercise that waits to be written.
+        if options.traceback or not (unwritten or isinstance(error, CourseError)):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     for run, options in VERBS.items():
         verb = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         verb.set_defaults(run=run)
+        verb.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)  # for developers
         for option in options:
             verb.add_argument(*option[:-1], **option[-1])
     return parser

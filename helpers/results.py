@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from helpers.settings import OFFLINE, CourseError, write_atomically
 
 SCHEMA = 2
@@ -160,6 +158,7 @@ def describe_versions() -> dict[str, str]:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory (GiB) and GPU of this machine."""
+    import psutil
     import torch
 
     return {

@@ -37,9 +37,11 @@ def test_a_mistake_gets_one_message_and_exit_code_2(arguments, words, tmp_path, 
     assert said.startswith("error: ") and all(word in said for word in words)
 
 
-def test_the_process_ends_with_that_code_and_no_traceback(tmp_path):
+def test_the_process_ends_with_that_code_and_developers_alone_get_a_traceback(tmp_path):
     done = run("sweep", "--profile", "fast", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = run("sweep", "--profile", "fast", "--traceback", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "--traceback" not in run("sweep", "--help").stdout
 
 
 def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkeypatch, capsys):
