@@ -2,9 +2,9 @@
 
     python benchmarks/first_figure.py
 
-`here`: a fresh clone of the last commit, its set-up with make, then the notebook in a new kernel, cell by cell up to
-its first picture. `colab`: the same notebook in an environment that has Colab's packages (tests/test_colab.py), where
-its bootstrap cell fetches and installs the course. Writes benchmarks/first_figure.json.
+`here`: a fresh clone of the last commit, its set-up with make, then the notebook's cells up to the first that draws a
+picture, in a new kernel. `colab`: the same cells in an environment that has Colab's packages (tests/test_colab.py),
+where the bootstrap cell fetches and installs the course. Writes benchmarks/first_figure.json.
 """
 
 import json
@@ -15,60 +15,57 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+import nbformat
+
 from helpers.results import describe_machine, describe_versions
 from helpers.settings import write_atomically
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-import test_colab  # noqa: E402
+from test_colab import Colab  # noqa: E402
 
 FILE = Path(__file__).with_suffix(".json")
 NOTEBOOK = ROOT / "notebooks" / "01_bert_inputs.ipynb"
-# Run by the environment's own Python; prints the number of cells that it took.
-UNTIL_FIGURE = """
-import sys, nbformat
-from nbclient import NotebookClient
-notebook = nbformat.read(sys.argv[1], as_version=4)
-client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": sys.argv[2]}})
-with client.setup_kernel():
-    for number, cell in enumerate(notebook.cells):
-        client.execute_cell(cell, number)
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            print(number + 1)
-            break
-    else:
-        sys.exit("no cell draws a figure")
-"""
 
 
-def measure_here(folder: Path) -> dict[str, float]:
-    started = time.monotonic()
+def write_first_cells(path: Path) -> None:
+    """Write the notebook up to the first cell whose committed output is a picture."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    drawn = ["image/png" in str(cell.get("outputs")) for cell in notebook.cells]
+    notebook.cells = notebook.cells[: drawn.index(True) + 1]
+    nbformat.write(notebook, path)
+
+
+def measure_here(folder: Path) -> list[float]:
+    """The seconds of the set-up and of the cells."""
+    times = [time.monotonic()]
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
-    venv = folder / ".venv"
     subprocess.run(["make", "--quiet", "-C", folder, ".venv/.installed-base"], check=True, stdout=subprocess.DEVNULL)
-    installed = time.monotonic()
-    command = [venv / "bin" / "python", "-c", UNTIL_FIGURE, NOTEBOOK, folder / "notebooks"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return describe(installed - started, time.monotonic() - installed)
+    times.append(time.monotonic())
+    cells = folder / "notebooks" / "first_cells.ipynb"
+    write_first_cells(cells)
+    execute = ["-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level", "WARN", cells]
+    subprocess.run([folder / ".venv" / "bin" / "python", *execute], check=True)
+    times.append(time.monotonic())
+    return [times[1] - times[0], times[2] - times[1]]
 
 
-def measure_colab(folder: Path) -> dict[str, float]:
-    colab = test_colab.Colab(folder)
+def measure_colab(folder: Path) -> list[float]:
+    colab, cells = Colab(folder), folder / "first_cells.ipynb"
+    write_first_cells(cells)
     started = time.monotonic()
-    colab.run(colab.python, "-c", UNTIL_FIGURE, NOTEBOOK, colab.content)
-    return describe(0.0, time.monotonic() - started)
-
-
-def describe(set_up: float, notebook: float) -> dict[str, float]:
-    return {"set_up_seconds": round(set_up, 1), "notebook_seconds": round(notebook, 1)}
+    colab.execute(cells)
+    return [0.0, time.monotonic() - started]
 
 
 def main() -> None:
     found = {}
-    for name, measure in {"here": measure_here, "colab": measure_colab}.items():
-        with tempfile.TemporaryDirectory() as folder:
-            found[name] = measure(Path(folder) / "p" if name == "here" else Path(folder))
-        print(name, found[name], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "colab").mkdir()
+        for name, measure in {"here": measure_here, "colab": measure_colab}.items():
+            set_up, cells = measure(Path(folder) / name)
+            found[name] = {"set_up_seconds": round(set_up, 1), "notebook_seconds": round(cells, 1)}
+            print(name, found[name], flush=True)
     provenance = {
         "notebook": NOTEBOOK.name,
         "versions": describe_versions(),
