@@ -12,67 +12,63 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
 
-from helpers.results import describe_machine, describe_versions
+from helpers.results import describe_machine
 from helpers.settings import write_atomically
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from test_colab import Colab  # noqa: E402
+from test_colab import Colab, execute  # noqa: E402
 
 FILE = Path(__file__).with_suffix(".json")
-NOTEBOOK = ROOT / "notebooks" / "01_bert_inputs.ipynb"
 
 
 def write_first_cells(path: Path) -> None:
     """Write the notebook up to the first cell whose committed output is a picture."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / "01_bert_inputs.ipynb", as_version=4)
     drawn = ["image/png" in str(cell.get("outputs")) for cell in notebook.cells]
     notebook.cells = notebook.cells[: drawn.index(True) + 1]
     nbformat.write(notebook, path)
 
 
-def measure_here(folder: Path) -> list[float]:
-    """The seconds of the set-up and of the cells."""
-    times = [time.monotonic()]
+def set_up(folder: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     subprocess.run(["make", "--quiet", "-C", folder, ".venv/.installed-base"], check=True, stdout=subprocess.DEVNULL)
-    times.append(time.monotonic())
-    cells = folder / "notebooks" / "first_cells.ipynb"
-    write_first_cells(cells)
-    execute = ["-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level", "WARN", cells]
-    subprocess.run([folder / ".venv" / "bin" / "python", *execute], check=True)
-    times.append(time.monotonic())
-    return [times[1] - times[0], times[2] - times[1]]
 
 
-def measure_colab(folder: Path) -> list[float]:
-    colab, cells = Colab(folder), folder / "first_cells.ipynb"
-    write_first_cells(cells)
+def measure(action: Callable, *arguments: Path) -> float:
+    """The seconds that something takes."""
     started = time.monotonic()
-    colab.execute(cells)
-    return [0.0, time.monotonic() - started]
+    action(*arguments)
+    return round(time.monotonic() - started, 1)
 
 
 def main() -> None:
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "colab").mkdir()
-        for name, measure in {"here": measure_here, "colab": measure_colab}.items():
-            set_up, cells = measure(Path(folder) / name)
-            found[name] = {"set_up_seconds": round(set_up, 1), "notebook_seconds": round(cells, 1)}
-            print(name, found[name], flush=True)
-    provenance = {
-        "notebook": NOTEBOOK.name,
-        "versions": describe_versions(),
-        "hardware": describe_machine(),
-        "finished": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cells = folder / "cells.ipynb"
+        write_first_cells(cells)
+        colab = Colab(folder / "colab")
+        clone = folder / "clone"
+        found = {
+            "here": {
+                "set_up_seconds": measure(set_up, clone),
+                "notebook_seconds": measure(execute, clone / ".venv" / "bin" / "python", cells, clone / "notebooks"),
+            },
+            "colab": {"set_up_seconds": 0.0, "notebook_seconds": measure(colab.execute, cells)},
+        }
+    print(found)
+    finished = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    measured = {
+        "provenance": {"hardware": describe_machine(), "finished": finished},
+        "until_the_first_figure": found,
     }
-    write_atomically(FILE, json.dumps({"provenance": provenance, "until_the_first_figure": found}, indent=1) + "\n")
+    write_atomically(FILE, json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":
