@@ -77,7 +77,9 @@ class Colab:
         self.folder, self.content = folder, folder / "content"
         self.python = folder / "venv" / "bin" / "python"
         self.content.mkdir(parents=True)
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "PYTHONPATH"))
+        }
         self.environment |= {
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
             "IPYTHONDIR": str(folder / "ipython"),
