@@ -66,10 +66,9 @@ def try_row(session: nox.Session, constraints: str, extras: str, **variables: st
         command = ("python", "-m", "pytest", f"--junitxml={report}", *arguments, step)
         session.run(*command, env=env, success_codes=[0, 1])
         suite = ElementTree.parse(report).getroot()[0]
-        failed = int(suite.get("failures")) + int(suite.get("errors"))
-        skipped, seconds = int(suite.get("skipped")), float(suite.get("time"))
-        passed = int(suite.get("tests")) - failed - skipped
-        row[step] = {"passed": passed, "failed": failed, "skipped": skipped, "seconds": seconds}
+        tests, skipped, failures, errors = (int(suite.get(n)) for n in ("tests", "skipped", "failures", "errors"))
+        failed = failures + errors
+        row[step] = {"passed": tests - skipped - failed, "failed": failed, "skipped": skipped}
     row["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     (folder / "row.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     if row["tests"]["failed"] or row["notebooks"]["failed"]:

@@ -11,12 +11,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from helpers.data import load_reviews
-from helpers.results import choose_best, list_policies, save_results, select_runs
-from helpers.settings import Run, Settings, load_settings, short_name
-from helpers.sweep import choose_runs, run_sweep, rungs
+from helpers.prepare import prepare
+from helpers.results import choose_best, describe_origin, list_policies, save_results, select_runs
+from helpers.runs import train_all
+from helpers.settings import Run, Settings, load_settings
+from helpers.sweep import choose_runs, list_grid, rungs
 
 FILE = Path(__file__).with_suffix(".json")
 TRAIN, VALIDATION = 1500, 1000
@@ -38,31 +37,29 @@ def compare(settings: Settings, results: dict) -> dict[str, dict]:
     found = {}
     for policy in list_policies(results):
         runs = select_runs(results, policy=policy)
-        exhaustive, (pruned, epochs) = choose_best(runs), replay_pruning(settings, runs)
-        whole = sum(len(run["history"]) for run in runs)
-        difference = 100 * (pruned["validation_accuracy"] - exhaustive["validation_accuracy"])
-        sides = {"exhaustive": (exhaustive, whole), "pruned": (pruned, epochs)}
-        names = ("learning_rate", "batch_size", "validation_accuracy")
-        found[policy] = {side: {n: run[n] for n in names} | {"epochs": n} for side, (run, n) in sides.items()}
-        found[policy]["difference_points"] = round(difference, 2)
+        sides = {
+            "exhaustive": (choose_best(runs), sum(len(run["history"]) for run in runs)),
+            "pruned": replay_pruning(settings, runs),
+        }
+        found[policy] = {
+            side: {name: run[name] for name in ("learning_rate", "batch_size", "validation_accuracy")}
+            | {"epochs": epochs}
+            for side, (run, epochs) in sides.items()
+        }
+        whole, pruned = (found[policy][side]["validation_accuracy"] for side in sides)
+        found[policy]["difference_points"] = round(100 * (pruned - whole), 2)
     return found
 
 
 def main() -> None:
     settings = load_settings("full")
-    build = settings.build / "prune"
-    reviews, folder = load_reviews(settings), build / f"{short_name(settings.data)}-{TRAIN + VALIDATION}"
-    if not folder.exists():
-        beside = folder.with_name(f"{folder.name}.part")
-        beside.mkdir(parents=True, exist_ok=True)
-        reviews["train"].select(range(TRAIN + VALIDATION)).to_parquet(beside / "train.parquet")
-        reviews["test"].shuffle(seed=0).select(range(VALIDATION)).to_parquet(beside / "test.parquet")
-        beside.rename(folder)
-    settings = replace(settings, data=str(folder), test_size=VALIDATION / (TRAIN + VALIDATION), build=build)
-    results = run_sweep(settings)
-    found = compare(settings, results)
-    save_results({"provenance": results["provenance"], "found": found, "runs": results["runs"]}, FILE)
-    print(pd.json_normalize([{"policy": policy} | row for policy, row in found.items()]).T.to_string())
+    grids = [run for policy in ("full", "bitfit") for run in list_grid(settings, policy)]
+    runs = train_all(settings, [replace(run, reviews=TRAIN, validation=VALIDATION) for run in grids])
+    _, provenance = prepare(settings)
+    provenance["data"] |= {"train": TRAIN, "validation": VALIDATION}
+    results = {"provenance": provenance | describe_origin(runs), "found": compare(settings, {"runs": runs})}
+    save_results(results | {"runs": runs}, FILE)
+    print(results["found"])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 What this file computes is what `helpers` is measured against; nothing in it is made quick.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast, Trainer, TrainingArguments
 from transformers.utils import logging
+
+from helpers.settings import Run
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -28,11 +32,21 @@ def init_model(model_name: str, use_bitfit: bool):
     return model
 
 
-def init_trainer(model_name: str, train: Dataset, validation: Dataset, use_bitfit: bool, **arguments) -> Trainer:
-    """Build the Trainer of one run; `arguments` are TrainingArguments (batch size, learning rate, epochs, seed)."""
+def init_trainer(model_name: str, train: Dataset, validation: Dataset, run: Run, folder: Path) -> Trainer:
     return Trainer(
-        model_init=lambda: init_model(model_name, use_bitfit),
-        args=TrainingArguments(save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, **arguments),
+        model_init=lambda: init_model(model_name, run.policy == "bitfit"),
+        args=TrainingArguments(
+            output_dir=str(folder),
+            learning_rate=run.learning_rate,
+            per_device_train_batch_size=run.batch_size,
+            num_train_epochs=run.epochs,
+            seed=run.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
         train_dataset=train,
         eval_dataset=validation,
         compute_metrics=lambda output: {

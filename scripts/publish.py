@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,45 +22,45 @@ from helpers.results import describe_machine, load_results, published
 from helpers.settings import load_settings, write_atomically
 
 ROOT = Path(__file__).parents[1]
+RESULTS, BENCHMARKS = ROOT / "results", ROOT / "benchmarks"
+DOCUMENT = ROOT / "docs" / "measurements.md"
 
 
 def main() -> None:
-    quick = load_settings("quick").folder / "results.json"
-    if quick.exists():
-        load_results(quick)
-        shutil.copyfile(quick, ROOT / "results" / "quick.json")
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("build/matrix/*/row.json"))]
-    if rows:
-        tried = {"hardware": describe_machine(), "rows": rows}
-        write_atomically(ROOT / "benchmarks" / "matrix.json", json.dumps(tried, indent=1) + "\n")
-    for path in sorted((load_settings("full").folder / "lab").glob("*.json")):
-        shutil.copyfile(path, ROOT / "results" / f"lab_{path.name}")
+    collect()
     for name in ("quick", "imdb"):
-        figure = plots.plot_grid(load_results(ROOT / "results" / f"{name}.json"))
-        figure.savefig(ROOT / "results" / f"{name}_grid.png", dpi=110, bbox_inches="tight")
-    document = ROOT / "docs" / "measurements.md"
-    text = document.read_text(encoding="utf-8")
-    for name, content in {
-        "results": describe_results("quick"),
-        "imdb": describe_results("imdb"),
-        "lab": describe_lab(),
-        "speed": describe_speed(),
-        "accuracy": describe_accuracy(),
-        "prune": describe_prune(),
-        "first figure": describe_first_figure(),
-        "matrix": describe_matrix(),
-    }.items():
+        figure = plots.plot_grid(load_results(RESULTS / f"{name}.json"))
+        figure.savefig(RESULTS / f"{name}_grid.png", dpi=110, bbox_inches="tight")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, content in describe_all().items():
         text = replace_block(text, name, content)
-    write_atomically(document, text)
-    answers.write_answers(ROOT / "notebooks", ROOT / "results" / "imdb.json", ROOT / "answers.md")
+    write_atomically(DOCUMENT, text)
+    answers.write_answers(ROOT / "notebooks", RESULTS / "imdb.json", ROOT / "answers.md")
     print("Wrote results/, docs/measurements.md and answers.md")
 
 
-def describe_results(name: str) -> str:
-    """Both tables of the assignment from results/<name>.json, and what made them."""
-    results = load_results(ROOT / "results" / f"{name}.json")
-    tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
-    return "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/{name}.json`."])
+def collect() -> None:
+    """Take over what was measured last; what was not measured again stays as it is."""
+    quick = load_settings("quick").folder / "results.json"
+    if quick.exists():
+        load_results(quick)
+        shutil.copyfile(quick, RESULTS / "quick.json")
+    for path in (load_settings("full").folder / "lab").glob("*.json"):
+        shutil.copyfile(path, RESULTS / f"lab_{path.name}")
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("build/matrix/*/row.json"))]
+    if rows:
+        tried = {"hardware": describe_machine(), "rows": rows}
+        write_atomically(BENCHMARKS / "matrix.json", json.dumps(tried, indent=1) + "\n")
+
+
+def describe_all() -> dict[str, str]:
+    """The content of every block of docs/measurements.md."""
+    blocks = {"results": describe_results("quick"), "imdb": describe_results("imdb"), "lab": describe_lab()}
+    for describe in (describe_speed, describe_accuracy, describe_prune, describe_first_figure, describe_matrix):
+        name = describe.__name__.removeprefix("describe_")
+        measured = json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+        blocks[name.replace("_", " ")] = f"{describe(measured)} File: `benchmarks/{name}.json`."
+    return blocks
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -73,84 +74,84 @@ def replace_block(text: str, name: str, content: str) -> str:
     return text
 
 
+def describe_results(name: str) -> str:
+    """Both tables of the assignment from results/<name>.json, and what made them."""
+    results = load_results(RESULTS / f"{name}.json")
+    tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
+    return "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/{name}.json`."])
+
+
+def describe_table(rows: dict[str, dict[str, str]], origin: str) -> str:
+    """A table from the name of each row to its cells by column, and under it what made its figures."""
+    return f"{report.to_markdown(pd.DataFrame.from_dict(rows, orient='index'))}\n\n{origin}"
+
+
 def describe_lab() -> str:
     """What each full-size experiment of the lab took and found."""
-    rows, notes = {}, []
-    for path in sorted({*(ROOT / "results").glob("lab_*.json")} - {ROOT / "results" / "lab_cost.json"}):
+    rows, finished = {}, []
+    for path in sorted({*RESULTS.glob("lab_*.json")} - {RESULTS / "lab_cost.json"}):
         measured = load_results(path)
-        run, machine = measured["provenance"], measured["provenance"]["hardware"]
-        seconds = sum(one["seconds"] for one in measured["runs"]) / machine["cores"]
+        run, runs = measured["provenance"], measured["runs"]
+        machine = run["hardware"]
+        seconds = sum(one["seconds"] for one in runs) / machine["cores"]
         rows[f"[`{measured['experiment']}`](../results/{path.name})"] = {
-            "runs": str(len(measured["runs"])),
-            "seeds": str(len({one["seed"] for one in measured["runs"]})),
+            "runs": str(len(runs)),
+            "seeds": str(len({one["seed"] for one in runs})),
             "precision": run["recipe"]["precision"],
-            "validation reviews": f"{measured['runs'][0]['measured_on']['validation']:,}",
+            "validation reviews": f"{runs[0]['measured_on']['validation']:,}",
             f"time on {machine['cores']} cores": describe_time(seconds),
             "found": lab_plots.describe_finding(measured),
         }
-        notes.append(run["finished"])
-    return "\n\n".join(
-        [
-            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
-            f"Model: {run['model']['name']}; data: {run['data']['name']};"
-            f" {machine['gpu'] or machine['processor']}, one thread a run; torch"
-            f" {run['versions']['torch']}; finished {min(notes)} to {max(notes)}. The times are those of a machine that"
-            " did other work as well.",
-        ]
+        finished.append(run["finished"])
+    return describe_table(
+        rows,
+        f"Model: {run['model']['name']}; data: {run['data']['name']}; {machine['gpu'] or machine['processor']}, one"
+        f" thread a run; torch {run['versions']['torch']}; finished {min(finished)} to {max(finished)}. The times are"
+        " those of a machine that did other work as well.",
     )
 
 
-def describe_speed() -> str:
-    """The table of benchmarks/speed.json and what it rests on."""
-    measured = json.loads((ROOT / "benchmarks" / "speed.json").read_text(encoding="utf-8"))
-    rows = {
-        f"{cell['policy']}, batch {cell['batch_size']}": {
-            f"{phase}: {name}": f"{value:.1f}×" if name == "ratio" else f"{value:.0f}"
-            for phase in ("training", "validation")
-            for name, value in (
-                ("usual", cell["reference"][phase]),
-                ("here", cell["ours"][phase]),
-                ("ratio", cell["ours"][phase] / cell["reference"][phase]),
-            )
-        }
-        for cell in measured["cells"]
-    }
+def describe_speed(measured: dict[str, Any]) -> str:
+    """Examples a second of the usual solution and of ours, and what they rest on."""
+    rows: dict[str, dict[str, str]] = {}
+    for cell in measured["cells"]:
+        row = rows[f"{cell['policy']}, batch {cell['batch_size']}"] = {}
+        for phase in ("training", "validation"):
+            usual, here = cell["reference"][phase], cell["ours"][phase]
+            row |= {f"{phase}: usual": f"{usual:.0f}", f"{phase}: here": f"{here:.0f}"}
+            row[f"{phase}: ratio"] = f"{here / usual:.1f}×"
     run, ratio = measured["provenance"], measured["ratio"]
-    return "\n\n".join(
-        [
-            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
-            f"Over these cells {ratio['training']:.1f} times as fast in training, {ratio['validation']:.1f} times in"
-            f" validation, {ratio['epoch']:.1f} times for whole epochs. Measured on {run['cores']} cores"
-            f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
-            f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
-            f" {run['finished']}. File: `benchmarks/speed.json`.",
-        ]
+    return describe_table(
+        rows,
+        f"Over these cells {ratio['training']:.1f} times as fast in training, {ratio['validation']:.1f} times in"
+        f" validation, {ratio['epoch']:.1f} times for whole epochs. Measured on {run['cores']} cores"
+        f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
+        f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
+        f" {run['finished']}.",
     )
 
 
-def describe_accuracy() -> str:
-    """The table of benchmarks/accuracy.json and what it rests on."""
-    measured = json.loads((ROOT / "benchmarks" / "accuracy.json").read_text(encoding="utf-8"))
-    runs = pd.DataFrame(measured["runs"])
-    rows = {}
+def describe_accuracy(measured: dict[str, Any]) -> str:
+    """The accuracies of the usual solution and of ours, over seeds, and what they rest on."""
+    runs, rows = pd.DataFrame(measured["runs"]), {}
     for (policy, rate, size), group in runs.groupby(["policy", "learning_rate", "batch_size"], sort=False):
-        sides = {side: 100 * group[group.side == side].validation_accuracy for side in ("reference", "ours")}
-        row = {
-            name: f"{sides[side].mean():.2f} ± {sides[side].std():.2f} ({len(sides[side])})"
-            for name, side in (("usual: mean ± deviation (runs)", "reference"), ("here", "ours"))
+        points = (100 * group.validation_accuracy).groupby(group.side).agg(["mean", "std", "count"]).T
+        usual, here = (
+            f"{found['mean']:.2f} ± {found['std']:.2f} ({found['count']:.0f})"
+            for found in (points["reference"], points["ours"])
+        )
+        rows[f"{policy}, {report.format_rate(rate)}, batch {size}"] = {
+            "usual: mean ± deviation (runs)": usual,
+            "here": here,
+            "difference, points": f"{points['ours']['mean'] - points['reference']['mean']:+.2f}",
+            "its standard error": "" if group.stream.nunique() == 1 else f"{dropout_error(group):.2f}",
         }
-        row["difference, points"] = f"{sides['ours'].mean() - sides['reference'].mean():+.2f}"
-        row["its standard error"] = "" if group.stream.nunique() == 1 else f"{dropout_error(group):.2f}"
-        rows[f"{policy}, {report.format_rate(rate)}, batch {size}"] = row
     run = measured["provenance"]
-    return "\n\n".join(
-        [
-            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
-            f"Validation accuracy in percent on {run['data']['validation']:,} reviews after {run['epochs']} epochs on"
-            f" {run['data']['train']:,}, seeds {', '.join(map(str, sorted(runs.seed.unique())))}; model:"
-            f" {run['model']['name']}; {run['hardware']['processor']}, fp32, one thread; torch"
-            f" {run['versions']['torch']}. File: `benchmarks/accuracy.json`.",
-        ]
+    return describe_table(
+        rows,
+        f"Validation accuracy in percent on {run['data']['validation']:,} reviews after {run['epochs']} epochs on"
+        f" {run['data']['train']:,}, seeds {', '.join(map(str, sorted(runs.seed.unique())))}; model:"
+        f" {run['model']['name']}; {run['hardware']['processor']}, fp32, one thread; torch {run['versions']['torch']}.",
     )
 
 
@@ -164,62 +165,47 @@ def dropout_error(runs: pd.DataFrame) -> float:
     return math.sqrt(variance * (1 / runs.side.value_counts()).sum())
 
 
-def describe_prune() -> str:
-    """What benchmarks/prune.json says of `--prune` beside the exhaustive search."""
-    measured = json.loads((ROOT / "benchmarks" / "prune.json").read_text(encoding="utf-8"))
-    rows = {
-        policy: {
-            f"{search}: {name}": text
-            for search in ("exhaustive", "pruned")
-            for name, text in (
-                ("epochs", str(found[search]["epochs"])),
-                ("cell", f"{report.format_rate(found[search]['learning_rate'])}, batch {found[search]['batch_size']}"),
-                ("validation accuracy", f"{found[search]['validation_accuracy']:.4f}"),
-            )
-        }
-        | {"difference, points": f"{found['difference_points']:+.2f}"}
-        for policy, found in measured["found"].items()
-    }
+def describe_prune(measured: dict[str, Any]) -> str:
+    """What `--prune` chose beside what the exhaustive search did."""
+    rows: dict[str, dict[str, str]] = {}
+    for policy, found in measured["found"].items():
+        row = rows[policy] = {}
+        for search in ("exhaustive", "pruned"):
+            best = found[search]
+            row[f"{search}: epochs"] = str(best["epochs"])
+            row[f"{search}: cell"] = f"{report.format_rate(best['learning_rate'])}, batch {best['batch_size']}"
+            row[f"{search}: validation accuracy"] = f"{best['validation_accuracy']:.4f}"
+        row["difference, points"] = f"{found['difference_points']:+.2f}"
     run = measured["provenance"]
-    return "\n\n".join(
-        [
-            report.to_markdown(pd.DataFrame.from_dict(rows, orient="index")),
-            f"Model: {run['model']['name']}; {run['data']['train']:,} training and {run['data']['validation']:,}"
-            f" validation reviews of IMDb; seed {run['recipe']['seed']}; {run['recipe']['precision']},"
-            f" {run['hardware']['processor']}; torch {run['versions']['torch']}; finished {run['finished']}. File:"
-            " `benchmarks/prune.json`.",
-        ]
+    return describe_table(
+        rows,
+        f"Model: {run['model']['name']}; {run['data']['train']:,} training and {run['data']['validation']:,}"
+        f" validation reviews of IMDb; seed {run['recipe']['seed']}; {run['recipe']['precision']},"
+        f" {run['hardware']['processor']}; torch {run['versions']['torch']}; finished {run['finished']}.",
     )
 
 
-def describe_first_figure() -> str:
-    """How long it takes until notebook 01 shows its first picture, from benchmarks/first_figure.json."""
-    measured = json.loads((ROOT / "benchmarks" / "first_figure.json").read_text(encoding="utf-8"))
-    found, run = measured["until_the_first_figure"], measured["provenance"]
+def describe_first_figure(measured: dict[str, Any]) -> str:
+    """How long it takes until notebook 01 shows its first picture."""
+    found, machine = measured["until_the_first_figure"], measured["provenance"]["hardware"]
     return (
         f"From opening notebook 01 to its first picture: {found['here']['notebook_seconds']:.0f} s here, after"
         f" {found['here']['set_up_seconds']:.0f} s of set-up; {found['colab']['notebook_seconds']:.0f} s in an"
         " environment with Colab's packages, the course's installation included (a warm package cache,"
-        f" {run['hardware']['cores']} cores, {run['hardware']['processor']}, busy with other work as well). File:"
-        " `benchmarks/first_figure.json`."
+        f" {machine['cores']} cores, {machine['processor']}, busy with other work as well)."
     )
 
 
-def describe_matrix() -> str:
-    """The table of `make matrix`, from benchmarks/matrix.json."""
-    measured = json.loads((ROOT / "benchmarks" / "matrix.json").read_text(encoding="utf-8"))
-    machine, lines = measured["hardware"], {}
-    for row in filter(lambda row: "versions" in row, measured["rows"]):
-        lines[row["name"]] = dict(row["versions"])
+def describe_matrix(measured: dict[str, Any]) -> str:
+    """What passed under which versions."""
+    rows, machine = {}, measured["hardware"]
+    for row in measured["rows"]:
+        cells = rows[row["name"]] = dict(row["versions"])
         for step in ("tests", "notebooks"):
-            counts = " / ".join(str(row[step][name]) for name in ("passed", "failed", "skipped"))
-            lines[row["name"]][f"{step}: passed / failed / skipped"] = counts
-    last = max(row.get("finished", "") for row in measured["rows"])
-    table = report.to_markdown(pd.DataFrame.from_dict(lines, orient="index"))
-    return (
-        f"{table}\n\nMeasured on {machine['cores']} cores ({machine['processor']}); finished {last}. File:"
-        " `benchmarks/matrix.json`."
-    )
+            counts = [str(row[step][name]) for name in ("passed", "failed", "skipped")]
+            cells[f"{step}: passed / failed / skipped"] = " / ".join(counts)
+    last = max(row["finished"] for row in measured["rows"])
+    return describe_table(rows, f"Measured on {machine['cores']} cores ({machine['processor']}); finished {last}.")
 
 
 if __name__ == "__main__":

@@ -12,27 +12,21 @@ from typing import Any
 import nbformat
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+# `## Problem 2a · Freeze … (code, 10 points)`
+HEADING = re.compile(r"^## Problem (\w+) · .*?(\d+) points\)$", re.M)
 
 
 def main() -> None:
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        points = find_points(notebook)
+        points = {problem: int(number) for cell in notebook.cells for problem, number in HEADING.findall(cell.source)}
         for cell in notebook.cells:
             cell.metadata.pop("nbgrader", None)
-            role = describe_role(cell, points)
-            if role:
+            if role := describe_role(cell, points):
                 # One notebook's ids may be another's, too: nbgrader's must be unique in the whole assignment.
                 named = {"schema_version": 3, "grade_id": f"{path.name[:2]}-{cell.id}", "cell_type": cell.cell_type}
                 cell.metadata["nbgrader"] = named | {"task": False} | role
         nbformat.write(notebook, path)
-
-
-def find_points(notebook: nbformat.NotebookNode) -> dict[str, int]:
-    """Read the points of each problem from its heading: `## Problem 2a · Freeze … (code, 10 points)`."""
-    headings = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    found = re.findall(r"^## Problem (\w+) · .*?(\d+) points\)$", headings, re.M)
-    return {problem: int(points) for problem, points in found}
 
 
 def describe_role(cell: nbformat.NotebookNode, points: dict[str, int]) -> dict[str, Any] | None:

@@ -9,11 +9,12 @@ Part of every list is kept for the test split.
 """
 
 import argparse
-import csv
 import json
 import random
 import re
 from pathlib import Path
+
+import pandas as pd
 
 SEED = 3463
 ROWS = {"train": 2500, "test": 1000}
@@ -140,14 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the offline sample reviews.")
     parser.add_argument("--out", type=Path, default=here.parent / "helpers" / "offline" / "reviews")
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
     lexicon = json.loads((here / "reviews_lexicon.json").read_text(encoding="utf-8"))
     rng, taken = random.Random(SEED), set()
     for split in ROWS:
-        with open(out / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows(write_rows(lexicon, rng, split, taken))
+        rows = pd.DataFrame(write_rows(lexicon, rng, split, taken), columns=["text", "label"])
+        rows.to_csv(out / f"{split}.csv", index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -24,17 +24,14 @@ else:
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOTSTRAP = next(cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap")
 NOT_ON_COLAB = {"optuna"}
-VERSIONS = """
-import importlib.metadata, json
-print(json.dumps({found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}))
-"""
 EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": sys.argv[2]}}).execute()
-nbformat.write(notebook, sys.argv[3])
+NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": "."}}).execute()
+print(nbformat.writes(notebook))
 """
 EDIT = """
 from pathlib import Path
@@ -62,14 +59,27 @@ pytestmark = [
 ]
 
 
+def run(*command: str | Path, **options) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def execute(python: Path, path: Path, folder: Path, **options) -> nbformat.NotebookNode:
+    """Execute a notebook by another Python, in a folder in which it need not be saved."""
+    return nbformat.reads(run(python, "-c", EXECUTE, path.absolute(), cwd=folder, **options), as_version=4)
+
+
 class Colab:
     """A virtual environment with Colab's packages, an empty working folder, and the course in a git repository."""
 
     def __init__(self, folder: Path):
         self.folder, self.content = folder, folder / "content"
         self.python = folder / "venv" / "bin" / "python"
-        self.content.mkdir()
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
+        self.content.mkdir(parents=True)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "PYTHONPATH"))
+        }
         self.environment |= {
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
             "IPYTHONDIR": str(folder / "ipython"),
@@ -84,8 +94,8 @@ class Colab:
     def _install(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         wanted = [line for line in project["dependencies"] if Requirement(line).name not in NOT_ON_COLAB]
-        self.run(sys.executable, "-m", "venv", self.python.parents[1])
-        self.run(self.python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints-colab.txt", *wanted)
+        run(sys.executable, "-m", "venv", self.python.parents[1])
+        self.pip("install", "--quiet", "-c", ROOT / "constraints-colab.txt", *wanted)
         (packages,) = self.python.parents[1].glob("lib/python*/site-packages")
         (packages / "google" / "colab").mkdir(parents=True)
         (packages / "google" / "colab" / "__init__.py").touch()
@@ -95,40 +105,30 @@ class Colab:
 
     def _publish(self) -> None:
         """Let git fetch the working tree wherever it is asked for the address of the bootstrap cell."""
-        bootstrap = next(
-            cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap"
-        )
-        ((tag, address),) = re.findall(r'"-b", "(.+?)", "(https://.+?)"', bootstrap)
+        ((tag, address),) = re.findall(r'"-b", "(.+?)", "(https://.+?)"', BOOTSTRAP)
         repository = self.folder / "published"
         ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info", "*.part", ".*_cache")
         shutil.copytree(ROOT, repository, ignore=ignored)
-        lines = [
-            "[user]",
-            "name = course",
-            "email = course@localhost",
-            f'[url "{repository.as_uri()}"]',
-            f"insteadOf = {address}",
-        ]
-        (self.folder / "gitconfig").write_text("\n".join(lines) + "\n")
-        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "The course"], ["tag", tag]):
-            self.run("git", "-C", repository, *command)
-
-    def run(self, *command) -> str:
-        done = subprocess.run(
-            list(map(str, command)), env=self.environment, cwd=self.content, capture_output=True, text=True
+        (self.folder / "gitconfig").write_text(
+            f'[user]\nname = course\nemail = course@localhost\n[url "{repository.as_uri()}"]\ninsteadOf = {address}\n'
         )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
+        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "The course"], ["tag", tag]):
+            run("git", "-C", repository, *command, env=self.environment)
+
+    def pip(self, *arguments: str | Path) -> str:
+        return run(self.python, "-m", "pip", *arguments, env=self.environment, cwd=self.content)
 
     def versions(self) -> dict[str, str]:
-        return json.loads(self.run(self.python, "-c", VERSIONS))
+        return {found["name"]: found["version"] for found in json.loads(self.pip("list", "--format", "json"))}
 
     def execute(self, path: Path) -> nbformat.NotebookNode:
-        """Execute a notebook that is saved elsewhere in the working folder, as Colab does."""
-        executed = self.folder / "executed" / path.name
-        executed.parent.mkdir(exist_ok=True)
-        self.run(self.python, "-c", EXECUTE, path, self.content, executed)
-        return nbformat.read(executed, as_version=4)
+        return execute(self.python, path, self.content, env=self.environment)
+
+    def run_cells(self, *sources: str) -> list[str]:
+        """Execute these cells as a notebook; returns what each output of the second and later ones says."""
+        path = self.folder / "cells.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
+        return outputs(self.execute(path), "stdout")
 
 
 @pytest.fixture(scope="module")
@@ -153,26 +153,15 @@ def test_what_colab_had_is_still_there_in_the_same_versions(colab):
 
 
 def test_a_student_edits_the_exercises_in_the_working_folder(colab):
-    bootstrap = nbformat.read(NOTEBOOKS[0], as_version=4).cells
-    sources = [next(cell.source for cell in bootstrap if cell.id == "bootstrap"), CHECK, EDIT, CHECK]
-    path = colab.folder / "edit.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
-    before, after = outputs(colab.execute(path), "stdout")
+    before, after = colab.run_cells(BOOTSTRAP, CHECK, EDIT, CHECK)
     assert "Problem 1d: correct" in before
     assert "expected 512" in after
 
 
 def test_what_is_in_a_students_drive_outlives_the_machine(colab):
-    (bootstrap,) = [cell.source for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if cell.id == "bootstrap"]
-    path = colab.folder / "drive.ipynb"
-
-    def run(*sources: str) -> str:
-        cells = list(map(nbformat.v4.new_code_cell, (DRIVE, bootstrap, *sources)))
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-        return outputs(colab.execute(path), "stdout")[-1]
-
-    colab.run(colab.python, "-m", "pip", "uninstall", "--quiet", "--yes", "bitfit-assignment")
-    run(EDIT)
-    colab.run(colab.python, "-m", "pip", "uninstall", "--quiet", "--yes", "bitfit-assignment")
-    assert "expected 512" in run(CHECK)
-    assert run("print(settings.folder)").strip() == str(colab.content / "drive" / "build" / "grade")
+    colab.pip("uninstall", "--quiet", "--yes", "bitfit-assignment")
+    colab.run_cells(DRIVE, BOOTSTRAP, EDIT)
+    colab.pip("uninstall", "--quiet", "--yes", "bitfit-assignment")
+    assert "expected 512" in colab.run_cells(DRIVE, BOOTSTRAP, CHECK)[-1]
+    folder = colab.run_cells(DRIVE, BOOTSTRAP, "print(settings.folder)")[-1]
+    assert folder.strip() == str(colab.content / "drive" / "build" / "grade")

@@ -62,18 +62,14 @@ def pins() -> dict[str, Requirement]:
     return parse([line for line in lines if line and not line.startswith("#")])
 
 
-def test_every_dependency_has_one_pin_inside_its_range(project, pins):
+def test_every_dependency_has_a_lower_bound_and_one_pin_inside_its_range(project, pins):
     wanted = declared(project, *project["optional-dependencies"])
     assert pins.keys() == wanted.keys()
     for name, pin in pins.items():
         (specifier,) = pin.specifier
         assert specifier.operator == "==" and "+" not in specifier.version, str(pin)
         assert wanted[name].specifier.contains(specifier.version), f"{pin} is outside {wanted[name]}"
-
-
-def test_every_range_has_a_lower_bound(project):
-    for requirement in declared(project, *project["optional-dependencies"]).values():
-        assert any(specifier.operator == ">=" for specifier in requirement.specifier), str(requirement)
+        assert ">=" in {each.operator for each in wanted[name].specifier}, str(wanted[name])
 
 
 def test_environment_has_the_ranges_of_pyproject(project):
@@ -126,43 +122,33 @@ def test_every_import_is_declared(project, folder, extras, allowed):
     assert not undeclared, f"{folder}/ imports what pyproject.toml does not name"
 
 
-@pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory) -> set[str]:
-    """Build from a copy: in the working tree, old files under build/lib would get into the wheel."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def test_wheel_has_all_of_helpers_and_nothing_else(tmp_path):
+    """Built from a copy: in the working tree, old files under build/lib would get into the wheel."""
+    source, ignored = tmp_path / "source", shutil.ignore_patterns("__pycache__", "*.part")
+    for name in ("helpers", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("helpers", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.part"))
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    done = subprocess.run([*command, "--wheel-dir", out, source], capture_output=True, text=True)
+    done = subprocess.run([*command, "--wheel-dir", tmp_path, source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = out.glob("*.whl")
+    (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
-
-
-def test_wheel_has_the_offline_model_and_reviews(wheel_names):
-    offline = {f"helpers/offline/checkpoint/{name}" for name in ("config.json", "model.safetensors", "vocab.txt")}
-    offline |= {f"helpers/offline/reviews/{name}" for name in ("train.csv", "test.csv")}
-    missing = offline - wheel_names
-    assert not missing
-
-
-def test_wheel_has_all_of_helpers_and_nothing_else(wheel_names):
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    # pip leaves a folder build/ in the source, so the files are those of the original.
     files = [path for path in (ROOT / "helpers").rglob("*") if path.is_file()]
     wanted = {f.relative_to(ROOT).as_posix() for f in files if "__pycache__" not in f.parts and f.suffix != ".part"}
-    assert {name for name in wheel_names if ".dist-info/" not in name} == wanted
+    assert found == wanted
+    assert {f"helpers/offline/{name}" for name in ("checkpoint/model.safetensors", "reviews/train.csv")} < found
 
 
 def project_files() -> list[Path]:
-    """What git tracks or would track; in an unpacked archive, everything but hidden folders and build/."""
+    """What git tracks or would track."""
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    if shutil.which("git") and (ROOT / ".git").exists():
-        names = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
-        return [ROOT / name for name in names if name and (ROOT / name).is_file()]
-    skipped = {".venv", ".git", "build", "dist", "__pycache__"}
-    return [p for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts)]
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("this is not a git repository")
+    names = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
 FORBIDDEN = {
@@ -220,17 +206,11 @@ def run_make(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
 
 @needs_make
 @pytest.mark.parametrize(("target", "part"), TARGETS.items())
-def test_makefile_has_the_documented_target(target, part):
+def test_makefile_has_the_documented_target_and_lists_it(target, part):
     done = run_make("--dry-run", target)
     assert done.returncode == 0, done.stderr
     assert part in done.stdout
-
-
-@needs_make
-def test_make_alone_lists_the_targets():
-    listed = run_make().stdout
-    for target in TARGETS:
-        assert f"make {target}" in listed
+    assert f"make {target}" in run_make().stdout
 
 
 def write_fake_python(path: Path, version_check: int = 0, venv_check: int = 0, pip: str = "exit 1") -> Path:
@@ -311,9 +291,8 @@ def test_workflow_has_read_rights_only_and_runs_make_test():
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
     assert {"run": "make test"} in workflow["jobs"]["test"]["steps"]
-    assert workflow["jobs"]["quick"]["strategy"]["matrix"]["os"] == ["windows-latest", "macos-latest"]
     for job in workflow["jobs"].values():
-        assert "permissions" not in job and job["timeout-minutes"] == 30
+        assert "permissions" not in job and "timeout-minutes" in job
         assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
         words = " ".join(step.get("run", "") for step in job["steps"]).split()
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
