@@ -15,10 +15,10 @@ NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
 }
-SPLITS = ("[Tt]rain", "[Tt]est")
+ENDINGS = ("parquet", "csv", "tsv", "json")
 FETCHED = {
     "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
-    "dataset": ([f"*{split}*.{ending}*" for split in SPLITS for ending in ("parquet", "csv", "tsv", "json")],),
+    "dataset": ([f"*{split}*.{ending}*" for split in ("[Tt]rain", "[Tt]est") for ending in ENDINGS],),
 }
 # What decides how the hub is reached.
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")

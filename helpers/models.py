@@ -91,10 +91,9 @@ def load_classifier(model: str) -> BertForSequenceClassification:
             if name.startswith("classifier."):
                 raise ValueError(f"its classifier has {stored[0]} labels, but a review has 2: give one without it")
             raise ValueError(f"{name} has the shape {tuple(stored)}, but by its config.json {tuple(wanted)}")
-        missing = sorted(name for name in report["missing_keys"] if name.startswith("bert."))
-        if missing:
+        if missing := sorted(name for name in report["missing_keys"] if name.startswith("bert.")):
             raise ValueError(
-                f"it has no weights for {len(missing)} tensors of its encoder, {missing[0]} among them; they would be"
+                f"it has no weights for {len(missing)} tensors of its encoder, such as {missing[0]}, which would be"
                 " random. Choose a checkpoint with the whole of BERT, its pooler included"
             )
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
@@ -139,8 +138,8 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
             raise FileNotFoundError("there is no vocab.txt and no tokenizer.json")
         tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-        if not set(tokenizer.all_special_tokens) < set(vocabulary):
-            first = min(vocabulary, key=vocabulary.get, default="")
+        first = min(vocabulary, key=vocabulary.get, default="")
+        if first.startswith("\ufeff") or not set(tokenizer.all_special_tokens) < set(vocabulary):
             raise ValueError(
                 f"its vocab.txt, which begins with {first!a}, is not a BERT vocabulary in UTF-8 without a byte order"
                 " mark (BOM): copy the right one beside the model"
