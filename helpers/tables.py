@@ -174,6 +174,8 @@ def read_csv(content: str) -> Rows:
     ways: list[Rows] = []
     errors: list[ValueError] = []
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
+    if end == "\r\n" and content.endswith("\r"):  # The old Mac's end of a line, and a text that begins with \n.
+        raise ValueError("its lines end in \\r\\n and in \\r alone. Save it as parquet or jsonl")
     # The csv module takes either sign for the end of a line; a writer quotes no other than its own.
     other = "\n" if end == "\r" else "\r"
     content = re.sub("\r(?!\n)" if end == "\r\n" else other, ASIDE, content)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,3 +88,10 @@ def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\n" + '"It\'s good",1\n"No",0\n' * 6)
     assert read_table(path) == (["It's good", "No"] * 6, [1, 0] * 6)
+
+
+def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"text,label,stars\r" + b"\nGood,positive,10\r")
+    with pytest.raises(CourseError, match="train.csv: its lines end in"):
+        read_table(path)
