@@ -6,14 +6,17 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from helpers.hub import ENDINGS, find_folder
+from helpers.hub import find_folder
 from helpers.settings import CourseError, Settings
-from helpers.tables import decode, read_table
+from helpers.tables import is_tree, list_visible, read_table
 
 SPLITS = ("train", "test")
-FOLDERS = {"neg": 0, "pos": 1}
-TABLE = rf"\.({'|'.join(map(re.escape, ENDINGS))})"
-SHARD = r"(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
+# A file of reviews, one of several perhaps, and none that describes a folder of `datasets`.
+TABLE = re.compile(
+    r"(?!dataset_|state\.)(?P<name>.*?)(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
+    r"\.(parquet|(csv|tsv|jsonl?)(\.gz)?)",
+    re.IGNORECASE,
+)
 
 
 def load_reviews(settings: Settings) -> DatasetDict:
@@ -47,59 +50,56 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
 def find_sources(folder: Path) -> dict[str, list[Path]]:
     """Where `train` and `test`, or `all`, are: files in order, or a folder; those in `folder` itself go first."""
     inside = [path for path in list_visible(folder) if path.is_dir() and path.name.lower() not in SPLITS]
-    there = [(base, {split: find_split(base, split) for split in SPLITS}) for base in (folder, *inside)]
-    whole = [(base, found) for base, found in there if all(found.values())]
-    if whole and (whole[0][0] == folder or len(whole) == 1):
-        return whole[0][1]
-    if whole:
-        names = " and ".join(base.name for base, _ in whole)
+    there = {base: find_splits(base) for base in (folder, *inside)}
+    whole = [base for base, found in there.items() if len(found) == len(SPLITS)]
+    if len(whole) > 1 and folder not in whole:
+        names = " and ".join(base.name for base in whole)
         raise CourseError(f"{folder} has reviews in {names}. Give the folder of the ones that you mean.")
-    found = {split for _, pair in there for split in SPLITS if pair[split]}
-    tables = [path for path in list_visible(folder) if is_table(path)]
+    if whole:
+        return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
     if (folder / "state.json").exists():
         return {"all": [folder]}
-    if not found and len(tables) == 1:
+    tables = [path for path in list_visible(folder) if path.is_file() and TABLE.fullmatch(path.name)]
+    if len(tables) == 1 and not any(there.values()):
         return {"all": tables}
     seen = ", ".join(path.name for path in list_visible(folder)[:8]) or "nothing"
+    missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     raise CourseError(
-        f"No {next(split for split in SPLITS if split not in found or len(found) == 2)} reviews in {folder}, which has:"
-        f" {seen}. Put train.csv and test.csv there (or parquet, json, jsonl), or one such file with all reviews, with"
-        " the columns text and label, or unpack the archive aclImdb_v1.tar.gz and give its folder aclImdb."
+        f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}. Put train.csv and test.csv there (or"
+        " parquet, json, jsonl), or one such file with all reviews, with the columns text and label, or unpack the"
+        " archive aclImdb_v1.tar.gz and give its folder aclImdb."
     )
 
 
-def find_split(base: Path, split: str) -> list[Path]:
-    """The files of a split, or its folder (aclImdb's, or one of `datasets`)."""
-    found = []
+def find_splits(base: Path) -> dict[str, list[Path]]:
+    """The files of every split that is there, or its folder (aclImdb's, or one of `datasets`)."""
+    found: dict[str, list[Path]] = {}
     for path in list_visible(base):
-        if path.is_dir() and path.name.lower() == split:
-            tree = is_tree(path)
-            found += [path] if tree or (path / "state.json").exists() else []
-        match = re.fullmatch(split + SHARD + TABLE, path.name, re.IGNORECASE)
-        found += [path] if match and path.is_file() else []
-    numbers = [re.fullmatch(split + SHARD + TABLE, path.name, re.IGNORECASE) for path in found]
-    if len(found) > 1 and not all(match and match["number"] for match in numbers):
-        raise CourseError(f"{base} has {' and '.join(path.name for path in found)}: which are the reviews? Keep one.")
-    if found and numbers[0] and numbers[0]["count"] and int(numbers[0]["count"]) != len(found):
-        raise CourseError(f"{base} has {len(found)} of the {int(numbers[0]['count'])} files {split}-*: fetch the rest.")
+        match = TABLE.fullmatch(path.name) if path.is_file() else None
+        folder = path.name if is_tree(path) or (path / "state.json").exists() else ""
+        name = (match["name"] if match else folder).lower()
+        if name in SPLITS:
+            found.setdefault(name, []).append(path)
     return found
 
 
-def list_visible(folder: Path) -> list[Path]:
-    """What is in a folder, in order, but for what begins with a dot, such as macOS's `._train.csv`."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
-
-
-def is_table(path: Path) -> bool:
-    """Whether this may be a file of reviews, and not one that describes a data set."""
-    name = path.name.lower()
-    return path.is_file() and bool(re.search(TABLE + "$", name)) and not name.startswith(("dataset_", "state."))
+def check_files(split: str, paths: list[Path]) -> list[Path]:
+    """Refuse two files that are not numbered parts of one, and parts of which some are missing."""
+    parts = [TABLE.fullmatch(path.name) for path in paths]
+    if len(paths) > 1 and not all(part and part["number"] for part in parts):
+        names = " and ".join(path.name for path in paths)
+        raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one.")
+    if parts[0] and parts[0]["count"] and int(parts[0]["count"]) != len(paths):
+        raise CourseError(
+            f"{paths[0].parent} has {len(paths)} of the {int(parts[0]['count'])} files {split}-*: fetch the rest."
+        )
+    return paths
 
 
 def read_set(paths: list[Path]) -> Dataset:
     texts, labels = [], []
     for path in paths:
-        for more, column in zip(read_tree(path) if is_tree(path) else read_table(path), (texts, labels), strict=True):
+        for column, more in zip((texts, labels), read_table(path), strict=True):
             column += more
     where = ", ".join(path.name for path in paths[:3])
     if len(texts) < 10:
@@ -107,21 +107,3 @@ def read_set(paths: list[Path]) -> Dataset:
     if len(set(labels)) < 2:
         raise CourseError(f"{where} has only the label {labels[0]}: both 0 and 1 are needed.")
     return Dataset.from_dict({"text": texts, "label": labels})
-
-
-def is_tree(path: Path) -> bool:
-    return all((path / name).is_dir() for name in FOLDERS)
-
-
-def read_tree(folder: Path) -> tuple[list[str], list[int]]:
-    """A file a review, `neg` before `pos`."""
-    texts, labels = [], []
-    for name, label in FOLDERS.items():
-        for path in list_visible(folder / name):
-            if path.suffix == ".txt":
-                try:
-                    texts.append(decode(path.read_bytes()))
-                except (ValueError, OSError) as error:
-                    raise CourseError(f"{path}: {error}, or download and unpack it again.") from error
-                labels.append(label)
-    return texts, labels

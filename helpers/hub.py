@@ -2,7 +2,7 @@
 
 import os
 import re
-import threading
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -15,12 +15,10 @@ NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
 }
-ENDINGS = ("parquet", "csv", "tsv", "json", "jsonl", "csv.gz", "tsv.gz", "json.gz", "jsonl.gz")
+ENDINGS = ("parquet", "csv", "tsv", "json")
 FETCHED = {
     "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
-    "dataset": (
-        [f"*[{split[0].upper()}{split[0]}]{split[1:]}*.{ending}" for split in ("train", "test") for ending in ENDINGS],
-    ),
+    "dataset": ([f"*{split}*.{ending}*" for split in ("[Tt]rain", "[Tt]est") for ending in ENDINGS],),
 }
 # What decides how the hub is reached.
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
@@ -32,14 +30,14 @@ def find_folder(name: str, kind: str = "model") -> Path:
     A pinned revision that is in the cache is taken from there without a word to the network. Raises CourseError
     where there is nothing to be had, whatever the libraries raise: a proxy alone gives errors of five kinds.
     """
-    what = "data set" if kind == "dataset" else kind
+    what = "data" if kind == "dataset" else kind
     if Path(name).is_dir():
         return Path(name)
     if not is_hub_id(name):
-        raise CourseError(f"There is no {what.split()[0]} folder {name}. Give a hub id or a folder.")
-    if name in REVISIONS and (folder := find_cached(name, kind)):
-        return folder
+        raise CourseError(f"There is no {what} folder {name}. Give a hub id or a folder.")
     revision = REVISIONS.get(name)
+    if revision and (folder := find_cached(name, kind)):
+        return folder
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10)  # What follows would try six times.
         for patterns in FETCHED[kind]:
@@ -88,17 +86,9 @@ def call_hub() -> str:
     """Ask the hub for a sign of life within 4 seconds, as its library does; returns why there is none, or nothing."""
     if constants.HF_HUB_OFFLINE:
         return "not tried, since HF_HUB_OFFLINE is set"
-    heard: list[str] = []
-
-    def call() -> None:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=3)
-            heard.append("")
-        except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
-            heard.append(first_line(error))
-
-    caller = threading.Thread(target=call, daemon=True)  # Looking up a name heeds no timeout.
-    caller.start()
-    caller.join(4)
-    said = heard[0] if heard else "nothing heard for 4 s"
-    return f"{constants.ENDPOINT} does not answer ({said}{describe_variables()})" if said else ""
+    try:
+        pool = ThreadPool(1)  # Looking up a name heeds no timeout, and nobody waits for this thread.
+        pool.apply_async(get_session().head, (constants.ENDPOINT,), {"timeout": 3}).get(4)
+        return ""
+    except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
+        return f"{constants.ENDPOINT} does not answer ({first_line(error)}{describe_variables()})"

@@ -2,26 +2,24 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import BertForSequenceClassification, BertTokenizerFast
 from transformers.utils import logging
 
 from helpers.hub import find_folder, first_line
-from helpers.settings import CourseError, short_name
+from helpers.settings import CourseError, short_name, write_atomically
 
 MAX_LENGTH = 512  # tokens of a review that BERT reads
-# What decides what a model is: the first four are hashed in this order, for the sake of committed fingerprints.
-IDENTITY = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt")
-IDENTITY += ("*.safetensors", "pytorch_model*.bin", "*.index.json", "tokenizer*.json", "*_tokens*.json")
+# The files that decide what a model is: configuration, vocabulary, weights.
+IDENTITY = ("config.json", "vocab.txt", "tokenizer*.json", "*_tokens*.json")
+IDENTITY += ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 # From a policy to the names of the parameters it trains. `full` is ordinary fine-tuning. `bitfit` trains the biases
 # and nothing else: the random weight of the classifier stays frozen, as in the course's published runs. `bitfit+head`
@@ -83,7 +81,8 @@ def load_classifier(model: str) -> BertForSequenceClassification:
     """
     with _loading(model, "model") as folder:
         _read_config(folder)
-        _check_tokenizer(str(folder), tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*o*.[jt]*"))))
+        if _has_tokenizer(folder):
+            load_tokenizer(str(folder))
         # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below.
         classifier, report = BertForSequenceClassification.from_pretrained(
             folder, num_labels=2, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
@@ -92,10 +91,9 @@ def load_classifier(model: str) -> BertForSequenceClassification:
             if name.startswith("classifier."):
                 raise ValueError(f"its classifier has {stored[0]} labels, but a review has 2: give one without it")
             raise ValueError(f"{name} has the shape {tuple(stored)}, but by its config.json {tuple(wanted)}")
-        missing = sorted(name for name in report["missing_keys"] if name.startswith("bert."))
-        if missing:
+        if missing := sorted(name for name in report["missing_keys"] if name.startswith("bert.")):
             raise ValueError(
-                f"it has no weights for {len(missing)} tensors of its encoder, {missing[0]} among them; they would be"
+                f"it has no weights for {len(missing)} tensors of its encoder, such as {missing[0]}, which would be"
                 " random. Choose a checkpoint with the whole of BERT, its pooler included"
             )
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
@@ -126,11 +124,8 @@ def _read_config(folder: Path) -> dict:
     return config
 
 
-@lru_cache(maxsize=4)
-def _check_tokenizer(folder: str, changed: tuple[int, ...]) -> None:
-    """Look at the tokenizer beside a model, if there is one, once: it takes longer to load than the model."""
-    if any(Path(folder, name).exists() for name in ("vocab.txt", "tokenizer.json")):
-        load_tokenizer(folder)
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "vocab.txt").exists() or (folder / "tokenizer.json").exists()
 
 
 def load_tokenizer(model: str) -> BertTokenizerFast:
@@ -139,16 +134,16 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
     The hub's bert-tiny has a `vocab.txt` and nothing else, hence no limit of its own.
     """
     with _loading(model, "tokenizer") as folder:
-        vocab = folder / "vocab.txt"
-        if not vocab.exists() and not (folder / "tokenizer.json").exists():
-            # transformers 5 would make up a vocabulary of 5 tokens.
+        if not _has_tokenizer(folder):  # transformers 5 would make up a vocabulary of 5 tokens.
             raise FileNotFoundError("there is no vocab.txt and no tokenizer.json")
-        if vocab.exists() and vocab.read_bytes()[:3] == b"\xef\xbb\xbf":
-            raise ValueError("its vocab.txt begins with a byte order mark (BOM): save it as UTF-8 without one")
         tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-        if not set(tokenizer.all_special_tokens) < set(vocabulary):
-            raise ValueError("its vocab.txt is not a BERT vocabulary: copy the right one beside the model")
+        first = min(vocabulary, key=vocabulary.get, default="")
+        if first.startswith("\ufeff") or not set(tokenizer.all_special_tokens) < set(vocabulary):
+            raise ValueError(
+                f"its vocab.txt, which begins with {first!a}, is not a BERT vocabulary in UTF-8 without a byte order"
+                " mark (BOM): copy the right one beside the model"
+            )
         rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
         if (last := max(tokenizer.get_vocab().values())) >= rows:
             raise ValueError(
@@ -169,9 +164,7 @@ def save_delta(classifier: BertForSequenceClassification, model: str, path: Path
         for name, value in classifier.state_dict().items()
         if name.startswith("classifier.") or not torch.equal(value.detach().cpu(), before[name])
     }
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file(delta, beside, {"model": short_name(model), "fingerprint": fingerprint_model(model)})
-    os.replace(beside, path)
+    write_atomically(path, save(delta, {"model": short_name(model), "fingerprint": fingerprint_model(model)}))
 
 
 def load_delta(path: Path, model: str) -> BertForSequenceClassification:
@@ -182,11 +175,11 @@ def load_delta(path: Path, model: str) -> BertForSequenceClassification:
             delta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CourseError(f"Could not read the delta {path}: {error}.") from error
-    if made_from.get("fingerprint") != fingerprint_model(model):
+    before, now = made_from.get("fingerprint", "no fingerprint"), fingerprint_model(model)
+    if before != now:
         raise CourseError(
-            f"The delta {path} was made from {made_from.get('model', 'an unknown model')}"
-            f" ({made_from.get('fingerprint', 'no fingerprint')}), not from {short_name(model)}"
-            f" ({fingerprint_model(model)}): load it with the model that it was made from."
+            f"The delta {path} was made from {made_from.get('model', 'an unknown model')} ({before}), not from"
+            f" {short_name(model)} ({now}): load it with the model that it was made from."
         )
     classifier = load_classifier(model)
     classifier.load_state_dict(classifier.state_dict() | delta)
@@ -194,12 +187,12 @@ def load_delta(path: Path, model: str) -> BertForSequenceClassification:
 
 
 def fingerprint_model(model: str) -> str:
-    """Hash all files which decide what a model is: configuration, weights, tokenizer (SHA-256, 16 digits)."""
+    """Hash all files which decide what a model is, in the order of their names (SHA-256, 16 digits)."""
     digest = hashlib.sha256()
     with _loading(model, "model") as folder:
         if not (folder / "config.json").exists():
             raise FileNotFoundError("there is no config.json")
-        for path in dict.fromkeys(path for pattern in IDENTITY for path in sorted(folder.glob(pattern))):
+        for path in sorted({path for pattern in IDENTITY for path in folder.glob(pattern)}):
             if not path.name.startswith("."):  # macOS's `._model.safetensors`
                 digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -113,14 +113,13 @@ def load_settings(
     if profile not in PROFILES:
         raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
     settings = replace(Settings(profile=profile), **PROFILES[profile])
-    for name, value in (("model", model), ("data", data)):
+    for name, value in (("model", model), ("data", data), ("precision", precision)):
         value = value or os.environ.get(f"COURSE_{name.upper()}")
         if value:
-            settings = replace(settings, **{name: local_folder(value)})
-    precision = precision or os.environ.get("COURSE_PRECISION") or settings.precision
-    if precision not in PRECISIONS:
-        raise CourseError(f"Unknown precision {precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
-    return replace(settings, precision=precision)
+            settings = replace(settings, **{name: value if name == "precision" else local_folder(value)})
+    if settings.precision not in PRECISIONS:
+        raise CourseError(f"Unknown precision {settings.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
+    return settings
 
 
 def local_folder(name: str) -> str:
@@ -138,9 +137,9 @@ def is_hub_id(name: str) -> bool:
 
 def short_name(name: str) -> str:
     """Name a model or data set without any machine's path."""
-    return (
-        f"offline {Path(name).name}" if Path(name).parent == OFFLINE else name if is_hub_id(name) else Path(name).name
-    )
+    if is_hub_id(name):
+        return name
+    return f"offline {Path(name).name}" if Path(name).parent == OFFLINE else Path(name).name
 
 
 def project_folder() -> Path:
@@ -154,12 +153,12 @@ def find_build_folder() -> Path:
     return Path(os.environ.get("COURSE_BUILD") or project_folder() / "build").absolute()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename, so that a full disk or a kill leaves the old file whole."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
     except OSError as error:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""One file of labelled reviews: csv in the dialects that people write, json, parquet, a folder of `datasets`.
+"""Labelled reviews in one place: csv in the dialects that people write, json, parquet, a folder of `datasets` or texts.
 
 No other text is ever read than the one that was written: a file that can be read in two ways, or not at all, is
 refused with the row. Rows are counted from 0, without the header.
@@ -10,12 +10,12 @@ import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
@@ -25,13 +25,16 @@ from helpers.settings import CourseError
 
 # What people call the two columns and the two labels, whatever the case; the first name that is there counts.
 COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment")}
-LABELS = {name: 0 for name in ("0", "0.0", "neg", "negative", "false")}
-LABELS |= {name: 1 for name in ("1", "1.0", "pos", "positive", "true")}
-MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
+FOLDERS = ("neg", "pos")  # of the archive aclImdb, which has a file a review
 QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
+ASIDE = "\udc80"  # Half a character, which no decoded text has.
+Rows = list[tuple[Any, Any]]  # text and label
+
+csv.field_size_limit(2**31 - 1)
 
 
-class WrongRow(Exception):
+class WrongRow(ValueError):
     """What is wrong in a row, and what to do; `row` is counted from 0."""
 
     def __init__(self, row: int, message: str) -> None:
@@ -40,196 +43,194 @@ class WrongRow(Exception):
 
 
 def read_table(path: Path) -> tuple[list[str], list[int]]:
-    """The texts, as they stand in the file, and the labels, 0 or 1; raises CourseError."""
+    """The texts, as they stand in the file or folder, and the labels, 0 or 1; raises CourseError."""
     try:
-        if path.is_dir():
+        if is_tree(path):
+            rows = read_tree(path)
+        elif path.is_dir():
             rows = read_arrow(Dataset.load_from_disk(str(path)).with_format("arrow")[:])
         elif path.suffix.lower() == ".parquet":
             rows = read_arrow(pq.read_table(path))
         else:
-            name, data = path.name.lower(), path.read_bytes()
-            text = decode(gzip.decompress(data) if name.endswith(".gz") else data)
-            rows = (read_json if ".json" in name else read_csv)(text)
-        return check_rows(*rows)
+            rows = (read_json if ".json" in path.name.lower() else read_csv)(read_text(path))
+        for row, (text, label) in enumerate(rows):
+            check_text(row, text)
+            check_label(row, label)
     except WrongRow as error:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
-    except (ValueError, OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except Exception as error:  # What a broken file makes the libraries raise has no common kind.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
+    return [text for text, _ in rows], [LABELS[spell(label)] for _, label in rows]
 
 
-def check_rows(texts: list, labels: list) -> tuple[list[str], list[int]]:
-    """Refuse a row without a text or with another label; returns the labels as numbers."""
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        if text is None or (isinstance(text, str) and not text.strip()):
-            raise WrongRow(row, "the text is empty. Remove the row or fill it in.")
-        if not isinstance(text, str):
-            raise WrongRow(row, f"the text is {show(text)}, of the type {type(text).__name__}: write it as a text.")
-        if text.isascii() is False and re.search("[\ud800-\udfff]", text):
-            raise WrongRow(row, f"the text {show(text)} has half a character in it (a lone surrogate). Remove it.")
-        check_label(row, label)
-    return texts, [LABELS[key(label)] for label in labels]
+def check_text(row: int, text: Any) -> None:
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise WrongRow(row, "the text is empty. Remove the row or fill it in.")
+    if not isinstance(text, str):
+        raise WrongRow(row, f"the text is {show(text)}, of the type {type(text).__name__}: write it as a text.")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise WrongRow(row, f"the text {show(text)} has half a character in it (a lone surrogate). Remove it.")
 
 
 def check_label(row: int, label: Any) -> None:
-    if key(label) not in LABELS:
-        raise WrongRow(
-            row,
-            f"the label is {show(label)}, but must be 0, negative, neg or false, or else 1, positive, pos or true.",
-        )
+    if spell(label) not in LABELS:
+        known = "0, negative, neg or false, or else 1, positive, pos or true"
+        raise WrongRow(row, f"the label is {show(label)}, but must be {known}.")
 
 
-def key(label: Any) -> str:
-    return str(label).strip().lower()
+def spell(name: Any) -> str:
+    """The name of a label or column as the tables above have it."""
+    return str(name).strip().lower()
 
 
 def show(value: Any) -> str:
     """A value for a message: on one line, and not the whole of a review."""
-    text = "empty" if value is None or value == "" else " ".join(str(value).split())
-    return ascii(text[:60] + "…")[1:-1].replace("\\u2026", "…") if len(text) > 60 else text
+    text = " ".join(str("" if value is None else value).split()) or "empty"
+    text = text if len(text) <= 60 else f"{text[:60]}…"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def find_columns(names: list) -> tuple[int, int]:
-    """Where the texts and the labels are."""
-    plain, found = [str(name).strip().lower() for name in names], []
-    for column, known in COLUMNS.items():
-        name = next((name for name in known if name in plain), None)
-        if name and plain.count(name) > 1:
-            raise ValueError(f"it has {plain.count(name)} columns {name}: remove one")
-        found.append(plain.index(name) if name else column)
-    if missing := [column for column in found if isinstance(column, str)]:
+    """Where the texts and the labels are; ValueError where either is not there, or twice."""
+    plain = [spell(name) for name in names]
+    text, label = (next((name for name in known if name in plain), known[0]) for known in COLUMNS.values())
+    wrong = [name for name in (text, label) if plain.count(name) != 1]
+    if wrong:
+        said = " and ".join(f"{'more than one' if name in plain else 'no'} column {name}" for name in wrong)
         seen = ", ".join(map(show, names[:8])) or "none"
-        raise ValueError(
-            f"it has no column {' and no column '.join(missing)}; it has: {seen}. Name them text and label"
-        )
-    return tuple(found)
+        raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each")
+    return plain.index(text), plain.index(label)
 
 
-def read_arrow(table: pa.Table) -> tuple[list, list]:
+def list_visible(folder: Path) -> list[Path]:
+    """What is in a folder, in order, but for what begins with a dot, such as macOS's `._train.csv`."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+
+
+def is_tree(path: Path) -> bool:
+    return all((path / name).is_dir() for name in FOLDERS)
+
+
+def read_tree(folder: Path) -> Rows:
+    """A file a review, `neg` before `pos`."""
+    return [
+        (read_text(path), name) for name in FOLDERS for path in list_visible(folder / name) if path.suffix == ".txt"
+    ]
+
+
+def read_arrow(table: pa.Table) -> Rows:
     """A table of parquet or `datasets`; where it says what its numbered labels are called, the names count."""
     text, label = (table.column_names[place] for place in find_columns(table.column_names))
-    labels = table[label].to_pylist()
     said = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
     names = dict(enumerate(said.get("features", {}).get(label, {}).get("names") or []))
-    return table[text].to_pylist(), [names.get(value, value) if names else value for value in labels]
+    labels = [names.get(value, value) if names else value for value in table[label].to_pylist()]
+    return list(zip(table[text].to_pylist(), labels, strict=True))
 
 
-def decode(data: bytes) -> str:
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+def read_text(path: Path) -> str:
+    """A file's text, in UTF-8, or in UTF-16 with its mark; ValueError for another one, and for none."""
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+    encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
+    name = f"{path.parent.name}/{path.name}"
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"line {line} is not {encoding.upper()}. Save the file again as UTF-8") from error
+        raise ValueError(f"{name}: line {line} is not {encoding}. Save it again as UTF-8") from error
     if not text.strip():
-        raise ValueError("it is empty")
+        raise ValueError(f"{name} is empty. Fill it in or remove it")
     if "\0" in text[:1000]:
-        raise ValueError("it is no text in UTF-8. Save the file again as UTF-8")
+        raise ValueError(f"{name} is no text in UTF-8. Save it again as UTF-8")
     return text
 
 
-def read_json(content: str) -> tuple[list, list]:
+def read_json(content: str) -> Rows:
     """A list of objects, an object a line, or one object with a list (or pandas' object) a column."""
     try:
-        rows = json.loads(content)
+        records = json.loads(content)
     except ValueError:
-        rows = []
-        for row, line in enumerate(line for line in content.split("\n") if line.strip()):
+        records = []
+        for row, line in enumerate(filter(str.strip, content.split("\n"))):
             try:
-                rows.append(json.loads(line))
+                records.append(json.loads(line))
             except ValueError as error:
                 raise WrongRow(row, f"it is no JSON: {error} (seen: {show(line)}).") from error
-    if isinstance(rows, dict) and all(isinstance(column, (dict, list)) for column in rows.values()):
-        columns = {name: dict(enumerate(each)) if isinstance(each, list) else each for name, each in rows.items()}
-        places = next(iter(columns.values()), {}).keys()
-        if any(column.keys() != places for column in columns.values()):
-            raise ValueError("its columns are not of one length")
-        rows = [{name: column[place] for name, column in columns.items()} for place in places]
-    rows = [rows] if isinstance(rows, dict) else rows
-    if not isinstance(rows, list):
-        raise ValueError(f"it holds {show(rows)} in place of rows")
-    for row, record in enumerate(rows):
+    if isinstance(records, dict) and all(isinstance(column, (dict, list)) for column in records.values()):
+        records = pd.DataFrame(records, dtype=object).to_dict("records")
+    records = [records] if isinstance(records, dict) else records
+    if not isinstance(records, list):
+        raise ValueError(f"it holds {show(records)} in place of rows")
+    for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise WrongRow(row, f'it is {show(record)}, but must be an object such as {{"text": "...", "label": 1}}.')
-    names = list(rows[0]) if rows else []
+    names = list(records[0]) if records else []
     text, label = (names[place] for place in find_columns(names))
-    return [record.get(text) for record in rows], [record.get(label) for record in rows]
+    return [(record.get(text), record.get(label)) for record in records]
 
 
-def read_csv(content: str) -> tuple[list[str], list[str]]:
+def read_csv(content: str) -> Rows:
     """Read a table in every dialect in which it makes sense, and refuse it where these differ in a text."""
-    ways: list[tuple[list[str], list[str]]] = []
-    errors: list[Exception] = []
-    end = re.search("\r\n|\r|\n|$", content).group()
-    # Where a file has the old Mac's sign alone, too, the \n after the first one may belong to a text.
-    ends = [end, "\r"] if end == "\r\n" and re.search("\r(?!\n)", content) else [end]
-    for end, delimiter in product(ends, ",;\t|"):
-        for dialect in list_dialects(content, delimiter):
-            try:
-                rows = parse(content, end, delimiter=delimiter, **dialect)
-            except (WrongRow, ValueError) as error:
-                errors.append(error)
-                continue
-            # Where every text stands in quotes, these are not part of the texts (if there are enough to train on).
-            quoted = [re.fullmatch('"([^"]|"")+"', text) for text in rows[0]]
-            if dialect.get("quoting") is None or len(quoted) < 10 or not all(quoted):
-                ways.append(rows)
-    if not ways:  # What went well for the longest is nearest to what is meant; else the header with most columns.
-        raise max(errors, key=lambda error: getattr(error, "row", str(error).count(",") / len(content) - 1))
-    first = list(zip(*ways[0], strict=True))
-    for other in ways[1:]:
-        for row, (one, two) in enumerate(zip(first, zip(*other, strict=True), strict=False)):
-            if one != two:
+    ways: list[Rows] = []
+    errors: list[ValueError] = []
+    header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
+    if end == "\r\n" and content.endswith("\r"):  # The old Mac's end of a line, and a text that begins with \n.
+        raise ValueError("its lines end in \\r\\n and in \\r alone. Save it as parquet or jsonl")
+    # The csv module takes either sign for the end of a line; a writer quotes no other than its own.
+    other = "\n" if end == "\r" else "\r"
+    content = re.sub("\r(?!\n)" if end == "\r\n" else other, ASIDE, content)
+    for dialect in list_dialects(content, header):
+        try:
+            rows = parse(content, other, dialect)
+        except ValueError as error:
+            errors.append(error)
+            continue
+        # Where every text stands in double quotes, these are no part of it (if there are enough to train on).
+        quoted = len(rows) >= 10 and all(re.fullmatch('"([^"]|"")+"', text) for text, _ in rows)
+        if dialect.get("quotechar") == '"' or not quoted:
+            ways.append(rows)
+    if not ways:  # What went well for the longest is nearest to what is meant; else the likeliest separator.
+        raise max(errors, key=lambda error: getattr(error, "row", -1))
+    for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
+        for other in others:
+            if other != first:
                 raise WrongRow(
                     row,
-                    f"it can be read as {show(one[0])!r} or as {show(two[0])!r}, since the file leaves open what quotes"
-                    " and backslashes mean in it. Save it as parquet or jsonl, or put every text in double quotes.",
+                    f"it can be read as {show(first[0])!r} or as {show(other[0])!r}, since the file leaves open what"
+                    " quotes and backslashes mean in it. Save it as parquet or jsonl, or put every text in double"
+                    " quotes.",
                 )
     return ways[0]
 
 
-def list_dialects(content: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    """Quotes (double or single) that are doubled, or have a backslash before them, or both; or no quotes at all.
+def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
+    """Quotes (double, single or none) that are doubled, or have a backslash before them, or both.
 
     The backslash is no such sign in a file that has one before a letter, where none needs to be.
     """
-    before = set(re.findall(r"\\(.?)", content, re.DOTALL))
-    for quote in "\"'":
-        escapes = bool(before) and before <= {"\\", "\r", "\n", delimiter, quote}
-        if quote in content:
-            yield {"quotechar": quote}
-            if escapes:
-                yield {"quotechar": quote, "doublequote": False, "escapechar": "\\"}
-                yield {"quotechar": quote, "escapechar": "\\"}
-        if quote == '"':
-            yield {"quoting": csv.QUOTE_NONE}
-            if escapes:
-                yield {"quoting": csv.QUOTE_NONE, "escapechar": "\\"}
+    escaped = set(re.findall(r"\\(.?)", content, re.DOTALL))
+    for delimiter, quote in product(sorted(",;\t|", key=header.count, reverse=True), ('"', "'", None)):
+        dialect = {"delimiter": delimiter} | ({"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE})
+        yield dialect
+        if escaped and escaped <= {"\\", "\r", "\n", ASIDE, delimiter, quote or '"'}:
+            yield dialect | {"escapechar": "\\"}
+            yield dialect | {"escapechar": "\\", "doublequote": False}
 
 
-def parse(content: str, end: str, **dialect: Any) -> tuple[list[str], list[str]]:
+def parse(content: str, aside: str, dialect: dict[str, Any]) -> Rows:
     """Read a table with Python's csv module: every row as long as the header, every label a label."""
-    # The module takes either sign for the end of a line; a writer quotes no other than its own.
-    other = {"\n": "\r", "\r": "\n"}.get(end, "")
-    aside = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in content)
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(
-        io.StringIO(content.replace(other, aside) if other else content, newline=""), strict=True, **dialect
-    )
-    row, texts, labels = -1, [], []
-    header = None
+    reader = filter(None, csv.reader(io.StringIO(content, newline=""), strict=True, **dialect))
+    rows: Rows = []
     try:
-        for values in filter(None, reader):
-            if header is None:
-                header = values
-                text, label = find_columns(header)
-                continue
-            row += 1
+        header = next(reader)
+        text, label = find_columns(header)
+        for values in reader:
+            values = [value.replace(ASIDE, aside) for value in values]
             if len(values) != len(header):
-                seen = " | ".join(map(show, values[:4]))
-                raise WrongRow(row, f"{len(values)} values (seen: {seen}), but the header names {len(header)}. {QUOTE}")
-            check_label(row, values[label])
-            texts.append(values[text].replace(aside, other))
-            labels.append(values[label])
+                seen = f"{len(values)} values (seen: {' | '.join(map(show, values[:4]))})"
+                raise WrongRow(len(rows), f"{seen}, but the header names {len(header)}. {QUOTE}")
+            check_label(len(rows), values[label])
+            rows.append((values[text], values[label]))
     except csv.Error as error:
-        raise WrongRow(row + 1, f"its quotes do not fit ({error}). {QUOTE}") from error
-    return texts, labels
+        raise WrongRow(len(rows), f"its quotes do not fit ({error}). {QUOTE}") from error
+    return rows

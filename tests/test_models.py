@@ -154,10 +154,6 @@ def assert_tokenizer(tokenizer) -> None:
     assert len(tokenizer("word " * 600, truncation=True)["input_ids"]) == 512
 
 
-def test_the_tokenizer_of_a_vocabulary_alone(bert_tiny: Path) -> None:
-    assert_tokenizer(load_tokenizer(str(bert_tiny)))
-
-
 def test_the_committed_results_name_the_offline_checkpoint() -> None:
     assert fingerprint_model(load_settings().model) == "001b2a1ef606ccd8"
 
@@ -216,9 +212,11 @@ def test_weights_in_shards_are_the_same_model(small_bert: Path, tmp_path: Path) 
     assert_same_encoder(load_classifier(str(folder)), BertModel.from_pretrained(small_bert).state_dict())
 
 
-def test_the_tokenizer_that_transformers_5_saves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save", [None, save_tokenizer])
+def test_the_tokenizer_of_a_vocabulary_alone_or_as_transformers_5_saves_it(tmp_path: Path, save) -> None:
     folder = save_bert(tmp_path, **SMALL)
-    save_tokenizer(folder)
+    if save:
+        save(folder)
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
@@ -234,10 +232,6 @@ def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(folder)
     assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
-
-
-def break_file(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
 
 
 def configured(**changes: object) -> Callable[[Path], object]:
@@ -262,10 +256,13 @@ def with_three_labels(folder: Path) -> None:
     BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).save_pretrained(folder)
 
 
-def with_pickle(content: bytes) -> Callable[[Path], None]:
+def with_file(name: str, content: bytes) -> Callable[[Path], object]:
+    """Another content of a file; the pickle takes the place of the weights."""
+
     def change(folder: Path) -> None:
-        (folder / "model.safetensors").unlink()
-        (folder / "pytorch_model.bin").write_bytes(content)
+        if name == "pytorch_model.bin":
+            (folder / "model.safetensors").unlink()
+        (folder / name).write_bytes(content)
 
     return change
 
@@ -274,10 +271,9 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "is a distilbert model, not BERT"),
     "GPT-2": (lambda folder: GPT2Config().save_pretrained(folder), "is a gpt2 model, not BERT"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "config.json"),
-    "configuration cut short": (break_file("config.json", b'{"hidden_size": 1'), "config.json"),
-    "configuration is a list": (break_file("config.json", b"[1, 2]"), "Could not load the model"),
-    "configuration of words": (break_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
-    "configuration of null": (break_file("config.json", b"null"), "config.json is no JSON object"),
+    "configuration cut short": (with_file("config.json", b'{"hidden_size": 1'), "config.json"),
+    "configuration is a list": (with_file("config.json", b"[1, 2]"), "config.json is no JSON object"),
+    "configuration of words": (with_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
     "other size": (configured(hidden_size=8), r"has the shape \(16,\), but by its config.json \(8,\)"),
     "other vocabulary": (configured(vocab_size=40000), r"word_embeddings.weight has the shape \(30522, 16\)"),
     "small vocabulary": (configured(vocab_size=20000), "30521.*embedding 20000 rows"),
@@ -292,10 +288,10 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (cut, "Could not load the model"),
-    "weights of text": (break_file("model.safetensors", b"version https://git-lfs"), "Could not load the model"),
-    "empty weights": (break_file("model.safetensors", b""), "Could not load the model"),
-    "pickle of text": (with_pickle(b"version https://git-lfs"), "Could not load the model"),
-    "empty pickle": (with_pickle(b""), "Could not load the model"),
+    "weights of text": (with_file("model.safetensors", b"version https://git-lfs"), "Could not load the model"),
+    "empty weights": (with_file("model.safetensors", b""), "Could not load the model"),
+    "pickle of text": (with_file("pytorch_model.bin", b"version https://git-lfs"), "Could not load the model"),
+    "empty pickle": (with_file("pytorch_model.bin", b""), "Could not load the model"),
     "other names": (rename_encoder, "no weights for 39 tensors"),
     "three labels": (with_three_labels, "classifier has 3 labels"),
 }

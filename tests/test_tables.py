@@ -5,32 +5,14 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.settings import CourseError
 from helpers.tables import read_table
 
-PIECES = [
-    "Good film",
-    "don't",
-    "''",
-    '"x"',
-    '""',
-    "\\\\",
-    '\\"',
-    "\r\n",
-    ", 0",
-    "\n1,",
-    ",",
-    ";",
-    "\t",
-    "|",
-    "\r",
-    "\n",
-    "'",
-    '"',
-]
+PIECES = ["Good film", "don't", "''", '"x"', '""', "\\\\", '\\"', "\r\n", ", 0", "\n1,", *",;\t|\r\n'\""]
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 TEXTS = st.lists(st.sampled_from(PIECES) | LETTERS, min_size=1, max_size=8).map("".join)
 REVIEWS = st.lists(TEXTS.filter(str.strip), min_size=1, max_size=6)
@@ -100,3 +82,16 @@ def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding)
         quoting = csv.QUOTE_ALL if everywhere else csv.QUOTE_MINIMAL
         rows.to_csv(path, index=False, sep=separator, quoting=quoting, lineterminator=end, encoding=encoding)
         assert read_table(path) == (texts, labels)
+
+
+def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\n" + '"It\'s good",1\n"No",0\n' * 6)
+    assert read_table(path) == (["It's good", "No"] * 6, [1, 0] * 6)
+
+
+def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"text,label,stars\r" + b"\nGood,positive,10\r")
+    with pytest.raises(CourseError, match="train.csv: its lines end in"):
+        read_table(path)
