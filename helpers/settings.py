@@ -153,12 +153,12 @@ def find_build_folder() -> Path:
     return Path(os.environ.get("COURSE_BUILD") or project_folder() / "build").absolute()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename, so that a full disk or a kill leaves the old file whole."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(beside, path)
     except OSError as error:
         with suppress(OSError):
