@@ -75,24 +75,24 @@ class Progress:
         """Show what is new, as lines, and renew the picture, where there is one."""
         for line in lines:
             self.say(line)
-        self.bar.n, self.bar.total = self.count_epochs()
+        done, left = self.count()
+        self.bar.n, self.bar.total = done, done + left
         self.bar.set_description_str(self.describe_status())
 
     def close(self) -> None:
         """The training has ended, or was stopped."""
         self.bar.clear()
 
-    def count_epochs(self) -> tuple[float, float]:
-        """The epochs that are done, and those that are wanted."""
+    def count(self, weigh: Callable[[Run], float] = lambda run: 1) -> tuple[float, float]:
+        """The epochs that are done and those that are left, each with its run's weight."""
         states = self.known.values()
-        return sum(min(each.done, each.until) for each in states), sum(each.until for each in states)
+        done = sum(min(each.done, each.until) * weigh(each.run) for each in states)
+        return done, sum(each.until * weigh(each.run) for each in states) - done
 
     def count_reviews(self) -> tuple[float, float]:
-        """How many reviews have been trained, and how many are left; where nobody knows how many all are, epochs."""
-        states = self.known.values()
-        every = max((each.run.reviews or 0 for each in states), default=0) or 1
-        trained = sum(each.done * (each.run.reviews or every) for each in states)
-        return trained, sum(max(0, each.until - each.done) * (each.run.reviews or every) for each in states)
+        """How many reviews have been trained, and how many are left; where all runs have all reviews, epochs."""
+        most = max((run.reviews or 0 for run in self.known), default=0) or 1
+        return self.count(lambda run: run.reviews or most)
 
     def describe(self, state: State) -> str:
         fields = list_varied(vars(each.run) for each in self.known.values()) or CELL
@@ -102,10 +102,10 @@ class Progress:
 
     def describe_status(self) -> str:
         """How many runs and epochs are done, the time left, and each policy's best accuracy."""
-        done, until = self.count_epochs()
+        done, left = self.count()
         finished = sum(each.finished for each in self.known.values())
-        parts = [f"{finished} of {len(self.known)} runs", f"{int(done)} of {until:g} epochs"]
-        parts += [self.describe_left()] if done < until else []
+        parts = [f"{finished} of {len(self.known)} runs", f"{int(done)} of {done + left:g} epochs"]
+        parts += [self.describe_left()] if left else []
         parts += [f"best {best.run.policy} {best.accuracy:.3f}" for best in find_best(self.known.values())]
         return ", ".join(filter(None, parts))
 
@@ -131,8 +131,8 @@ class NotebookProgress(Progress):
     def draw(self, lines: list[str], note: str = STOP_NOTE) -> None:
         from IPython.display import display
 
-        (done, until), status = self.count_epochs(), self.describe_status()
-        bar = f'<progress style="width: 100%" value="{done}" max="{until}"></progress>'
+        (done, left), status = self.count(), self.describe_status()
+        bar = f'<progress style="width: 100%" value="{done}" max="{done + left}"></progress>'
         text = "<br>".join([LEGEND, bar, html.escape(status), note])
         picture = {"text/html": f"{render(self.known.values())}<div>{text}</div>", "text/plain": status}
         if self.output:

@@ -163,6 +163,13 @@ def test_variants_have_names_of_their_own():
     assert len(set(labels)) == len(labels) == 11 and "BitFit, batch 16, 4 epochs" in labels
 
 
+def test_a_line_that_is_in_the_second_panel_only_is_named_too():
+    apart = {("checkpoint", "bitfit+head"), ("random", "full")}
+    results = keep(load("lab_pretraining"), lambda run: (run["encoder"], run["policy"]) in apart)
+    labels = [text.get_text() for text in lab_plots.plot_curve(results, "learning_rate").axes[0].get_legend().texts]
+    assert {"full fine-tuning", "BitFit + classifier"} <= set(labels)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -207,7 +214,8 @@ def test_the_cost_figure_gives_each_policy_its_own_number():
         assert f"a step takes {step[policy] / step['full']:.0%} of the time" in all_text(lab_plots.plot_costs(kept))
         assert f"{name} stores a task in 1/1," in all_text(lab_plots.plot_costs(kept))
     elsewhere = costs | {"runs": [run | {"training_memory_gb": None} for run in costs["runs"]]}
-    assert "not measured here" in all_text(lab_plots.plot_costs(elsewhere))
+    assert "not measured here" in all_text(figure := lab_plots.plot_costs(elsewhere))
+    assert_nothing_cut_off(figure)
     with pytest.raises(CourseError, match="policy full"):
         lab_plots.plot_costs(keep(costs, lambda run: run["policy"] != "full"))
 
@@ -248,35 +256,35 @@ def test_folder_that_cannot_be_made_is_one_message(tmp_path, quick):
         plots.save_plots(quick, tmp_path / "plots")
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, monkeypatch):
-    shown = []
+@pytest.fixture
+def shown(monkeypatch) -> list[dict[str, str]]:
+    bundles = []
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: bundles.append(bundle))
+    return bundles
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, shown, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS", "plain" if plain else "")
-    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append(bundle))
     assert plots.explore_grid(quick) is None
     assert shown[-1]["text/plain"] == "full fine-tuning, rate 3e-4, batch 8: 0.950"
     assert shown[-1]["image/png"].startswith("iVBOR")
     assert ("application/vnd.jupyter.widget-view+json" in shown[-1]) == (not plain)
 
 
-def test_an_explorer_draws_anew_when_a_choice_changes(monkeypatch):
-    shown, size = [], ipywidgets.Dropdown(options=[8, 16])
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
-    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append(bundle["text/plain"]))
+def test_an_explorer_draws_anew_when_a_choice_changes(shown):
+    size = ipywidgets.Dropdown(options=[8, 16])
     interact(lambda size: {"text/plain": f"batch {size}"}, "1em", size=size)
     size.value = 16
-    assert shown[-2:] == ["batch 8", "batch 16"]
+    assert [bundle["text/plain"] for bundle in shown[-2:]] == ["batch 8", "batch 16"]
 
 
 def test_a_cell_that_the_results_lack_is_one_message(quick, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS", "plain")
-    with pytest.raises(CourseError, match="no run of bitfit, 0.0003, 8: choose another"):
-        plots.explore_grid(
-            keep(quick, lambda run: (run["policy"], run["batch_size"]) != ("bitfit", 8))
-            | {"runs": [run for run in quick["runs"] if run["policy"] == "bitfit"][1:]}
-        )
+    with pytest.raises(CourseError, match="no run of full, 0.0003, 8: choose another"):
+        plots.explore_grid(quick | {"runs": quick["runs"][1:]})
 
 
 def test_the_run_is_described_in_full(quick):

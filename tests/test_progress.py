@@ -166,7 +166,7 @@ def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, out
     shown.show([state(FULL, 0), state(SLOW, 0)])
     assert "the first figures come soon" in output.html and "■" in output.html
     shown.show([state(FULL, 4, 0.9), state(SLOW, 1.5, running=True)])
-    assert 'value="5.5" max="8"' in output.html
+    assert 'value="5.5" max="8.0"' in output.html
     shown.show([state(FULL, 4, 0.9), state(SLOW, 4, 0.8)])
     shown.close()
     assert len(output.shown) == 1 and capsys.readouterr().out == ""
