@@ -1,8 +1,6 @@
 """Figures, tables and sentences from the committed results: nothing cut off, the source named, messages that follow."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import ipywidgets
@@ -220,13 +218,6 @@ def test_the_cost_figure_gives_each_policy_its_own_number():
         lab_plots.plot_costs(keep(costs, lambda run: run["policy"] != "full"))
 
 
-@pytest.mark.parametrize(
-    ("examples", "size", "steps"), [(2000, 8, 250), (2000, 128, 16), (20_000, 128, 157), (1, 8, 1)]
-)
-def test_count_steps_counts_the_last_smaller_batch(examples, size, steps):
-    assert plots.count_steps(examples, size) == steps
-
-
 def test_words_are_drawn_in_reading_order_and_the_strongest_is_named():
     effects = pd.Series([0.1, -0.5, 0.0, 0.2, 0.2], index=["a", "dull", "film", "so", "so"])
     figure = plots.plot_word_effects({"BitFit": effects, "full": -effects}, "made up", most=4)
@@ -308,8 +299,3 @@ def test_tables_have_our_figures_and_the_published_ones(quick):
     assert "a difference of 22.8 points (25.9% relative)" in report.describe_gap(quick)
     with pytest.raises(CourseError, match="no tested run of the policy 'full'"):
         report.describe_gap(keep(quick, lambda run: run["policy"] == "bitfit"))
-
-
-def test_plots_import_no_torch():
-    code = "import sys, helpers.plots, helpers.lab_plots; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,29 +31,19 @@ class Terminal(io.StringIO):
         return True
 
 
-class Output:
-    """What a notebook's page shows, in the place of IPython's display."""
-
-    def __init__(self, monkeypatch):
-        self.shown = []
-        monkeypatch.setattr("IPython.display.display", self.display)
-
-    def display(self, bundle, **options):
-        self.shown.append([])
-        self.update(bundle)
-        return self
-
-    def update(self, bundle, **options):
-        self.shown[-1].append(bundle)
-
-    @property
-    def html(self) -> str:
-        return self.shown[-1][-1]["text/html"]
-
-
 @pytest.fixture
-def output(monkeypatch) -> Output:
-    return Output(monkeypatch)
+def pages(monkeypatch) -> list[dict[str, str]]:
+    """What a notebook's one output shows, time after time."""
+    shown = []
+    output = SimpleNamespace(update=lambda bundle, **options: shown.append(bundle))
+
+    def display(bundle, **options):
+        assert not shown, "a second output"
+        shown.append(bundle)
+        return output
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return shown
 
 
 def test_a_log_says_at_once_what_there_is_to_do_and_then_a_line_a_run(capsys, clock):
@@ -72,11 +63,11 @@ def test_a_log_says_at_once_what_there_is_to_do_and_then_a_line_a_run(capsys, cl
     assert out.isascii()
 
 
-def test_where_nothing_is_to_be_trained_nothing_is_shown(capsys, output):
+def test_where_nothing_is_to_be_trained_nothing_is_shown(capsys, pages):
     for shown in (Progress(), NotebookProgress()):
         shown.show([state(FULL, 4, 0.95)])
         shown.close()
-    assert capsys.readouterr().out == "" and not output.shown
+    assert capsys.readouterr().out == "" and not pages
 
 
 def test_pruned_runs_say_after_which_epoch_and_stay_in_the_picture(capsys):
@@ -161,25 +152,25 @@ def test_a_terminal_keeps_its_bar_below_the_lines_also_after_a_round_of_pruning(
         assert "full, rate 3e-4: accuracy 0.950" in terminal.getvalue()
 
 
-def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, output):
+def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, pages):
     shown = NotebookProgress()
     shown.show([state(FULL, 0), state(SLOW, 0)])
-    assert "the first figures come soon" in output.html and "■" in output.html
+    assert "the first figures come soon" in pages[-1]["text/html"] and "■" in pages[-1]["text/html"]
     shown.show([state(FULL, 4, 0.9), state(SLOW, 1.5, running=True)])
-    assert 'value="5.5" max="8.0"' in output.html
+    assert 'value="5.5" max="8.0"' in pages[-1]["text/html"]
     shown.show([state(FULL, 4, 0.9), state(SLOW, 4, 0.8)])
     shown.close()
-    assert len(output.shown) == 1 and capsys.readouterr().out == ""
-    assert output.shown[0][-1]["text/plain"] == "2 of 2 runs, 8 of 8 epochs, best full 0.900"
-    assert "■" not in output.html and "2 of 2 runs" in output.html
+    assert capsys.readouterr().out == ""
+    assert pages[-1]["text/plain"] == "2 of 2 runs, 8 of 8 epochs, best full 0.900"
+    assert "■" not in pages[-1]["text/html"] and "2 of 2 runs" in pages[-1]["text/html"]
 
 
-def test_a_stopped_notebook_says_what_to_do_and_leaves_no_run_in_training(output):
+def test_a_stopped_notebook_says_what_to_do_and_leaves_no_run_in_training(pages):
     shown = NotebookProgress()
     shown.show([state(FULL, 1, running=True)])
-    assert "▸ 1/4" in output.html
+    assert "▸ 1/4" in pages[-1]["text/html"]
     shown.close()
-    assert "▸" not in output.html.split("</table>")[0] and "run the cell again" in output.html
+    assert "▸" not in pages[-1]["text/html"].split("</table>")[0] and "run the cell again" in pages[-1]["text/html"]
 
 
 def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best():
