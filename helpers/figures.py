@@ -1,15 +1,13 @@
-"""What all figures share: looks, size, caption, and how they are saved."""
+"""What all figures share: looks, size, legend, caption, and the PNG file."""
 
 import io
-import os
 import textwrap
-from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from helpers.settings import CourseError
+from matplotlib.transforms import ScaledTranslation
 
 # Colours that the common kinds of colour blindness keep apart (Okabe and Ito); a marker says the same again.
 LOOKS = {
@@ -34,6 +32,13 @@ def open_figure(panels: int, width: float, height: float, sharey: bool = True) -
     return figure, list(axes.flat[:panels])
 
 
+def put_legend(axis: Axes, **options: Any) -> None:
+    """Put the legend below the axis and its label, where it hides nothing."""
+    below = axis.transAxes + ScaledTranslation(0, -0.42, axis.figure.dpi_scale_trans)  # inches
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
+    axis.legend(**place, **{"frameon": False, "fontsize": 9, "ncols": 2} | options)
+
+
 def finish(figure: Figure, title: str, caption: str) -> Figure:
     """Add the message and the caption, both folded to the figure's width; a caption's short parts are kept whole."""
     width = figure.get_figwidth()
@@ -53,15 +58,3 @@ def draw_png(figure: Figure, dpi: int) -> bytes:
     figure.savefig(picture, format="png", dpi=dpi)
     plt.close(figure)
     return picture.getvalue()
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG file, beside and then renamed, and close it; raises CourseError where that fails."""
-    picture, beside = draw_png(figure, 150), path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(picture)
-        os.replace(beside, path)
-    except OSError as error:
-        raise CourseError(f"Could not write the figure {path}: {error.strerror}. The results are untouched.") from error
-    return path

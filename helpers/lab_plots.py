@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from helpers.figures import GREY, LOOKS, PALE, finish, open_figure
+from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
 from helpers.plots import MEASURED
-from helpers.plots import plot_bias_movement as plot_movement  # noqa: F401
-from helpers.report import FIELDS, describe_fields, describe_source, format_rate, list_varied
+from helpers.report import FIELDS, describe_source, format_rate, list_varied, name_run
 from helpers.settings import CourseError, Settings
 
 COSTS = {
@@ -24,20 +22,21 @@ COSTS = {
 
 def plot_variants(results: dict[str, Any]) -> Figure:
     """Draw a row for every variant: each seed's validation accuracy, their mean; hollow: on trained reviews."""
-    groups = _group_variants(results["runs"])
-    if "encoder" not in list_varied(results["runs"]):
-        groups.sort(key=lambda group: -group[2][MEASURED].mean())
-    figure, (axis,) = open_figure(1, 7.2, 0.6 + 0.5 * len(groups))
-    for row, (policy, _, group) in enumerate(groups):
-        _, colour, marker = LOOKS[policy]
-        seen, accuracy = group["train_accuracy"], group[MEASURED]
-        axis.plot(seen, [row + 0.22] * len(seen), marker, mfc="white", mec=GREY, ms=6)
-        axis.plot(accuracy, [row] * len(accuracy), marker, color=colour, ms=9, alpha=0.75)
-        axis.plot([accuracy.mean()] * 2, [row - 0.28, row + 0.28], color="black", lw=1.5)
-        axis.annotate(f"{accuracy.mean():.3f}", (accuracy.mean(), row - 0.3), ha="center", va="bottom", fontsize=9)
-    axis.set_yticks(range(len(groups)), [name.replace(", ", "\n", 1) for _, name, _ in groups])
-    axis.set_ylim(len(groups) - 0.4, -0.75)
-    axis.set_xlabel(f"validation accuracy (n = {_measured_on(results)})")
+    runs = _tabulate(results)
+    runs["mean"] = runs.groupby("variant")[MEASURED].transform("mean")
+    runs = runs.sort_values(["encoder", "mean"], ascending=False, kind="stable")
+    variants = list(runs.groupby("variant", sort=False))
+    figure, (axis,) = open_figure(1, 7.2, 0.6 + 0.5 * len(variants))
+    for row, (_, group) in enumerate(variants):
+        _, colour, marker = LOOKS[group["policy"].iloc[0]]
+        mean = group["mean"].iloc[0]
+        axis.plot(group["train_accuracy"], [row + 0.22] * len(group), marker, mfc="white", mec=GREY, ms=6)
+        axis.plot(group[MEASURED], [row] * len(group), marker, color=colour, ms=9, alpha=0.75)
+        axis.plot([mean] * 2, [row - 0.28, row + 0.28], color="black", lw=1.5)
+        axis.annotate(f"{mean:.3f}", (mean, row - 0.3), ha="center", va="bottom", fontsize=9)
+    axis.set_yticks(range(len(variants)), [name.replace(", ", "\n", 1) for name, _ in variants])
+    axis.set_ylim(len(variants) - 0.4, -0.75)
+    axis.set_xlabel(f"validation accuracy (n = {_measured_on(runs)})")
     axis.axvline(0.5, color=GREY, lw=1, ls=":")
     axis.grid(axis="x", color=PALE)
     note = "line: mean over the seeds · hollow: accuracy on reviews that were trained on · dotted: guessing"
@@ -46,43 +45,38 @@ def plot_variants(results: dict[str, Any]) -> Figure:
 
 def plot_curve(results: dict[str, Any], field: str) -> Figure:
     """Draw accuracy over a numeric field of the runs (log axis): seeds as dots, means as lines; a panel an encoder."""
-    results = results | {"runs": _count_reviews(results)}
-    runs = pd.DataFrame(results["runs"])
+    # More epochs of fewer reviews are no variants, where the reviews are what the axis shows.
+    runs = _tabulate(results, {field, "encoder"} | ({"epochs"} if field == "reviews" else set()))
     panels = list(runs.groupby("encoder", sort=False))
-    figure, axes = open_figure(len(panels), 6.6 if len(panels) == 1 else 4.2, 3.4 if len(panels) == 1 else 4)
+    figure, axes = open_figure(len(panels), *((6.6, 3.4) if len(panels) == 1 else (4.2, 4)))
+    handles = {}
     for axis, (encoder, here) in zip(axes, panels, strict=True):
-        _draw_curves(axis, [run for run in results["runs"] if run["encoder"] == encoder], field)
-        if len(panels) > 1:
-            axis.set_title(FIELDS["encoder"][1](encoder), fontsize=11)
+        for (policy, variant), group in here.groupby(["policy", "variant"], sort=False):
+            _, colour, marker = LOOKS[policy]
+            rank = list(runs.loc[runs["policy"] == policy, "variant"].unique()).index(variant)
+            colour = 1 - (1 - np.array(to_rgb(colour))) * 0.6**rank  # Paler, variant by variant.
+            means = group.groupby(field)[[MEASURED, "train_accuracy"]].mean()
+            axis.plot(group[field], group[MEASURED], marker, color=colour, ms=7, alpha=0.7)
+            axis.plot(means["train_accuracy"], "--", color=colour, lw=1.3)
+            (handles[variant],) = axis.plot(means[MEASURED], color=colour, lw=2)
+        ticks = sorted(here[field].unique())
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [format_rate(tick) if field == "learning_rate" else f"{tick:,g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(axis="y", color=PALE)
         steps = f", {here['steps'].iloc[0]:,} steps each" if field == "reviews" and here["steps"].nunique() == 1 else ""
         axis.set_xlabel(f"{FIELDS[field][0]} (log scale){steps}")
+        if len(panels) > 1:
+            axis.set_title(FIELDS["encoder"][1](encoder))
+        (handles["on trained reviews"],) = axis.plot([], [], "--", color=GREY, lw=1.3)
+        handles["guessing"] = axis.axhline(0.5, color=GREY, lw=1, ls=":")
         if field == "learning_rate":
-            _shade_grid(axis)
-    axes[0].set_ylabel(f"accuracy (validation: n = {_measured_on(results)})")
-    axes[0].legend(
-        loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2 if len(panels) == 1 else 1, frameon=False, fontsize=9
-    )
+            limits, rates = axis.get_xlim(), Settings().learning_rates
+            handles["the assignment's grid"] = axis.axvspan(min(rates), max(rates), color="#efefef", zorder=0)
+            axis.set_xlim(limits)
+    axes[0].set_ylabel(f"accuracy (validation: n = {_measured_on(runs)})")
+    put_legend(axes[0], handles=handles.values(), labels=handles.keys(), ncols=2 if len(panels) == 1 else 1)
     return finish(figure, describe_finding(results), describe_source(results, "dots: the seeds"))
-
-
-def _draw_curves(axis: Axes, runs: list[dict[str, Any]], field: str) -> None:
-    drawn: dict[str, int] = {}
-    # More epochs of fewer reviews are no variants, where the reviews are what the axis shows.
-    apart = {field, "encoder"} | ({"epochs"} if field == "reviews" else set())
-    for policy, label, group in _group_variants(runs, apart):
-        _, colour, marker = LOOKS[policy]
-        drawn[policy] = drawn.get(policy, 0) + 1
-        colour = 1 - (1 - np.array(to_rgb(colour))) * 0.6 ** (drawn[policy] - 1)  # Paler, variant by variant.
-        means = group.groupby(field)[[MEASURED, "train_accuracy"]].mean()
-        axis.plot(means.index, means[MEASURED], color=colour, lw=2, label=f"{label}, validation")
-        axis.plot(means.index, means["train_accuracy"], "--", color=colour, lw=1.3, label=f"{label}, trained reviews")
-        axis.plot(group[field], group[MEASURED], marker, color=colour, ms=7, alpha=0.7)
-    ticks = sorted({run[field] for run in runs})
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [format_rate(tick) if field == "learning_rate" else f"{tick:,g}" for tick in ticks])
-    axis.minorticks_off()
-    axis.axhline(0.5, color=GREY, lw=1, ls=":", label="guessing")
-    axis.grid(axis="y", color=PALE)
 
 
 def plot_costs(results: dict[str, Any]) -> Figure:
@@ -90,7 +84,8 @@ def plot_costs(results: dict[str, Any]) -> Figure:
     costs = pd.DataFrame(results["runs"]).set_index("policy")
     if "full" not in costs.index or len(costs) < 2:
         raise CourseError("Costs are drawn relative to those of the policy full: measure it and another one.")
-    share = (costs[list(COSTS)].astype(float) / costs.loc["full", list(COSTS)].astype(float)).drop("full")
+    costs = costs[list(COSTS)].astype(float)
+    share = (costs / costs.loc["full"]).drop("full")
     figure, (axis,) = open_figure(1, 6.6, 3.4)
     height = 0.8 / len(share)
     for place, (policy, row) in enumerate(share.iterrows()):
@@ -98,17 +93,13 @@ def plot_costs(results: dict[str, Any]) -> Figure:
         places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * height
         axis.barh(places, row, height * 0.9, color=colour, label=label)
         for y, value in zip(places, row, strict=True):
-            if np.isnan(value):
-                text, value, inside = "not measured here", axis.get_xlim()[0], False
-            else:
-                text, inside = f"{value:.1%}" if value >= 0.01 else f"{value:.2%}", 0.1 < value < 1
-            # Beside its bar it would stand on the line of full fine-tuning.
-            axis.annotate(f" {text} ", (value, y), ha="right" if inside else "left", va="center", fontsize=9)
+            text = "not measured here" if np.isnan(value) else f"{value:.1%}" if value >= 0.01 else f"{value:.2%}"
+            axis.text(1.01, y, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
     axis.axvline(1, color="black", lw=1.2)
-    axis.set(xscale="log", xlim=(None, 4), xlabel="relative to full fine-tuning (log scale); line: full fine-tuning")
+    axis.set(xscale="log", xlabel="relative to full fine-tuning (log scale); line: full fine-tuning")
     axis.set_yticks(range(len(COSTS)), COSTS.values())
     axis.invert_yaxis()
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=3, frameon=False, fontsize=9)
+    put_legend(axis, ncols=3)
     policy, run = "bitfit" if "bitfit" in share.index else share.index[0], results["provenance"]
     title = (
         f"{LOOKS[policy][0]} stores a task in 1/{1 / share.loc[policy, 'task_bytes']:,.0f} of the space, and a step"
@@ -120,71 +111,59 @@ def plot_costs(results: dict[str, Any]) -> Figure:
 
 def describe_finding(results: dict[str, Any]) -> str:
     """One sentence with the main figures of what the runs vary, whatever they turn out to be."""
-    runs = pd.DataFrame(_count_reviews(results))
-    varied = list_varied(results["runs"])
-    policies, rates = set(runs["policy"]), runs["learning_rate"].nunique() > 1
-    if {"full", "bitfit+head"} <= policies and (
-        field := next((f for f in ("encoder", "reviews") if f in varied), None)
-    ):
-        best = _mean(runs, [field, "policy", "learning_rate"]).groupby([field, "policy"], sort=False).max().unstack()
+    runs, varied = _tabulate(results), list_varied(results["runs"])
+
+    def mean(*by: str) -> pd.Series:
+        return runs.groupby(list(by), sort=False)[MEASURED].mean()
+
+    policies, rates = set(runs["policy"]), "learning_rate" in varied
+    if {"full", "bitfit+head"} <= policies and {"encoder", "reviews"} & set(varied):
+        field = "encoder" if "encoder" in varied else "reviews"
+        best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
         gap = (best["full"] - best["bitfit+head"]).dropna()
-        shown = gap if field == "encoder" else gap.sort_index().iloc[[0, -1]] if len(gap) > 1 else gap
-        parts = [
-            f"{_points(value)} with {'the ' * (field == 'encoder')}{FIELDS[field][1](level)}"
-            for level, value in shown.items()
-        ]
+        if field == "reviews" and len(gap) > 1:
+            gap = gap.sort_index().iloc[[0, -1]]
+        article = "the " if field == "encoder" else ""
+        parts = [f"{_points(value)} with {article}{FIELDS[field][1](level)}" for level, value in gap.items()]
         return f"Full fine-tuning against BitFit + classifier{', each at its best rate' * rates}: {', '.join(parts)}"
     if "epochs" in varied:
-        table = _mean(runs, ["policy", "epochs"]).unstack().sort_index(axis=1)
-        change = (table.iloc[:, -1] - table.iloc[:, 0]).dropna()
-        parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
+        table = mean("policy", "epochs").unstack().sort_index(axis=1)
         few, many = table.columns[0], table.columns[-1]
+        change = (table[many] - table[few]).dropna()
+        parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
         return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{' (mean of the rates)' * rates}"
     if rates:
-        best = _mean(runs, ["policy", "learning_rate"]).unstack().idxmax(axis=1)
+        best = mean("policy", "learning_rate").unstack().idxmax(axis=1)
         parts = [f"{LOOKS[policy][0]} is best at {format_rate(rate)}" for policy, rate in best.items()]
         return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
-    mean = _mean(runs[runs["head_scale"] == 1], ["policy"])
-    if {"bitfit", "bitfit+head", "head"} <= set(mean.index):
-        change = _points(mean["bitfit+head"] - mean["bitfit"])
+    plain = runs[runs["head_scale"] == 1].groupby("policy")[MEASURED].mean()
+    if {"bitfit", "bitfit+head", "head"} <= set(plain.index):
+        change = _points(plain["bitfit+head"] - plain["bitfit"])
         return (
-            f"Training the classifier too changes BitFit by {change}; the classifier alone reaches {mean['head']:.3f}"
+            f"Training the classifier too changes BitFit by {change}; the classifier alone reaches {plain['head']:.3f}"
         )
-    groups = sorted(_group_variants(results["runs"]), key=lambda group: -group[2][MEASURED].mean())
-    names = [f"{name} {table[MEASURED].mean():.3f}" for _, name, table in groups]
+    means = mean("variant").sort_values(ascending=False, kind="stable")
+    names = [f"{name} {value:.3f}" for name, value in means.items()]
     return ", ".join(names) if len(names) <= 3 else f"From {names[-1]} to {names[0]}"
 
 
-def _count_reviews(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs, those of all reviews (None) with their number."""
-    return [run | {"reviews": run["reviews"] or results["provenance"]["data"]["train"]} for run in results["runs"]]
+def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
+    """The runs, those of all reviews (None) with their number.
 
-
-def _mean(runs: pd.DataFrame, by: list[str]) -> pd.Series:
-    return runs.groupby(by, sort=False)[MEASURED].mean()
+    The column `variant` names their policy and all that they differ in, but the seed and the fields `apart`.
+    """
+    every = results["provenance"]["data"]["train"]
+    runs = [run | {"reviews": run["reviews"] or every} for run in results["runs"]]
+    fields = [name for name in list_varied(runs) if name not in {"seed", *apart}]
+    table = pd.DataFrame(runs)
+    table["variant"] = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
+    return table
 
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
-def _group_variants(runs: list[dict[str, Any]], apart: set[str] = frozenset()) -> list[tuple[str, str, pd.DataFrame]]:
-    """The runs by policy and by all they differ in, but the seed and the fields `apart`: policy, name, runs."""
-    fields = [name for name in list_varied(runs) if name not in {"seed", *apart}]
-    table = pd.DataFrame(runs)
-    table["variant"] = [
-        ", ".join(filter(None, (LOOKS[run["policy"]][0], describe_fields(run, fields)))) for run in runs
-    ]
-    return [(*key, group) for key, group in table.groupby(["policy", "variant"], sort=False)]
-
-
-def _shade_grid(axis: Axes) -> None:
-    rates = Settings().learning_rates
-    low, high = axis.get_xlim()
-    axis.axvspan(min(rates), max(rates), color="#efefef", zorder=0, label="the assignment's grid")
-    axis.set_xlim(low, high)
-
-
-def _measured_on(results: dict[str, Any]) -> str:
-    counts = sorted({run["measured_on"]["validation"] for run in results["runs"]})
+def _measured_on(runs: pd.DataFrame) -> str:
+    counts = sorted({counts["validation"] for counts in runs["measured_on"]})
     return " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))

@@ -9,20 +9,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from helpers.figures import GREY, LOOKS, PALE, draw_png, finish, open_figure, save_figure
-from helpers.progress import interact
+from helpers.figures import GREY, LOOKS, PALE, draw_png, finish, open_figure, put_legend
+from helpers.progress import CELL, interact
 from helpers.report import describe_fields, describe_source, format_rate, name_tensor, tested_run
 from helpers.results import best_run, list_policies, published, select_runs
-from helpers.settings import CourseError
+from helpers.settings import CourseError, write_atomically
 
 DASHES = ("-", "--", "-.", ":")
-CELL, MEASURED = ["learning_rate", "batch_size"], "validation_accuracy"
+MEASURED = "validation_accuracy"
 
 
 def plot_grid(results: dict[str, Any]) -> Figure:
@@ -32,7 +31,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
     """
     runs = pd.DataFrame(results["runs"])
     runs["trained"] = [run["history"][-1]["epoch"] for run in results["runs"]]
-    scale = plt.Normalize(runs["validation_accuracy"].min(), runs["validation_accuracy"].max())
+    scale = plt.Normalize(runs[MEASURED].min(), runs[MEASURED].max())
     figure, axes = open_figure(len(list_policies(results)), 4.4, 3.4)
     for axis, (policy, group) in zip(axes, runs.groupby("policy", sort=False), strict=True):
         grid = group.pivot(index=CELL[0], columns=CELL[1], values=MEASURED).sort_index(ascending=False)
@@ -50,7 +49,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
         axis.set(xlabel="batch size (reviews)", ylabel="learning rate")
         axis.set_title(f"{LOOKS[policy][0]} ({group['trainable_parameters'].iloc[0]:,} trained)")
         axis.set_xticks(range(len(grid.columns)), grid.columns)
-        axis.set_yticks(range(len(grid.index)), [format_rate(rate) for rate in grid.index])
+        axis.set_yticks(range(len(grid.index)), map(format_rate, grid.index))
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=_label(results), shrink=0.9)
@@ -61,52 +60,55 @@ def plot_grid(results: dict[str, Any]) -> Figure:
     return finish(figure, title, describe_source(results, "outlined: the chosen cell"))
 
 
-def plot_learning_curves(results: dict[str, Any]) -> Figure:
-    """Draw the validation accuracy after every epoch: all cells thin, the chosen cell thick."""
-    last, (figure, axes) = [], open_figure(len(list_policies(results)), 4.2, 3.6)
-    for axis, policy in zip(axes, list_policies(results), strict=True):
-        best = best_run(results, policy)
-        others = _draw_histories(axis, results, best)
-        axis.plot([], [], lw=0.8, color="#8c8c8c", label=f"the other {others} cells")
-        axis.lines[0].set_label(f"chosen: {describe_fields(best, CELL)}")
-        axis.set_title(LOOKS[policy][0])
-        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False, fontsize=9)
-        last.append(f"{LOOKS[policy][0]} {best['validation_accuracy']:.3f}")
-    return finish(figure, f"After the last epoch of the chosen cells: {', '.join(last)}", describe_source(results))
+def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] | None = None) -> Figure:
+    """Draw the validation accuracy after every epoch: a panel for each chosen run (thick) and its policy's others.
 
-
-def plot_cell(results: dict[str, Any], policy: str, learning_rate: float, batch_size: int) -> Figure:
-    """Draw the validation accuracy of one cell after every epoch, above that of the policy's other cells (thin).
-
-    The axis spans all policies' accuracies. Raises CourseError where the results have no such cell.
+    `chosen` are runs of the results, by default each policy's best one. The axis spans the accuracies of all policies.
     """
-    runs = select_runs(results, policy=policy, learning_rate=learning_rate, batch_size=batch_size)
-    if not runs:
-        raise CourseError(
-            f"These results have no run of {policy}, {learning_rate}, {batch_size}: choose one of theirs."
-        )
-    figure, (axis,) = open_figure(1, 5.4, 3)
-    _draw_histories(axis, results, runs[0])
-    every = [row["validation_accuracy"] for run in results["runs"] for row in run["history"]]
+    chosen = chosen or [best_run(results, policy) for policy in list_policies(results)]
+    figure, axes = open_figure(len(chosen), 4.2, 3.6)
+    every = [row[MEASURED] for run in results["runs"] for row in run["history"]]
     margin = 0.05 * (max(every) - min(every)) or 0.01
-    axis.set_ylim(min(every) - margin, max(every) + margin)
-    title = f"{LOOKS[policy][0]}, {describe_fields(runs[0], CELL)}: {runs[0]['validation_accuracy']:.3f}"
-    return finish(figure, title, describe_source(results, "thin: the policy's other cells"))
+    axes[0].set_ylim(min(every) - margin, max(every) + margin)
+    for axis, best in zip(axes, chosen, strict=True):
+        label, colour, marker = LOOKS[best["policy"]]
+        thick = {"lw": 3, "marker": marker, "color": colour, "label": f"chosen: {describe_fields(best, CELL)}"}
+        thin = {"lw": 0.8, "color": "#8c8c8c"}
+        axis.plot(*_list_history(best), **thick, zorder=3)
+        others = [run for run in select_runs(results, policy=best["policy"]) if run is not best]
+        for run in others:
+            # A run that was stopped after its first epoch is a dot: a line would not be seen.
+            axis.plot(*_list_history(run), **thin, marker="." if len(run["history"]) == 1 else None)
+        axis.plot([], [], **thin, label=f"the other {len(others)} cells")
+        axis.set(xlabel="epoch", ylabel=_label(results), title=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        put_legend(axis, ncols=1)
+    ends = [f"{LOOKS[run['policy']][0]}, {describe_fields(run, CELL)}: {run[MEASURED]:.3f}" for run in chosen]
+    return finish(figure, "; ".join(ends), describe_source(results))
 
 
 def explore_grid(results: dict[str, Any]) -> None:
-    """Show `plot_cell` below a choice of policy, learning rate and batch size; without a kernel, its first figure."""
+    """Show a cell's learning curve below a choice of policy, learning rate and batch size.
 
-    def show(policy: str, learning_rate: float, batch_size: int) -> None:
-        plot_cell(results, policy, learning_rate, batch_size)
-        plt.show()
+    Raises CourseError where the results have no such cell.
+    """
+    from ipywidgets import Dropdown
+
+    def draw(**cell: Any) -> dict[str, str]:
+        runs = select_runs(results, **cell)
+        if not runs:
+            raise CourseError(f"These results have no run of {', '.join(map(str, cell.values()))}: choose another.")
+        figure = plot_learning_curves(results, runs[:1])
+        return {"text/plain": figure.get_suptitle(), "image/png": base64.b64encode(draw_png(figure, 100)).decode()}
 
     rates = sorted({run["learning_rate"] for run in results["runs"]}, reverse=True)
-    sizes = sorted({run["batch_size"] for run in results["runs"]})
-    choices = {"policy": list_policies(results), "learning_rate": [(format_rate(rate), rate) for rate in rates]}
-    first = plot_cell(results, choices["policy"][0], rates[0], sizes[0])
-    static = {"text/plain": first.get_suptitle(), "image/png": base64.b64encode(draw_png(first, 100)).decode()}
-    interact(show, static, choices | {"batch_size": sizes}, height="420px")
+    interact(
+        draw,
+        height="480px",
+        policy=Dropdown(options=list_policies(results), description="Policy"),
+        learning_rate=Dropdown(options=[(format_rate(rate), rate) for rate in rates], description="Learning rate"),
+        batch_size=Dropdown(options=sorted({run["batch_size"] for run in results["runs"]}), description="Batch size"),
+    )
 
 
 def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[str, Any] | None = None) -> Figure:
@@ -128,7 +130,7 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
     handles.append(axis.axhline(0.5, color=GREY, lw=1, ls=":", label="guessing: 0.5"))
     low, high = axis.get_xlim()
     axis.set_xlim(low / 2, high * 2)
-    axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=9)
+    put_legend(axis, handles=handles)
     note = "bars: 95% interval from the size of the test set alone, one training run a policy"
     note += " · hollow, moved to the right: as published, bert-tiny on IMDb, not measured here" if published else ""
     title = "Test accuracy against trained parameters"
@@ -146,34 +148,34 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
 
     A dot is a run; the rows follow the network. Raises CourseError where no run moved a bias.
     """
-    moved: dict[str, list[dict[str, float]]] = {}
+    moved = []
     for run in results["runs"]:
         way = run.get("bias_movement") or run.get("test", {}).get("bias_movement", {})
         if any(way.values()) and run["head_scale"] == 1 and run["encoder"] == "checkpoint":
-            moved.setdefault(run["policy"], []).append(way)
+            moved.append({"policy": run["policy"], **way})
     if not moved:
         raise CourseError("No run here moved a bias of the checkpoint. Train one with the policy bitfit or full.")
-    tables = {policy: pd.DataFrame(rows) for policy, rows in moved.items()}
-    mean = pd.DataFrame({policy: table.mean() for policy, table in tables.items()}).fillna(0)
-    names = [name_tensor(tensor) for tensor in mean.index]
+    table = pd.DataFrame(moved).set_index("policy")
+    mean = table.groupby("policy", sort=False).mean().fillna(0)
+    names = [name_tensor(tensor) for tensor in table]
     figure, (axis,) = open_figure(1, 6.6, 0.9 + 0.26 * len(names))
-    for policy, table in tables.items():
+    for policy in mean.index:
         label, colour, marker = LOOKS[policy]
-        places = np.tile([mean.index.get_loc(tensor) for tensor in table], len(table))
+        dots = table.loc[[policy]]
+        rows = np.tile(range(len(names)), len(dots))
         look = {"color": colour, "label": label, "clip_on": False, "zorder": 3, "alpha": 0.8}
-        axis.plot(table.to_numpy().ravel(), places, marker, **look)
+        axis.plot(dots.to_numpy().ravel(), rows, marker, **look)
     axis.set_yticks(range(len(names)), [" · ".join(filter(None, name)) for name in names])
     for row, ((above, _), (below, _)) in enumerate(itertools.pairwise(names)):
         if above != below:
             axis.axhline(row + 0.5, color="#bfbfbf", lw=0.8)
     axis.invert_yaxis()
-    axis.set_xlim(left=0)
-    axis.set_xlabel("mean absolute change of a bias term (no unit)")
+    axis.set(xlim=(0, None), xlabel="mean absolute change of a bias term (no unit)")
     axis.grid(axis="x", color=PALE)
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, frameon=False)
-    title = f"Most moved: {' · '.join(name_tensor(mean.max(axis=1).idxmax()))}"
-    if {"full", "bitfit"} <= set(mean):
-        times = mean["bitfit"].mean() / mean["full"].mean()
+    put_legend(axis)
+    title = f"Most moved: {' · '.join(name_tensor(mean.max().idxmax()))}"
+    if {"full", "bitfit"} <= set(mean.index):
+        times = mean.loc["bitfit"].mean() / mean.loc["full"].mean()
         title = f"BitFit moves its biases {times:.1f} times as far as full fine-tuning (mean)"
     note = f"{len(names)} bias tensors: the classifier's is left out, since it is not pre-trained · a dot is a run"
     return finish(figure, title, describe_source(results, note))
@@ -206,28 +208,28 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     which becomes the caption, says whose they are.
     """
     epochs, rates, sizes = recipe["epochs"], recipe["learning_rates"], recipe["batch_sizes"]
+    steps = {size: count_steps(examples, size) * epochs for size in sizes}
+    # Each line's name, where it ends and where it starts.
+    by_epoch = [(format_rate(rate), epochs, rate) for rate in rates]
+    by_step = [(size, steps[size], max(rates)) for size in sizes]
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.85, max(len(rates), len(sizes))))
-    looks = [
-        {"color": colour, "ls": dash, "lw": 2} for colour, dash in zip(colours, itertools.cycle(DASHES), strict=False)
-    ]
-    figure, (left, right) = open_figure(2, 3.9, 2.8)
-    for rate, look in zip(rates, looks, strict=False):
-        left.plot([0, epochs], [rate, 0], label=format_rate(rate), **look)
-    for size, look in zip(sizes, looks, strict=False):
-        right.plot([0, count_steps(examples, size) * epochs], [max(rates), 0], label=size, **look)
+    figure, axes = open_figure(2, 3.9, 2.8)
+    for axis, lines, legend in zip(axes, (by_epoch, by_step), ("learning rate", "batch size"), strict=True):
+        for (name, end, start), colour, dash in zip(lines, colours, itertools.cycle(DASHES), strict=False):
+            axis.plot([0, end], [start, 0], label=name, color=colour, ls=dash, lw=2)
+        axis.legend(title=legend, frameon=False)
+    left, right = axes
     left.set(xlabel="epoch", ylabel="learning rate", title="any batch size", ylim=(0, None), xlim=(0, epochs))
     left.yaxis.set_major_formatter(lambda rate, place: format_rate(rate) if rate else "0")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = f"starting at {format_rate(max(rates))}, n = {examples:,} reviews"
     right.set(xlabel="optimizer step", title=title, xlim=(0, None))
-    left.legend(title="learning rate", frameon=False)
-    right.legend(title="batch size", frameon=False)
-    ratio = count_steps(examples, min(sizes)) / count_steps(examples, max(sizes))
+    ratio = steps[min(sizes)] / steps[max(sizes)]
     title = f"The rate falls linearly to 0; batches of {min(sizes)} take {ratio:.1f} times the steps of {max(sizes)}"
     return finish(figure, title, source)
 
 
-def save_plots(results: dict[str, Any], folder: Path) -> list[Path]:
+def save_plots(results: dict[str, Any], folder: Path) -> None:
     """Write all figures into the folder as PNG files; raises CourseError where that fails."""
     run = results["provenance"]
     figures = {
@@ -237,7 +239,8 @@ def save_plots(results: dict[str, Any], folder: Path) -> list[Path]:
         "bias_movement": plot_bias_movement(results),
         "schedule": plot_schedule(run["recipe"], run["data"]["train"], describe_source(results)),
     }
-    return [save_figure(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+    for name, figure in figures.items():
+        write_atomically(Path(folder) / f"{name}.png", draw_png(figure, 150))
 
 
 def count_steps(examples: int, batch_size: int) -> int:
@@ -245,19 +248,9 @@ def count_steps(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def _draw_histories(axis: Axes, results: dict[str, Any], chosen: dict[str, Any]) -> int:
-    """Draw the chosen run thick, first in the axis, and its policy's other runs thin; returns how many these are."""
-    _, colour, marker = LOOKS[chosen["policy"]]
-    others = [run for run in select_runs(results, policy=chosen["policy"]) if run is not chosen]
-    for run in [chosen, *others]:
-        points = pd.DataFrame(run["history"])
-        look = {"lw": 3, "marker": marker, "color": colour, "zorder": 3} if run is chosen else {}
-        # A run that was stopped after its first epoch is a dot: a line would not be seen.
-        thin = {"lw": 0.8, "color": "#8c8c8c", "marker": "." if len(points) == 1 else None}
-        axis.plot(points["epoch"], points["validation_accuracy"], **(look or thin))
-    axis.set(xlabel="epoch", ylabel=_label(results))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return len(others)
+def _list_history(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """The epochs of a run, and the validation accuracy after each."""
+    return [row["epoch"] for row in run["history"]], [row[MEASURED] for row in run["history"]]
 
 
 def _label(results: dict[str, Any]) -> str:

@@ -16,6 +16,16 @@ ROW_NAMES = {
     "head": "Classifier only",
     "bitfit-qi+head": "With BitFit of query and MLP, and a trained classifier",
 }
+# The columns of problems 3a and 3b, from a policy's best run.
+VALIDATION: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Validation accuracy": lambda best: f"{best['validation_accuracy']:.4f}",
+    "Learning rate": lambda best: format_rate(best["learning_rate"]),
+    "Batch size": lambda best: str(best["batch_size"]),
+}
+TEST: dict[str, Callable[[dict[str, Any]], str]] = {
+    "# trainable parameters": lambda best: str(best["trainable_parameters"]),
+    "Test accuracy": lambda best: f"{best['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
+}
 ENCODERS = {"checkpoint": "pre-trained tiny", "random": "random"}
 
 
@@ -52,6 +62,11 @@ def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
     return ", ".join(FIELDS[name][1](value) for name, value in known)
 
 
+def name_run(run: dict[str, Any], fields: Iterable[str]) -> str:
+    """The run's policy, and its values of these fields."""
+    return ", ".join(filter(None, (run["policy"], describe_fields(run, fields))))
+
+
 def describe_source(results: dict[str, Any], note: str = "") -> str:
     """Say what made the figures: profile, model, data, reviews (if all runs have the same), precision, seeds."""
     run, runs = results["provenance"], results["runs"]
@@ -59,10 +74,13 @@ def describe_source(results: dict[str, Any], note: str = "") -> str:
     for what, name, real in (("model", run["model"]["name"], "bert-tiny"), ("data", run["data"]["name"], "IMDb")):
         parts.append(f"{what} {name}" + f" (stands in for {real})" * name.startswith("offline "))
     counts = {one["reviews"] or run["data"]["train"] for one in runs if "reviews" in one}
-    seeds = list(dict.fromkeys(one["seed"] for one in runs if "seed" in one))
-    parts += [f"{count:,} training reviews" for count in counts if len(counts) == 1]
-    parts += [run["recipe"]["precision"], f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"]
-    return " · ".join([*(parts if seeds else parts[:-1]), *([note] if note else [])])
+    seeds = {one["seed"] for one in runs if "seed" in one}
+    if len(counts) == 1:
+        parts.append(f"{counts.pop():,} training reviews")
+    parts.append(run["recipe"]["precision"])
+    if seeds:
+        parts.append(f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds")
+    return " · ".join([*parts, note] if note else parts)
 
 
 def name_tensor(tensor: str) -> tuple[str, str]:
@@ -75,12 +93,22 @@ def name_tensor(tensor: str) -> tuple[str, str]:
 
 def validation_table(results: dict[str, Any], published: dict[str, Any] | None = None) -> pd.DataFrame:
     """Problem 3a: each policy's best run; with `published`, that document's figures beside ours."""
-    return _table(results, published, _validation_row)
+    return _tabulate(results, published, VALIDATION)
 
 
 def test_table(results: dict[str, Any], published: dict[str, Any] | None = None) -> pd.DataFrame:
     """Problem 3b: each policy's trainable parameters and test accuracy; `published` as in `validation_table`."""
-    return _table(results, published, _test_row)
+    return _tabulate(results, published, TEST)
+
+
+def _tabulate(results: dict[str, Any], published: dict[str, Any] | None, columns: dict[str, Callable]) -> pd.DataFrame:
+    table = pd.DataFrame(index=[ROW_NAMES.get(policy, policy) for policy in list_policies(results)])
+    for prefix, source in (("", results), ("Published: ", published)):
+        if source:
+            best = {ROW_NAMES.get(policy, policy): tested_run(source, policy) for policy in list_policies(source)}
+            for name, write in columns.items():
+                table[prefix + name] = pd.Series({row: write(run) for row, run in best.items()})
+    return table.fillna("")
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -141,30 +169,3 @@ def tested_run(results: dict[str, Any], policy: str) -> dict[str, Any]:
             " and tests what is missing."
         )
     return best
-
-
-def _table(results, published, row) -> pd.DataFrame:
-    rows = {}
-    for policy in list_policies(results):
-        cells = row(results, policy)
-        if published is not None and policy in list_policies(published):
-            cells |= {f"Published: {name}": value for name, value in row(published, policy).items()}
-        rows[ROW_NAMES.get(policy, policy)] = cells
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
-
-
-def _validation_row(results: dict[str, Any], policy: str) -> dict[str, str]:
-    best = tested_run(results, policy)
-    return {
-        "Validation accuracy": f"{best['validation_accuracy']:.4f}",
-        "Learning rate": format_rate(best["learning_rate"]),
-        "Batch size": str(best["batch_size"]),
-    }
-
-
-def _test_row(results: dict[str, Any], policy: str) -> dict[str, str]:
-    best = tested_run(results, policy)
-    return {
-        "# trainable parameters": str(best["trainable_parameters"]),
-        "Test accuracy": f"{best['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
-    }

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from traceback import extract_tb
@@ -146,7 +146,7 @@ class Board:
 
     def show(self) -> None:
         looks = {run: self.look(run) for run in self.runs}
-        self.progress.show([State(asdict(run), done, self.wanted(run), *rest) for run, (done, *rest) in looks.items()])
+        self.progress.show([State(run, done, self.wanted(run), *rest) for run, (done, *rest) in looks.items()])
 
 
 def reached(record: Record) -> float:

@@ -170,7 +170,7 @@ def test_everything_can_be_seen_and_read(page, theme, width):
 
 @pytest.mark.parametrize("page", NOTEBOOKS[:1], indirect=True, ids=lambda path: path.stem)
 def test_the_token_table_answers_what_is_typed(page):
-    explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_placeholder("leave empty"))
+    explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_placeholder("none"))
     text, pair = explorer.locator("input[type=text]").all()[:2]
     text.fill("Rewatchability matters.")
     cells = explorer.locator("td").filter(has_text="##watch")
@@ -182,22 +182,13 @@ def test_the_token_table_answers_what_is_typed(page):
     assert explorer.locator("td").count() == 0
 
 
-@pytest.mark.parametrize("page", NOTEBOOKS[1:2], indirect=True, ids=lambda path: path.stem)
-def test_the_counts_answer_a_chosen_policy(page):
-    explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_text("Policy", exact=True))
-    for policy, trained in (("bitfit", "3,074"), ("head", "258")):
-        explorer.locator("select").select_option(policy)
-        explorer.locator("td").filter(has_text=trained).first.wait_for(timeout=MINUTES)
-
-
 @pytest.mark.parametrize("page", NOTEBOOKS[2:3], indirect=True, ids=lambda path: path.stem)
 def test_the_curve_answers_a_chosen_cell(page):
     explorer = page.locator(".jupyter-widgets.widget-vbox").filter(has=page.get_by_text("Batch size", exact=True))
-    picture = explorer.locator("img")
-    before = picture.get_attribute("src")
+    before = explorer.locator("img").get_attribute("src")
     explorer.locator("select").last.select_option("128")
-    explorer.get_by_text("batch 128").wait_for(timeout=MINUTES)
-    assert picture.get_attribute("src") != before
+    changed = "before => ![...document.querySelectorAll('.widget-output img')].some(each => each.src === before)"
+    page.wait_for_function(changed, arg=before, timeout=MINUTES)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -212,19 +203,14 @@ def static_page(request, browser, tmp_path):
     page.close()
 
 
-def is_plain(output) -> bool:
-    return output.output_type == "stream" or bool({"text/html", "image/png"} & output.get("data", {}).keys())
-
-
-def test_a_static_page_has_a_plain_output_beneath_every_widget(static_page):
+def test_a_static_page_shows_something_in_place_of_every_widget(static_page):
     page, notebook = static_page
     page.screenshot(path=PICTURES / f"{page.name}-static.png", full_page=True)
     assert page.evaluate(LOOK) == []
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell, after in zip(cells, [*cells[1:], None], strict=True):
-        if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs):
-            beneath = [*cell.outputs, *(after.outputs if after else [])]
-            assert any(map(is_plain, beneath)), f"nothing but a widget in cell {cell.id}"
+    for cell in notebook.cells:
+        for data in (output.get("data", {}).keys() for output in cell.get("outputs", [])):
+            if "application/vnd.jupyter.widget-view+json" in data:
+                assert {"text/html", "image/png"} & data, f"nothing but a widget in cell {cell.id}"
 
 
 @pytest.mark.parametrize(

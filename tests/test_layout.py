@@ -62,9 +62,10 @@ def test_no_file_is_longer_than_300_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-@pytest.mark.parametrize(
-    "module", ["settings", "recipe", "results", "report", "progress", "answers", "checks.judge", "__main__"]
-)
+NO_TORCH = "settings recipe results report progress plots lab_plots answers checks.judge __main__"
+
+
+@pytest.mark.parametrize("module", NO_TORCH.split())
 def test_what_needs_no_torch_does_not_import_it(module):
     code = f"import sys, helpers.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
