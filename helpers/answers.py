@@ -221,12 +221,8 @@ def write_answers(notebooks: Path, results: Path, out: Path) -> None:
     """Write `out`, and the images of the answers into a folder beside it."""
     found = collect_answers(read_notebooks(notebooks, (*NOTEBOOKS, LAB)))
     text, figures = export_answers(found, load_results(results), f"{out.stem}_files")
-    try:
-        for name, content in figures.items():
-            (out.parent / name).parent.mkdir(parents=True, exist_ok=True)
-            (out.parent / name).write_bytes(content)
-    except OSError as error:
-        raise CourseError(f"Could not write {out.parent / name}: {error.strerror}.") from error
+    for name, content in figures.items():
+        write_atomically(out.parent / name, content)
     write_atomically(out, text)
 
 

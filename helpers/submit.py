@@ -1,11 +1,11 @@
 """The hand-in: look at everything it needs, name every gap, and pack it into one zip."""
 
 import ast
-import os
+import io
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
 from helpers.results import choose_best, fingerprint_code, load_results, select_runs
-from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder
+from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
 
 # From the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
@@ -41,20 +41,16 @@ class HandIn:
     files: dict[str, bytes] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)
 
-    def pack(self, out: Path) -> None:
-        """Write the zip; the same content gives the same bytes."""
-        beside = out.with_name(f"{out.name}.{os.getpid()}.part")
-        try:
-            with zipfile.ZipFile(beside, "w") as archive:
-                for name, content in sorted(self.files.items()):
-                    entry = zipfile.ZipInfo(name)  # without a time
-                    entry.external_attr, entry.create_system = 0o644 << 16, 3
-                    archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-            os.replace(beside, out)
-        except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
-            raise CourseError(f"Could not write {out}: {error.strerror}. Name another file.") from error
+
+def make_zip(files: dict[str, bytes], programs: Container[str] = ()) -> bytes:
+    """A zip of the files; `programs` may be executed. The same content gives the same bytes."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # without a time
+            entry.external_attr, entry.create_system = (0o100755 if name in programs else 0o100644) << 16, 3
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return data.getvalue()
 
 
 def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -> None:
@@ -76,7 +72,7 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
     if hand_in.gaps and not incomplete:
         raise CourseError("No zip is written yet. Do what is missing, save all notebooks, and run this again.")
     out = Path(out) if out else project_folder() / "submission.zip"
-    hand_in.pack(out)
+    write_atomically(out, make_zip(hand_in.files))
     verdict = "Without what is missing" if hand_in.gaps else "Everything is there"
     print(f"{verdict}: {out.name} holds {len(hand_in.files)} files and is ready to be handed in.")
 

@@ -1,10 +1,10 @@
 """Gradescope: the autograder's zip, and the results in its published schema."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from helpers.settings import CourseError, project_folder
+from helpers.settings import project_folder, write_atomically
+from helpers.submit import make_zip
 from instructor.release import EXERCISES, build_release
 from instructor.sheet import AUTOMATIC, WRITTEN, describe, describe_answer
 
@@ -51,19 +51,7 @@ def write_autograder(path: Path) -> str:
     del files[EXERCISES]  # Not needed there.
     files |= {f"instructor/{part.name}": part.read_bytes() for part in project.glob("instructor/*.py")}
     files |= {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
-    beside = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in sorted(files.items()):
-                member = zipfile.ZipInfo(name)  # without a time: the same course gives the same bytes
-                member.external_attr = (0o100755 if name in ("setup.sh", "run_autograder") else 0o100644) << 16
-                member.create_system = 3
-                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise CourseError(f"Could not write {path}: {error.strerror}.") from error
+    write_atomically(path, make_zip(files, programs=("setup.sh", "run_autograder")))
     return (
         f"Wrote {path} ({len(files)} files): upload it under Configure Autograder. Before that, set TORCH_INDEX in its"
         " setup.sh, which makes the image several gigabytes smaller."

@@ -15,7 +15,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from helpers.answers import TITLES, collect_answers, find_problem
-from helpers.settings import CourseError, set_aside, write_atomically
+from helpers.settings import set_aside, write_atomically
 from instructor.written import clip
 
 AUTOMATIC = {"1d": 10, "2a": 10, "2b": 20, "2c": 20}
@@ -85,12 +85,8 @@ def _find_question(course: dict[str, NotebookNode], problem: str) -> str:
 def write_images(images: dict[str, str], out: Path, student: str) -> list[str]:
     """Write what was pasted into answers beside them; returns the files' names from `out`."""
     folder = out / "answers_files" / student
-    try:
-        for name, data in images.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(base64.b64decode(data))
-    except OSError as error:
-        raise CourseError(f"Could not write into {folder}: {error.strerror}.") from error
+    for name, data in images.items():
+        write_atomically(folder / name, base64.b64decode(data))
     return [f"answers_files/{student}/{name}" for name in images]
 
 

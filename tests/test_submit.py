@@ -200,17 +200,16 @@ def test_an_image_pasted_into_an_answer_is_handed_in(project):
 
 
 def test_the_zip_is_the_same_each_time(project):
-    hand_in = submit.collect_hand_in()
-    hand_in.pack(project / "first.zip")
+    assert main(["submit", "--out", "first.zip"]) == 0
     for path in project.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".zip":
             path.touch()
-    submit.collect_hand_in().pack(project / "second.zip")
-    assert (project / "first.zip").read_bytes() == (project / "second.zip").read_bytes()
+    assert main(["submit", "--out", "new/second.zip"]) == 0
+    assert (project / "first.zip").read_bytes() == (project / "new" / "second.zip").read_bytes()
     with zipfile.ZipFile(project / "first.zip") as archive:
         assert archive.namelist() == CONTENT and archive.testzip() is None
-        assert {name: archive.read(name) for name in CONTENT} == hand_in.files
-        assert {member.external_attr >> 16 for member in archive.infolist()} == {0o644}
+        assert {name: archive.read(name) for name in CONTENT} == submit.collect_hand_in().files
+        assert {member.external_attr >> 16 for member in archive.infolist()} == {0o100644}
 
 
 def test_in_a_notebook_one_line_is_printed_and_the_zip_stands_beside_the_notebooks_folder(project, monkeypatch, capsys):
@@ -241,9 +240,8 @@ def test_the_command_refuses_gaps_unless_told_otherwise(project, capsys):
         assert archive.namelist() == [name for name in CONTENT if name != "answers.md"]
 
 
-@pytest.mark.parametrize("out", ["no/such/folder/handed.zip", "exercises.py/handed.zip"])
-def test_where_the_zip_cannot_be_written_that_is_said(project, capsys, out):
-    assert main(["submit", "--out", out]) == 2
+def test_where_the_zip_cannot_be_written_that_is_said(project, capsys):
+    assert main(["submit", "--out", "exercises.py/handed.zip"]) == 2
     assert "Could not write" in capsys.readouterr().err
 
 
