@@ -110,6 +110,15 @@ def load_half(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name).half()
 
 
+def encoder_and_classifier_apart(trial, model_name, use_bitfit=False):
+    model = load_classifier(model_name)
+    if use_bitfit:
+        for name, parameter in model.bert.named_parameters():
+            parameter.requires_grad = is_bias(name)
+        model.classifier.weight.requires_grad = False
+    return model
+
+
 def by_policy(trial, model_name, use_bitfit=False):
     return models.apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
@@ -227,8 +236,14 @@ HARMLESS |= {"show_progress_bar": True, "study_name": "mine", "storage": "sqlite
 RATES, SIZES = [3e-4, 1e-4, 5e-5, 3e-5], [8, 16, 32, 64, 128]
 
 
-def search_with(rates: list = RATES, sizes: list = SIZES, drop: str = "", **options: Any) -> Callable:
-    """Solve Problem 2c with another grid, without one of the keys, or with other values of them."""
+def search_with(
+    rates: list = RATES,
+    sizes: list = SIZES,
+    drop: str = "",
+    change: Callable[[dict[str, Any]], Any] = lambda chosen: chosen,
+    **options: Any,
+) -> Callable:
+    """Solve Problem 2c with another grid, without one of the keys, with other values, or change what is chosen."""
 
     def hyperparameter_search_settings():
         grid = {"learning_rate": rates, "per_device_train_batch_size": sizes}
@@ -236,7 +251,7 @@ def search_with(rates: list = RATES, sizes: list = SIZES, drop: str = "", **opti
             "direction": "maximize",
             "backend": "optuna",
             "n_trials": 20,
-            "hp_space": lambda trial: {name: trial.suggest_categorical(name, values) for name, values in grid.items()},
+            "hp_space": lambda trial: change({name: trial.suggest_categorical(name, grid[name]) for name in grid}),
             "compute_objective": lambda metrics: metrics["eval_accuracy"],
             "sampler": optuna.samplers.GridSampler(grid),
             "pruner": optuna.pruners.NopPruner(),
@@ -246,37 +261,9 @@ def search_with(rates: list = RATES, sizes: list = SIZES, drop: str = "", **opti
     return hyperparameter_search_settings
 
 
-def continuous_space(trial):
-    return {
-        "learning_rate": trial.suggest_float("learning_rate", 3e-5, 3e-4, log=True),
-        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", SIZES),
-    }
-
-
-def space_with_other_names(trial):
-    return {"lr": trial.suggest_categorical("learning_rate", RATES)} | size_space(trial)
-
-
-def size_space(trial):
-    return {"per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", SIZES)}
-
-
-def space_with_epochs(trial):
-    rate = {"learning_rate": trial.suggest_categorical("learning_rate", RATES)}
-    return rate | size_space(trial) | {"num_train_epochs": 2}
-
-
 def space_by_index(trial):
     cell = trial.suggest_categorical("cell", list(range(20)))
     return dict(zip(recipe.CHOICES, (RATES[cell // 5], SIZES[cell % 5]), strict=True))
-
-
-def loss(metrics: dict[str, float]) -> float:
-    return metrics["eval_loss"]
-
-
-def space_that_forgets_to_return(trial):
-    size_space(trial)
 
 
 # From a problem to what is wrong: a name, the solution, and words of the message. In 2b the solution is `init_trainer`.
@@ -292,8 +279,12 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("padded to the longest alone", preprocess(padding="longest"), "length: expected 512, found"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews are filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
-        ("128 ids", preprocess(max_length=128), "found 128. Hint: that is one length for all"),
-        ("6 ids", preprocess(padding=False, max_length=6), "not the 512 tokens"),
+        (
+            "128 ids",
+            preprocess(max_length=128),
+            "found 128. Hint: they are the tokenizer's, for the text as it is, padded",
+        ),
+        ("6 ids", preprocess(padding=False, max_length=6), "cut to the 512 tokens"),
         ("513 ids", preprocess(max_length=513), "length: expected 512, found 513"),
         ("text cut", change_text(lambda text: text[:128]), "input_ids of review 3"),
         ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
@@ -306,17 +297,26 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("no segments", preprocess(return_token_type_ids=False), "token_type_ids: expected there, but it is"),
         ("mask inverted", change_row(lambda row: {"attention_mask": invert(row)}), "mask is the wrong way round"),
         ("mask of ones", change_row(lambda row: {"attention_mask": [1] * 512}), "attention_mask of review 0"),
-        ("mask of twos", change_row(lambda row: {"attention_mask": [2] * 512}), "expected 0 and 1 alone"),
+        (
+            "mask of twos",
+            change_row(lambda row: {"attention_mask": [2] * 512}),
+            "attention_mask of review 0 (A quiet, honest film...), position 0: expected 1, found 2",
+        ),
         ("segments of ones", change_row(lambda row: {"token_type_ids": [1] * 512}), "token_type_ids of review 0"),
         ("mask too short", change_row(lambda row: {"attention_mask": [1] * 9}), "512 token_type_ids, 9 attention_mask"),
-        ("ids as text", change_row(lambda row: {"input_ids": "".join(map(str, row["input_ids"]))}), "integers in one"),
+        (
+            "ids as text",
+            change_row(lambda row: {"input_ids": "".join(map(str, row["input_ids"]))}),
+            "integers in one list, found '101",
+        ),
         ("a batch of one", change_row(lambda row: {"input_ids": [row["input_ids"]]}), "found a list in the list"),
         ("half a label", change_row(lambda row: {"label": row["label"] + 0.5}), "label of review 0: expected"),
-        ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found 0"),
+        ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found '0'"),
         ("label dropped", preprocess(lambda data: data.remove_columns("label")), "column label: expected there, but"),
         ("label renamed", preprocess(lambda data: data.rename_column("label", "labels")), "column label: expected"),
         ("label hidden", preprocess(lambda data: data.with_format("torch", columns=IDS)), "label: expected there, but"),
         ("label hidden by numpy", preprocess(lambda data: data.with_format("numpy", columns=IDS)), "is hidden by the"),
+        ("fewer labels than reviews", transform(lambda batch: {"label": [0]}), "a row for each of 3 reviews, found 1"),
         ("label left out of a transform", transform(lambda batch: {}), "column label: expected there, but it is"),
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
@@ -408,7 +408,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
         ("model_init", make_tester(lambda folder: {"model_init": lambda: load_classifier(folder)}), "model_init"),
         ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
-        ("training data", make_tester(lambda folder: saved(folder) | {"train_dataset": [1]}), "training data"),
+        (
+            "training data",
+            make_tester(lambda folder: saved(folder) | {"train_dataset": [1]}),
+            "train_dataset: expected none",
+        ),
         ("fresh classifier", make_tester(fresh_head), "expected the saved values of classifier.weight"),
         ("trained a little", make_tester(trained_a_little), "saved values of bert.embeddings.word_embeddings.weight"),
         (
@@ -425,7 +429,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("returns nothing", returns_nothing, "expected dict, found NoneType"),
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
         ("loss", search_with(compute_objective=lambda metrics: metrics["eval_loss"]), "compute_objective"),
-        ("least loss", search_with(direction="minimize", compute_objective=loss), "compute_objective"),
+        (
+            "least loss",
+            search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
+            "compute_objective",
+        ),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("minimised", search_with(direction="minimize"), "direction minimize"),
@@ -440,11 +448,15 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("no space", search_with(drop="hp_space"), "key hp_space: expected there, found missing"),
         ("space a dict", search_with(hp_space=dict.fromkeys(recipe.CHOICES)), "hp_space: expected a function"),
         ("space nothing", search_with(hp_space=None), "hp_space: expected a function"),
-        ("continuous", search_with(hp_space=continuous_space, drop="sampler"), "expected one of"),
-        ("sizes only", search_with(hp_space=size_space), "what hp_space returns"),
-        ("other names", search_with(hp_space=space_with_other_names), "what hp_space returns"),
-        ("epochs too", search_with(hp_space=space_with_epochs), "what hp_space returns"),
-        ("space returns nothing", search_with(hp_space=space_that_forgets_to_return), "what hp_space returns"),
+        ("another rate", search_with(change=lambda chosen: chosen | {"learning_rate": 4e-5}), "expected one of"),
+        ("sizes only", search_with(change=lambda chosen: dict(list(chosen.items())[1:])), "what hp_space returns"),
+        (
+            "other names",
+            search_with(change=lambda chosen: dict(zip("ab", chosen.values(), strict=True))),
+            "what hp_space returns",
+        ),
+        ("epochs too", search_with(change=lambda chosen: chosen | {"num_train_epochs": 2}), "what hp_space returns"),
+        ("space returns nothing", search_with(change=returns_nothing), "what hp_space returns"),
         ("Devlin's rates", search_with(rates=[5e-5, 3e-5, 2e-5]), "learning_rate: expected one of"),
         ("one rate forgotten", search_with(rates=RATES[1:]), "(0.0003, 8), (0.0003, 16)"),
         ("one size forgotten", search_with(sizes=SIZES[:-1]), "(0.0003, 128), (0.0001, 128)"),
@@ -474,6 +486,8 @@ OTHER_RIGHT = {
     "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a straight from the library": model_with(load=load_with_labels(2)),
+    "2a encoder and classifier apart": encoder_and_classifier_apart,
+    "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
     "2b columns removed": trainer_with(train=lambda data: data.remove_columns("text")),
     "2b label renamed": trainer_with(train=lambda data: data.rename_column("label", "labels")),
