@@ -37,7 +37,7 @@ def build_trainer(
 ) -> "PartsTrainer":
     """Build a fresh Trainer for a run from the student's `init_trainer`.
 
-    The student's are the model, the metric and the arguments that `recipe.CHECKED` names; everything else is the
+    The student's are the model, the metric and the arguments that `recipe.take_checked` gives; all else is the
     course's own. `reviews` are already cut to the run's size, and `start` is the model it starts from. The policies
     that the assignment does not ask for are applied to the student's full model. `whole_table` keeps the rows of the
     word embeddings that occur in no review.

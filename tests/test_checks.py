@@ -63,7 +63,7 @@ def test_a_wrong_solution_is_named(bert_tiny: Path, small_bert: Path, capsys, ke
     said = str(caught.value)
     assert said.startswith(f"Problem {problem}: ") and words in said
     assert "\n" not in said and len(said) < 600
-    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
     assert "correct" not in capsys.readouterr().out
 
 
@@ -108,35 +108,31 @@ def other_value(field: dataclasses.Field) -> Any:
 def test_check_and_training_agree_on_every_field(small_bert: Path, capsys, monkeypatch, tmp_path, name: str) -> None:
     """What is not refused by name makes no difference to what training takes from the Trainer's arguments."""
     monkeypatch.chdir(tmp_path)
-    wanted = {name: recipe.CHECKED[name] for name in ("num_train_epochs", "eval_strategy", "save_strategy")}
     others = {name: other_value(FIELDS[name])} | ({"dataloader_num_workers": 2} if name in WITH_WORKERS else {})
     try:
         problem_2b(trainer_with(args=others), exercises.init_tester, model=small_bert)
         refused = ""
     except CheckFailed as failure:
         refused = str(failure)
-    assert name in recipe.TRAINER, f"{name} is new: recipe.py should say what becomes of it"
     if "it stopped in init_trainer" in refused:  # The library itself refuses it, here or everywhere.
         return
-    taken = recipe.take_checked(TrainingArguments(**{"output_dir": "there"} | wanted | others))
-    if recipe.TRAINER[name] == "checked":
-        assert f"{name}: expected" in refused and taken != recipe.CHECKED
-    else:
-        assert not refused and taken == recipe.CHECKED
+    plain, changed = (
+        recipe.take_checked(TrainingArguments(**{"output_dir": "there"} | recipe.ASKED | values))
+        for values in ({}, others)
+    )
+    if name in (*recipe.OVERRIDDEN, *recipe.IGNORED):
+        assert not refused and changed == plain
         told = capsys.readouterr().out.partition("whatever you gave: ")[2]
-        assert (name in told) == (recipe.TRAINER[name] == "overridden")
+        assert (name in told) == (name in recipe.OVERRIDDEN)
+    else:
+        assert f"{name}: expected" in refused and changed != plain
 
 
-def test_every_argument_of_a_trainer_is_in_the_table() -> None:
-    assert set(inspect.signature(Trainer).parameters) <= set(recipe.TRAINER)
-
-
-def test_a_field_of_a_newer_library_must_have_its_default(small_bert: Path, monkeypatch) -> None:
-    for table in (recipe.CHECKED, recipe.TRAINER):
-        monkeypatch.delitem(table, "weight_decay")
-    problem_2b(*RIGHT["2b"], model=small_bert)
-    with pytest.raises(CheckFailed, match="weight_decay: expected 0.0, found 0.1"):
-        problem_2b(trainer_with(args={"weight_decay": 0.1}), exercises.init_tester, model=small_bert)
+def test_every_argument_of_a_trainer_is_taken_or_refused_or_harmless() -> None:
+    taken = {"args", "model_init", "train_dataset", "eval_dataset", "compute_metrics"}
+    refused = {"model", "data_collator", "compute_loss_func", "callbacks", "optimizers", "optimizer_cls_and_kwargs"}
+    others = {"preprocess_logits_for_metrics", "processing_class"}
+    assert set(inspect.signature(Trainer).parameters) <= taken | refused | others
 
 
 class Called(BaseException):

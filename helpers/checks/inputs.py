@@ -1,32 +1,31 @@
 """The inputs of the checks, and what right solutions give on them: computed from the course's own code."""
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from helpers import recipe
-from helpers.checks.describe import describe_data, describe_parameters, make_plain
-from helpers.models import POLICIES, load_classifier, load_tokenizer
+from helpers.checks.describe import describe_data, describe_model, make_plain
+from helpers.models import apply_policy, load_classifier, load_tokenizer
+from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings
 
 SHORT = ["A quiet, honest film.", "Dull!<br />I left early.", "Not bad at all, but far from unforgettable."]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300]
-# Mistakes that are often made in 1d, as a hint and what makes them: an option, another text, another mask.
-SLIPS: tuple[tuple[str, dict[str, Any], Callable[[str], str]], ...] = (
-    ("the end of a long review was kept; its beginning is what stays.", {"truncation_side": "left"}, str),
-    ("padding stands before the text; it belongs behind it.", {"padding_side": "left"}, str),
-    ("the text was changed before: `<br />` is a part of it.", {}, lambda text: text.replace("<br />", " ")),
-    ("[CLS] and [SEP] are missing; the tokenizer adds them by itself.", {"add_special_tokens": False}, str),
-    ("the text was cut before; BERT's limit counts tokens, not letters or words.", {}, lambda text: text[:512]),
-)
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
-PARTS = {"train": "train", "eval": "val"}
-BIAS_TABLE = "relative_attention_bias"
+# Hints for mistakes that are often made in 1d, and what makes them: other options of the tokenizer, another text.
+SLIPS: dict[str, dict[str, Any]] = {
+    "shorter reviews are filled up: that is called padding, and does not happen by itself.": {"padding": False},
+    "that pads to the longest of the texts in a batch: pad to the same length everywhere.": {"padding": True},
+    "longer reviews are cut: that is called truncation, and has a length of its own.": {"truncation": False},
+    "the end of a long review was kept; its beginning is what stays.": {"truncation_side": "left"},
+    "padding stands before the text; it belongs behind it.": {"padding_side": "left"},
+    "[CLS] and [SEP] are missing; the tokenizer adds them by itself.": {"add_special_tokens": False},
+    "the text was changed before: `<br />` is a part of it.": {"change": lambda text: text.replace("<br />", " ")},
+    "the text was cut before; BERT's limit counts tokens, not letters or words.": {"change": lambda text: text[:512]},
+}
 
 
 def give_public(problem: str, model: str) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def give_public(problem: str, model: str) -> dict[str, Any]:
         # Short reviews alone tell padding to 512 from padding to the longest.
         return give_1d(model, SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
-        return {"model": model, "table": BIAS_TABLE}
+        return {"model": model, "table": "relative_attention_bias"}
     if problem == "2b":
         return give_2b(model, os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)])
     cells = Settings().cells
@@ -55,67 +54,60 @@ def give_2b(model: str, saved: str, texts: list[str], positive: list[bool]) -> d
     classifier = load_classifier(model)
     torch.nn.init.normal_(classifier.bert.pooler.dense.bias)
     classifier.save_pretrained(saved)
-    parts = {"train": rows.select(range(16)).to_dict(), "val": rows.select(range(16, len(rows))).to_dict()}
-    return {"model": model, "saved": saved, "arguments": list(_expect_arguments())} | parts
+    return {"model": model, "saved": saved, "train": rows[:16], "val": rows[16:]}
 
 
 def expect(problem: str, given: dict[str, Any]) -> dict[str, Any]:
     """What `judge` compares with the records of `observe`, as plain JSON data."""
-    return EXPECTATIONS[problem](given)
+    return make_plain(EXPECTATIONS[problem](given))
 
 
 def _expect_1d(given: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the reviews, and what each of the slips would make of them, with its hint."""
     tokenizer = load_tokenizer(given["model"])
     right = [rows | dict(tokenizer(rows["text"], **OPTIONS)) for rows in given["reviews"]]
-    return {"reviews": right, "slips": [[*_slip(tokenizer, rows)] for rows in right]}
-
-
-def _slip(tokenizer: Any, right: dict[str, list]) -> Iterator[dict[str, Any]]:
-    """What each of the mistakes would make of the same reviews, with its hint."""
-    for hint, changes, change in SLIPS:
-        tokenizer.truncation_side = changes.get("truncation_side", "right")  # It is no option of a call.
-        options = OPTIONS | {name: value for name, value in changes.items() if name != "truncation_side"}
-        yield right | dict(tokenizer([change(text) for text in right["text"]], **options)) | {"hint": hint}
-    masks = [[1 - value for value in mask] for mask in right["attention_mask"]]
-    yield right | {"attention_mask": masks, "hint": "the mask is the wrong way round: 1 for a token, 0 for padding."}
+    slips = []
+    for rows in right:
+        masks = [[1 - value for value in mask] for mask in rows["attention_mask"]]
+        inverted = {"attention_mask": masks, "hint": "the mask is the wrong way round: 1 for a token, 0 for padding."}
+        slips.append([rows | inverted])
+        for hint, slip in SLIPS.items():
+            options = OPTIONS | slip
+            texts = [*map(options.pop("change", str), rows["text"])]
+            tokenizer.truncation_side = options.pop("truncation_side", "right")  # It is no option of a call.
+            slips[-1].append(rows | dict(tokenizer(texts, **options)) | {"hint": hint})
+    return {"reviews": right, "slips": slips}
 
 
 def _expect_2a(given: dict[str, Any]) -> dict[str, Any]:
-    table = f"{given['table']}.weight"
-    return {"parameters": _expect_parameters(given["model"]), "table": {table: _trains(table)}}
+    models, table = _expect_models(given["model"]), f"bert.{given['table']}.weight"
+    for policy, parameters in models.items():
+        parameters[table] = {"numbers": 0, "trained": policy == "full", "values": None}
+    return {"models": models, "table": table}
 
 
 def _expect_2b(given: dict[str, Any]) -> dict[str, Any]:
-    wanted = _expect_arguments()
+    measured = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
     return {
-        "parameters": _expect_parameters(given["model"]),
-        "saved": _expect_parameters(given["saved"]),
-        "arguments": wanted,
-        "tester": {"do_train": False} | {name: wanted[name] for name in recipe.MEASURED},
+        "models": _expect_models(given["model"]),
+        "saved": describe_model(load_classifier(given["saved"]))["parameters"],
+        "arguments": ASKED | take_checked(TrainingArguments("nowhere", **ASKED)),
+        "tester": measured | {"do_train": False, "label_names": None},
         "labels": given["val"]["label"],
-        "data": {name: describe_data(Dataset.from_dict(given[part])) for name, part in PARTS.items()},
+        "train_dataset": describe_data(Dataset.from_dict(given["train"])),
+        "eval_dataset": describe_data(Dataset.from_dict(given["val"])),
     }
 
 
-def _expect_arguments() -> dict[str, Any]:
-    """The fields that are checked, with their values: those of the table, then those that it does not know."""
-    plain = TrainingArguments("nowhere")
-    names = [field.name for field in dataclasses.fields(TrainingArguments)]
-    unknown = {name: recipe.get_value(plain, name) for name in names if name not in recipe.TRAINER}
-    return make_plain({name: value for name, value in recipe.CHECKED.items() if name in names} | unknown)
+def _expect_models(model: str) -> dict[str, dict[str, Any]]:
+    """From a policy to its model's parameters; the values of the classifier are drawn, hence any (None)."""
+    models = {}
+    for policy in ("full", "bitfit"):
+        models[policy] = describe_model(apply_policy(load_classifier(model), policy))["parameters"]
+        for name, facts in models[policy].items():
+            facts["values"] = facts["values"] if name.startswith("bert.") else None
+    return models
 
 
-def _expect_2c(given: dict[str, Any]) -> dict[str, Any]:
-    rates, sizes = Settings().learning_rates, Settings().batch_sizes
-    return {"accuracies": given["accuracies"], "learning_rate": rates, "per_device_train_batch_size": sizes}
-
-
-EXPECTATIONS = {"1d": _expect_1d, "2a": _expect_2a, "2b": _expect_2b, "2c": _expect_2c}
-
-
-def _expect_parameters(model: str) -> dict[str, dict[str, Any]]:
-    return {name: facts | _trains(name) for name, facts in describe_parameters(load_classifier(model)).items()}
-
-
-def _trains(name: str) -> dict[str, bool]:
-    return {policy: POLICIES[policy](name) for policy in ("full", "bitfit")}
+# Of 2c the accuracies are all that is expected.
+EXPECTATIONS = {"1d": _expect_1d, "2a": _expect_2a, "2b": _expect_2b, "2c": dict}

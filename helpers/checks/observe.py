@@ -1,218 +1,211 @@
 """What a student's functions do, as plain JSON data: run in the student's process, judged elsewhere (`checks`)."""
 
-import contextlib
+import difflib
 import functools
 import gc
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import optuna
 import torch
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import BertForSequenceClassification, BertModel, PrinterCallback, Trainer, TrainingArguments
 
-from helpers import recipe
-from helpers.checks.describe import (
-    Mistake,
-    describe_data,
-    describe_error,
-    describe_parameters,
-    describe_trainer,
-    describe_value,
-    make_plain,
-    name_kind,
-)
-from helpers.models import POLICIES, load_classifier, load_tokenizer, quiet_library
-from helpers.recipe import CHOICES, SEARCH
-from helpers.settings import CourseError
+from helpers.checks.describe import describe_error, describe_model, describe_trainer, make_plain
+from helpers.models import POLICIES, apply_policy, load_classifier, load_tokenizer, quiet_library
+from helpers.recipe import CHOICES, COLUMNS, HARMLESS, MEANINGS, SEARCH, UNUSED, Mistake, demand, read_rows
+from helpers.settings import Settings
 
 
 def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Run a problem's functions on the inputs `given` (see `expect`).
 
-    Returns `records`, what was seen one after the other, and `stopped`, why the last record is the last, or None.
-    Nothing is judged here, so that a grader can do it in another process.
+    Returns `records`, what was seen one after the other, and `stopped`, why the last record is the last, or None:
+    an error, or a Mistake after which there is nothing more to see. What was seen is judged elsewhere.
     """
     records, stopped = [], None
     try:
-        for record in OBSERVERS[problem](solutions, given):
+        for record in OBSERVERS[problem](given, *solutions):
             records.append(make_plain(record))
     except (Exception, SystemExit) as error:
         stopped = describe_error(error, solutions)
     return {"records": records, "stopped": stopped}
 
 
-def _observe_1d(solutions: tuple[Callable, ...], given: dict[str, Any]) -> Iterator[dict]:
-    (preprocess_dataset,) = solutions
+def _require(function: str, found: Any, wanted: type) -> None:
+    """What a student's function returns must be of this class, or nothing more can be seen of it."""
+    if not isinstance(found, wanted):
+        hint = "mind the `return`." if found is None else f"the whole result, a {wanted.__name__}, is returned."
+        kind = type(found).__name__
+        raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
+
+
+def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator[dict]:
     tokenizer = load_tokenizer(given["model"])
     for rows in given["reviews"]:
         found = preprocess_dataset(Dataset.from_dict(rows), tokenizer)
-        yield {"kind": name_kind(found, Dataset)}
-        if not isinstance(found, Dataset):
-            return
-        record = {"rows": len(found), "columns": None, "problem": None}
+        _require("preprocess_dataset", found, Dataset)
+        if found.column_names == list(rows) and found.format["type"] is None:
+            hint = "`map` gives back a new one, made of what its function returns."
+            raise Mistake(f"the data set came back unchanged: {hint}")
         try:
-            record["columns"] = recipe.read_rows(found, 0, len(found))
-        except ValueError as error:
-            named = (name for name in recipe.COLUMNS if name in str(error))
-            unchanged = found.column_names == list(rows) and found.format["type"] is None
-            record |= {"problem": str(error), "column": next(named, "input_ids"), "unchanged": unchanged}
-        yield record
+            yield read_rows(found, 0, len(found))
+        except Mistake as mistake:
+            named = next(name for name in COLUMNS if name in str(mistake))
+            raise Mistake(f"{mistake} Hint: {MEANINGS[named]}") from None
 
 
-def _observe_2a(solutions: tuple[Callable, ...], given: dict[str, Any]) -> Iterator[dict]:
-    (init_model,) = solutions
-    model = given["model"]
-    with _without_policies():
+def _observe_2a(given: dict[str, Any], init_model: Callable) -> Iterator[dict]:
+    with patch.dict(POLICIES, dict.fromkeys(POLICIES, _refuse)), _bias_table(given["table"]):
         for options in ({}, {"use_bitfit": True}, {}):
-            yield from _observe_model(init_model(None, model, **options))
-        with _table_called_bias(given["table"]):
-            yield from _observe_model(init_model(None, model, use_bitfit=True))
+            yield _observe_model(init_model(None, given["model"], **options))
 
 
-def _observe_model(classifier: Any) -> Iterator[dict]:
+def _refuse(name: str) -> bool:
+    """Problem 2a is to write what `models.apply_policy` does, so this stands for the course's policies meanwhile."""
+    hint = "set requires_grad of each parameter yourself."
+    raise Mistake(f"init_model: expected a loop of your own, found one of the course's policies. Hint: {hint}")
+
+
+@contextmanager
+def _bias_table(name: str) -> Iterator[None]:
+    """Every BERT built meanwhile has a table with T5's name for it: it is called bias, and is no bias term."""
+    build = BertModel.__init__
+
+    @functools.wraps(build)
+    def build_with_table(self, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        setattr(self, name, torch.nn.Embedding(4, 2))
+
+    # No checkpoint has it, and nothing is wrong with that.
+    known = patch.object(BertForSequenceClassification, "_keys_to_ignore_on_load_missing", [name])
+    with patch.object(BertModel, "__init__", build_with_table), known:
+        yield
+
+
+def _observe_model(classifier: Any) -> dict[str, Any]:
     """Describe a classifier, then spoil it, so that the next one has to be fresh."""
-    kind = name_kind(classifier, BertForSequenceClassification)
-    yield {"kind": kind}
-    if isinstance(classifier, BertForSequenceClassification):
-        yield {
-            "labels": classifier.config.num_labels,
-            "dtype": str(classifier.dtype),
-            "parameters": describe_parameters(classifier),
-        }
-        for parameter in classifier.parameters():
-            torch.nn.init.zeros_(parameter)
+    _require("init_model", classifier, BertForSequenceClassification)
+    described = describe_model(classifier)
+    for parameter in classifier.parameters():
+        torch.nn.init.zeros_(parameter)
+    return described
 
 
-def _observe_2b(solutions: tuple[Callable, ...], given: dict[str, Any]) -> Iterator[dict]:
+def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Callable) -> Iterator[dict]:
     """Build both Trainers, and measure as training does: with what it takes from them, and nothing else."""
-    init_trainer, init_tester = solutions
-    few = {name: [row[:16] for row in given["val"][name]] for name in recipe.COLUMNS[:3]}
+    few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
     scope = getattr(init_trainer, "__globals__", {})
-    with patch.dict(scope, {"init_model": _right_init_model}), _watched_trainer():
+    with patch.dict(scope, {"init_model": _right_init_model}):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments would live on there, in the Trainers that are built later.
                 trainer = init_trainer(given["model"], train, val, **options)
-            yield {
-                "kind": name_kind(trainer, Trainer),
-                "model_init": getattr(trainer, "model_init", None) is not None,
-            }
-            if not isinstance(trainer, Trainer) or trainer.model_init is None:
-                return
-            data = {name: describe_data(getattr(trainer, f"{name}_dataset")) for name in ("train", "eval")}
-            yield describe_trainer(trainer, given["arguments"]) | {"data": data}
+            _require("init_trainer", trainer, Trainer)
+            hint = "a Trainer with model=... cannot start afresh, as every run of a search must."
+            demand("the Trainer's model_init", "there", "there" if trainer.model_init else "missing", hint)
+            yield describe_trainer(trainer)
             for _ in range(2):
-                yield from _observe_model(trainer.call_model_init())
+                yield _observe_model(trainer.call_model_init())
             yield from _observe_metrics(trainer.call_model_init(), trainer.compute_metrics, few, "eval")
 
         tester = init_tester(given["saved"])
-        yield {
-            "kind": name_kind(tester, Trainer),
-            "model_init": getattr(tester, "model_init", None) is not None,
-            "train": getattr(tester, "train_dataset", None) is not None,
-        }
-        if isinstance(tester, Trainer):
-            parameters = describe_parameters(tester.model)
-            yield describe_trainer(tester, ["do_train", *recipe.MEASURED]) | {"parameters": parameters}
-            yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
+        _require("init_tester", tester, Trainer)
+        yield describe_trainer(tester) | describe_model(tester.model)
+        yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
+
+
+def _right_init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
+    """Problem 2b gets a right `init_model` of its own: a mistake in Problem 2a is that problem's alone."""
+    return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
     """Two classifiers that always say the same tell the accuracy from every other metric."""
-    trainer = Trainer(model, TrainingArguments("measured", report_to="none"), compute_metrics=compute_metrics)
-    mute(trainer)
+    trainer = _build_quiet_trainer({}, model=model, compute_metrics=compute_metrics)
     for label in (0, 1):
         with torch.no_grad():
             model.classifier.weight.zero_()
             model.classifier.bias.copy_(torch.tensor([1.0 - label, label]))
         metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
-        yield {
-            "metrics": {
-                name: value if isinstance(value, (int, float)) else type(value).__name__
-                for name, value in metrics.items()
-                if not name.endswith(("time", "second"))
-            }
-        }
+        for name, value in metrics.items():
+            kind = "a number" if isinstance(value, (int, float)) else type(value).__name__
+            demand(name, "a number", kind, "the Trainer logs numbers alone.")
+        yield {name: value for name, value in metrics.items() if not name.endswith(("time", "second"))}
 
 
-def _observe_2c(solutions: tuple[Callable, ...], given: dict[str, Any]) -> Iterator[dict]:
+def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable) -> Iterator[dict]:
     """Run the search with a toy whose accuracies are given: pairs of a cell and an accuracy."""
-    (hyperparameter_search_settings,) = solutions
     search = hyperparameter_search_settings()
-    yield {"kind": name_kind(search, dict)}
-    if not isinstance(search, dict):
-        return
-    yield {"keys": {str(name): {"kind": describe_value(value), "value": value} for name, value in search.items()}}
-    if "hp_space" not in search:
-        return
+    _require("hyperparameter_search_settings", search, dict)
+    _check_keys(search)
     accuracies = {tuple(cell): accuracy for cell, accuracy in given["accuracies"]}
-    cells, records, studies = [], [], []
+    grid = dict(zip(CHOICES, (Settings().learning_rates, Settings().batch_sizes), strict=True))
+    cells, studies = [], []
 
     def watched_space(trial: optuna.Trial) -> dict[str, Any]:
+        hint = "this pruner can stop a cell half-way; every cell is trained to its end."
+        demand("pruner", "NopPruner", type(trial.study.pruner).__name__, hint)
         chosen = search["hp_space"](trial)
-        record = {"pruner": type(trial.study.pruner).__name__, "kind": name_kind(chosen, dict)}
-        records.append(record)
-        if not isinstance(chosen, dict):
-            raise _Enough
-        record["chosen"] = {str(name): value for name, value in chosen.items()}
-        cell = tuple(chosen.get(name) for name in CHOICES)
-        if len(chosen) != 2 or cell not in accuracies or cell in cells:
-            raise _Enough
+        _require("hp_space", chosen, dict)
+        plain = make_plain(chosen)
+        demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
+        for name in CHOICES:
+            if plain[name] not in grid[name]:
+                allowed = ", ".join(map(str, grid[name]))
+                hint = "ask the trial for one of a list."
+                raise Mistake(f"{name}: expected one of {allowed}, found {plain[name]}. Hint: {hint}")
+        cell = tuple(plain[name] for name in CHOICES)
+        hint = "the sampler draws cells again; one for grids does not."
+        demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
         cells.append(cell)
         studies.append(trial.study)
         return chosen
 
-    toy = Trainer(
+    toy = _build_quiet_trainer(
+        {"num_train_epochs": 1, "eval_strategy": "epoch", "save_strategy": "no"},
         model_init=_Toy,
-        args=TrainingArguments("toy", num_train_epochs=1, eval_strategy="epoch", save_strategy="no", report_to="none"),
         train_dataset=[{"labels": 0}],
         eval_dataset=[{"labels": 0}],
         compute_metrics=lambda predictions: {"accuracy": accuracies[cells[-1]]},
     )
-    mute(toy)
-    rehearsed = {name: value for name, value in search.items() if name in SEARCH} | {"hp_space": watched_space}
-    failure = None
-    try:
-        toy.hyperparameter_search(**rehearsed)
-    except _Enough:
-        pass
-    except Exception as error:
-        failure = error
-    yield {"trials": records}
-    if failure is not None:
-        raise failure
-    if studies and len(cells) == len(records):
-        trials = studies[0].trials
-        yield {
-            "direction": studies[0].direction.name.lower(),
-            "values": [trial.value for trial in trials[: len(cells)]],
-            "best": studies[0].best_trial.number,
-        }
+    rehearsed = {name: value for name, value in search.items() if name in SEARCH}
+    toy.hyperparameter_search(**rehearsed | {"hp_space": watched_space})
+    values = [trial.value for trial in studies[0].trials[: len(cells)]]
+    yield {"cells": cells, "values": values, "direction": studies[0].direction.name.lower()}
 
 
-OBSERVERS: dict[str, Callable[..., Iterator[dict]]] = {
-    "1d": _observe_1d,
-    "2a": _observe_2a,
-    "2b": _observe_2b,
-    "2c": _observe_2c,
-}
+def _check_keys(search: dict[str, Any]) -> None:
+    """Every key of a search decides it, or is harmless with the value it has, or is refused by name."""
+    known = (*SEARCH, *HARMLESS, *UNUSED)
+    for name, value in search.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"do you mean {near[0]}?" if near else f"the search needs none but {', '.join(SEARCH)}."
+            raise Mistake(f"key {name}: expected no such key, found it. Hint: {hint}")
+        if name in UNUSED and value not in UNUSED[name]:
+            hint = "leave it out: every cell is trained to its end, one after the other."
+            demand(f"key {name}", UNUSED[name][0], value, hint)
+        if name in ("pruner", "sampler") and isinstance(value, type):
+            demand(f"key {name}", "an object", f"the class {value.__name__}", "a class becomes an object by ().")
+        if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
+            hint = "the search calls it for each trial: give it the function, not what the function returns."
+            kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
+            demand(f"key {name}", "a function", kind, hint)
+    demand("key hp_space", "there", "there" if "hp_space" in search else "missing", "a function of the trial.")
 
 
-def mute(trainer: Trainer) -> None:
-    for callback in list(trainer.callback_handler.callbacks):
-        if "Progress" in type(callback).__name__ or "Printer" in type(callback).__name__:
-            trainer.remove_callback(callback)
-
-
-class _Enough(Exception):
-    """The search need not go on: what was seen of it is wrong already."""
+def _build_quiet_trainer(arguments: dict[str, Any], **options: Any) -> Trainer:
+    arguments = TrainingArguments("quiet", report_to="none", disable_tqdm=True, **arguments)
+    trainer = Trainer(args=arguments, **options)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class _Toy(torch.nn.Module):
@@ -226,74 +219,22 @@ class _Toy(torch.nn.Module):
         return {"loss": (self.weight * 0 + 1).sum(), "logits": torch.zeros(len(labels), 2)}
 
 
-def _right_init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> BertForSequenceClassification:
-    """Problem 2b gets a right `init_model` of its own: a mistake in Problem 2a is that problem's alone."""
-    model = load_classifier(model_name)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = POLICIES["bitfit" if use_bitfit else "full"](name)
-    return model
-
-
-def _watched_trainer() -> Any:
-    """A Trainer that is built meanwhile says so if its `model_init` is a model, which the library explains badly."""
-    build = Trainer.__init__
-
-    @functools.wraps(build)
-    def build_from_function(self, *args: Any, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("model_init"), torch.nn.Module):
-            raise Mistake(
-                "the Trainer's model_init: expected a function, found a model. Hint: the Trainer calls it for each run;"
-                " give it the function, not what the function returns."
-            )
-        build(self, *args, **kwargs)
-
-    return patch.object(Trainer, "__init__", build_from_function)
-
-
-@contextmanager
-def _without_policies() -> Iterator[None]:
-    """Problem 2a is to write what `models.apply_policy` does, so the course's own table is empty meanwhile."""
-    try:
-        with patch.dict(POLICIES, clear=True):
-            yield
-    except (CourseError, KeyError) as error:
-        if "Unknown policy" not in str(error) and str(error) not in ("'bitfit'", "'full'"):
-            raise
-        raise Mistake(
-            "init_model: expected a loop of your own, found the course's policies, which are not there in this check."
-            " Hint: set requires_grad of each parameter yourself."
-        ) from None
-
-
-def _table_called_bias(name: str) -> Any:
-    """Every classifier built meanwhile has a table with T5's name for it: it is called bias, and is no bias term."""
-    build = BertForSequenceClassification.__init__
-
-    @functools.wraps(build)
-    def build_with_table(self, *args: Any, **kwargs: Any) -> None:
-        build(self, *args, **kwargs)
-        setattr(self, name, torch.nn.Embedding(4, 2))
-
-    return patch.object(BertForSequenceClassification, "__init__", build_with_table)
+OBSERVERS = {"1d": _observe_1d, "2a": _observe_2a, "2b": _observe_2b, "2c": _observe_2c}
 
 
 @contextmanager
 def quiet_workshop() -> Iterator[None]:
     """Work in a temporary folder, without bars, logs and warnings."""
-    here, verbosity, barless = os.getcwd(), optuna.logging.get_verbosity(), are_progress_bars_disabled()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    disable_progress_bars()
-    # The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out.
-    gc.freeze()
-    with quiet_library(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with quiet_library(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), ExitStack() as restore:
         warnings.simplefilter("ignore")
+        restore.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if not are_progress_bars_disabled():
+            restore.callback(enable_progress_bars)
+        disable_progress_bars()
+        # The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out.
+        restore.callback(gc.unfreeze)
+        gc.freeze()
+        restore.callback(os.chdir, os.getcwd())
         os.chdir(folder)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.chdir(here)
-            gc.unfreeze()
-            optuna.logging.set_verbosity(verbosity)
-            if not barless:
-                enable_progress_bars()
+        yield
