@@ -1,4 +1,4 @@
-"""The degree `namespaces`: how bubblewrap is told what the code finds in its world."""
+"""The degree `namespaces`: bubblewrap makes the world that the code finds, and all of it ends with its process 1."""
 
 import contextlib
 import json
@@ -7,24 +7,79 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from instructor import users
-from instructor.inside import FOLDERS, SCRATCH
+import psutil
 
+from instructor.users import become, pick_user
+
+SCRATCH = "/scratch"
+FOLDERS = (SCRATCH, "/tmp", "/dev/shm")  # Those to write in, in memory.
 SMALL = 64 * 2**20  # Bytes in /tmp and in /dev/shm.
 # What a Python process needs of the system; what is absent is left out.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu") + tuple(
     f"/etc/{name}" for name in ("alternatives", "fonts", "group", "hosts", "ld.so.cache", "localtime", "passwd")
 )
 NOT_INSTALLED = "bwrap is not installed: apt install bubblewrap (conda install -c conda-forge bubblewrap)"
-ALONE = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]  # For who is not root.
+ALONE = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+# For root: bwrap's 0 builds the sandbox and forbids further user namespaces; then 1000, who outside is a user that
+# nobody is, runs the code. Otherwise the code would be root outside, or bwrap could not read what root alone can.
+BUILDER = ["--unshare-user", "--uid", "0", "--gid", "0"] + [
+    word for name in ("SETUID", "SETGID", "SETPCAP", "SYS_RESOURCE") for word in ("--cap-add", f"CAP_{name}")
+]
+NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', "-"]
 
 
-def open_pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe whose reading end is closed with the stack; the writing end is its user's to close."""
-    reader, writer = os.pipe()
-    stack.callback(os.close, reader)
-    return reader, writer
+class Namespaces:
+    """A world of its own for one run. Raises OSError where bwrap is not installed."""
+
+    scratch = SCRATCH
+
+    def __init__(self, readable: tuple[str, ...], hidden: tuple[str, ...], disk: int):
+        self.front, self.disk = [find_bwrap(), *describe_world(readable, hidden, disk)], disk
+
+    def start(self, before: list[str], command: list[str], pass_fds: list[int], **options: Any) -> subprocess.Popen:
+        """Start a command in this world, as a user without privileges; `before` are the words before all others."""
+        words = [*before, *self.front]
+        if os.geteuid() != 0:
+            return subprocess.Popen([*words, *ALONE, "--", *command], pass_fds=pass_fds, **options)
+        (info, info_in), (block, go) = os.pipe(), os.pipe()
+        words += [*BUILDER, "--info-fd", str(info_in), "--userns-block-fd", str(block), "--", *NO_MORE, *become(1000)]
+        with open(info) as said, open(go, "w"):  # bwrap waits until this one is closed.
+            process = subprocess.Popen([*words, *command], pass_fds=[*pass_fds, info_in, block], **options)
+            os.close(info_in)
+            os.close(block)
+            if facts := said.read():
+                for kind in ("uid", "gid"):
+                    users = f"0 0 1\n1000 {pick_user()} 1\n"
+                    Path(f"/proc/{json.loads(facts)['child-pid']}/{kind}_map").write_text(users)
+        return process
+
+    def find(self, process: subprocess.Popen) -> list[psutil.Process]:
+        """All processes of a run, given the first."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(process.pid).children(recursive=True)
+        return []
+
+    def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
+        """Bytes in memory and on disk that the folders take, and number of files, as a process inside sees them."""
+        for each in reversed(inside):
+            with contextlib.suppress(OSError):
+                spaces = [os.statvfs(f"/proc/{each.pid}/root{folder}") for folder in FOLDERS]
+                if spaces[0].f_blocks * spaces[0].f_frsize <= self.disk + 2**20:  # Else it is still being built.
+                    used = sum((space.f_blocks - space.f_bfree) * space.f_frsize for space in spaces)
+                    return used, 0, max(space.f_files - space.f_ffree for space in spaces)
+        return 0, 0, 0
+
+    def end(self, process: subprocess.Popen) -> None:
+        """Kill all of a run and wait until it is gone: everything ends with process 1, and then bwrap."""
+        if process.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                for first in psutil.Process(process.pid).children():
+                    first.kill()
+                    first.wait(30)
+            process.kill()
+            process.wait()
 
 
 def find_bwrap() -> str:
@@ -35,47 +90,13 @@ def find_bwrap() -> str:
     return found
 
 
-class SecondUser:
-    """For root: bwrap's 0 builds the sandbox, and 1000, who outside is a user that nobody is, runs the code.
-
-    bwrap waits (`--userns-block-fd`) until `enter` has named both and has forbidden further user namespaces. Otherwise
-    the code would be root outside, or bwrap could not read what root alone can.
-    """
-
-    def __init__(self, stack: contextlib.ExitStack, user: int):
-        self.user = user
-        self.info, info_in = open_pipe(stack)
-        block, self.go = os.pipe()
-        self.handles = [info_in, block]
-        stack.callback(os.close, self.go)
-        self.options = ["--unshare-user", "--uid", "0", "--gid", "0"]
-        self.options += ["--userns-block-fd", str(block), "--info-fd", str(info_in)]
-        for name in ("SETUID", "SETGID", "SETPCAP", "CHOWN"):
-            self.options += ["--cap-add", f"CAP_{name}"]
-        own = f'chown 1000:1000 {" ".join(FOLDERS)} && exec "$@"'
-        self.become = ["bash", "-c", own, "-", *users.become(1000)]
-
-    def enter(self) -> None:
-        said = b""
-        while b"}" not in said:
-            part = os.read(self.info, 4096)
-            if not part:
-                raise OSError("bwrap could not begin")
-            said += part
-        child = json.loads(said)["child-pid"]
-        for kind in ("uid", "gid"):
-            Path(f"/proc/{child}/{kind}_map").write_text(f"0 0 1\n1000 {self.user} 1\n")
-        no_more = ["sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces"]
-        subprocess.run(["nsenter", f"--user=/proc/{child}/ns/user", "-S0", "-G0", *no_more], check=True)
-        os.write(self.go, b"1")
-
-
-def describe_root(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int) -> list[str]:
+def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int) -> list[str]:
     """bwrap's options: what the code finds in its world. The command is process 1, which no signal of its own ends."""
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", "sandbox"]
     options += ["--as-pid-1", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
-    for folder, size in zip(FOLDERS, (disk, SMALL, SMALL), strict=True):
-        options += ["--perms", "0700", "--size", str(size), "--tmpfs", folder]
+    for folder in FOLDERS:
+        size = disk if folder == SCRATCH else SMALL
+        options += ["--perms", "0777", "--size", str(size), "--tmpfs", folder]
     for path in (*SYSTEM, *list_python(), *readable):
         if os.path.islink(path):
             options += ["--symlink", os.readlink(path), path]
@@ -86,7 +107,7 @@ def describe_root(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int)
     for path in filter(os.path.exists, hidden):
         empty = ["--perms", "0755", "--tmpfs", path, "--remount-ro", path]
         options += empty if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
-    return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH]
+    return [*options, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def list_python() -> list[str]:

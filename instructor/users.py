@@ -7,8 +7,9 @@ import pwd
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -16,6 +17,74 @@ SHARED = {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.g
 SET_REAPER = 36  # From the kernel's sys/prctl.h.
 SYSTEM_V = {"shm": ("shmid", "--shmem-id"), "sem": ("semid", "--semaphore-id"), "msg": ("msqid", "--queue-id")}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+SECONDS = 0.5  # Between two looks at the disk, which take long.
+
+
+class OtherUser:
+    """A user with a folder for one run. What loses its parent becomes this process's child, so that none is lost."""
+
+    def __init__(self):
+        ctypes.CDLL(None).prctl(SET_REAPER, 1, 0, 0, 0)
+        self.number, self.folder = pick_user(), tempfile.mkdtemp(prefix="sandbox-")
+        self.scratch = f"{self.folder}/scratch"  # In a folder that is not the user's, so that it cannot be removed.
+        os.chmod(self.folder, 0o711)
+        os.mkdir(self.scratch, 0o700)
+        os.chown(self.scratch, self.number, self.number)
+        self.measured, self.measured_at = (0, 0, 0), 0.0
+
+    def start(self, before: list[str], command: list[str], **options: Any) -> subprocess.Popen:
+        """Start a command as this user; `before` are the words before all others."""
+        try:
+            return subprocess.Popen([*before, *become(self.number), *command], **options)
+        except OSError:
+            remove_tree(self.folder)
+            raise
+
+    def find(self, process: subprocess.Popen) -> list[psutil.Process]:
+        return list_processes(self.number)
+
+    def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
+        """Bytes of its System V shared memory, its bytes on disk and the number of its files, as of lately."""
+        if time.monotonic() > self.measured_at + SECONDS:
+            words = ["find", self.scratch, *self.list_files(), "-printf", "%b\n"]
+            blocks = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+            ).stdout.split()
+            shared = sum(int(row["rss"]) for row in self.list_system_v("shm"))
+            self.measured = shared, 512 * sum(map(int, blocks)), len(blocks)
+            self.measured_at = time.monotonic()
+        return self.measured
+
+    def end(self, process: subprocess.Popen) -> None:
+        """Kill all of the user's processes at once, so that none can fork its way out, and remove what it has made."""
+        process.kill()
+        process.wait()
+        while found := list_processes(self.number):
+            subprocess.run([*become(self.number), "sh", "-c", "kill -9 -1"], **QUIET)
+            for each in found:
+                with contextlib.suppress(psutil.Error, ChildProcessError):
+                    os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
+        for path in (self.folder, *self.list_files()):
+            remove_tree(path)
+        for kind, (column, option) in SYSTEM_V.items():
+            for row in self.list_system_v(kind):
+                subprocess.run(["ipcrm", option, row[column]], **QUIET)
+
+    def list_files(self) -> list[str]:
+        """What the user has where everybody may write."""
+        found = []
+        for folder in SHARED:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                found += [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_uid == self.number]
+        return found
+
+    def list_system_v(self, kind: str) -> list[dict[str, str]]:
+        """The user's System V objects of one kind, as the kernel describes them."""
+        with contextlib.suppress(OSError):
+            first, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+            found = [dict(zip(first.split(), row.split(), strict=True)) for row in rows]
+            return [row for row in found if str(self.number) in (row["uid"], row["cuid"])]
+        return []
 
 
 def pick_user() -> int:
@@ -42,64 +111,6 @@ def become(user: int) -> list[str]:
     """
     dropped = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=KILL")
     return ["setpriv", f"--reuid={user}", f"--regid={user}", *dropped]
-
-
-@contextlib.contextmanager
-def borrow_folder(user: int) -> Iterator[str]:
-    """A folder that is a user's for one run; afterwards nothing that this user has made is left on the machine.
-
-    What loses its parent meanwhile becomes this process's child (a subreaper's), so nothing gets out of sight.
-    """
-    ctypes.CDLL(None).prctl(SET_REAPER, 1, 0, 0, 0)
-    folder = tempfile.mkdtemp(prefix="sandbox-")
-    scratch = f"{folder}/scratch"  # In a folder that is not the user's, so that it cannot be removed.
-    os.chmod(folder, 0o711)
-    os.mkdir(scratch, 0o700)
-    os.chown(scratch, user, user)
-    try:
-        yield scratch
-    finally:
-        for path in (folder, *list_files(user)):
-            remove_tree(path)
-        for kind, (column, option) in SYSTEM_V.items():
-            for row in list_system_v(kind, user):
-                subprocess.run(["ipcrm", option, row[column]], **QUIET)
-
-
-def end_processes(user: int) -> None:
-    """Kill all of a user's processes at once, so that none can fork its way out, and wait for those that are ours."""
-    while found := list_processes(user):
-        subprocess.run([*become(user), "sh", "-c", "kill -9 -1"], **QUIET)
-        for process in found:
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                os.waitpid(process.pid, 0) if process.ppid() == os.getpid() else process.wait(1)
-
-
-def list_files(user: int) -> list[str]:
-    """Files and folders of a user where everybody may write."""
-    found = []
-    for folder in SHARED:
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            found += [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_uid == user]
-    return found
-
-
-def list_system_v(kind: str, user: int) -> list[dict[str, str]]:
-    """A user's System V objects of one kind, as the kernel describes them."""
-    with contextlib.suppress(OSError):
-        first, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
-        found = [dict(zip(first.split(), row.split(), strict=True)) for row in rows]
-        return [row for row in found if str(user) in (row["uid"], row["cuid"])]
-    return []
-
-
-def measure(user: int, folder: str) -> tuple[int, int, int]:
-    """Bytes on disk and number of files that a user has, and bytes of its System V shared memory."""
-    totals = []
-    for unit in ("-B1", "--inodes"):
-        done = subprocess.run(["du", "-sc", unit, "--", folder, *list_files(user)], capture_output=True, check=False)
-        totals.append(int(done.stdout.splitlines()[-1].split()[0]))
-    return totals[0], totals[1], sum(int(row["rss"]) for row in list_system_v("shm", user))
 
 
 def remove_tree(path: str) -> None:
