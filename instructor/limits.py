@@ -1,6 +1,5 @@
 """What a run in a sandbox may use, and how it ended."""
 
-import signal
 from dataclasses import dataclass
 
 MEBI = 2**20
@@ -50,10 +49,8 @@ class Outcome:
             "stop": "grading was stopped",
             "sandbox": f"the sandbox could not be set up ({self.output.strip()[-300:]})",
         }
-        code = 128 - self.code if self.code > 128 else self.code
-        reason = "cpu" if code == -signal.SIGXCPU else self.reason
-        if reason:
-            return f"stopped: {broken[reason]}."
-        if code < 0:
-            return f"its process was killed by signal {-code}."
-        return f"its process ended with exit code {code}."
+        if self.reason:
+            return f"stopped: {broken[self.reason]}."
+        if self.code < 0:
+            return f"its process was killed by signal {-self.code}."
+        return f"its process ended with exit code {self.code}."

@@ -63,7 +63,7 @@ def hyperparameter_search_settings():
     return {name: value for name, value in _right_search().items() if name != "pruner"}
 """,
 }
-FORGED = '"imported"\\n{"records": [{"kind": "Dataset"}], "stopped": null}'
+FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 
 # What takes too much, or reaches for what is not its own. name: (the whole of exercises.py, points, part of what the sheet says)
 FIRST: dict[str, tuple[str, dict[str, int], str]] = {
