@@ -44,15 +44,16 @@ class Namespaces:
         if os.geteuid() != 0:
             return subprocess.Popen([*words, *ALONE, "--", *command], pass_fds=pass_fds, **options)
         (info, info_in), (block, go) = os.pipe(), os.pipe()
-        words += [*BUILDER, "--info-fd", str(info_in), "--userns-block-fd", str(block), "--", *NO_MORE, *become(1000)]
+        words += [*BUILDER, "--info-fd", str(info_in), "--userns-block-fd", str(block), "--", *NO_MORE]
+        words += [*become(1000), "--pdeathsig=KILL"]  # A change of user forgets that it ends with whoever started it.
         with open(info) as said, open(go, "w"):  # bwrap waits until this one is closed.
             process = subprocess.Popen([*words, *command], pass_fds=[*pass_fds, info_in, block], **options)
             os.close(info_in)
             os.close(block)
             if facts := said.read():
+                child, user = json.loads(facts)["child-pid"], pick_user()
                 for kind in ("uid", "gid"):
-                    users = f"0 0 1\n1000 {pick_user()} 1\n"
-                    Path(f"/proc/{json.loads(facts)['child-pid']}/{kind}_map").write_text(users)
+                    Path(f"/proc/{child}/{kind}_map").write_text(f"0 0 1\n1000 {user} 1\n")
         return process
 
     def find(self, process: subprocess.Popen) -> list[psutil.Process]:

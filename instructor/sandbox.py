@@ -20,8 +20,6 @@ import threading
 import time
 from functools import cache
 
-import psutil
-
 from instructor import groups, users
 from instructor.bubble import Namespaces
 from instructor.limits import MEBI, Limits, Outcome
@@ -81,7 +79,7 @@ def limit(limits: Limits) -> list[str]:
     """The words that set what the kernel limits for each process or user."""
     tasks = 4 * limits.processes  # Threads count, too; processes are counted by the watch.
     if own := os.geteuid():  # Older kernels count what the grader's own user runs elsewhere.
-        tasks += sum(psutil.Process(p.pid).num_threads() for p in users.list_processes(own))
+        tasks += sum(process.info["num_threads"] or 0 for process in users.list_processes(own))
     wanted = {"as": max(2 * limits.memory, 4096 * MEBI) + 4096 * MEBI, "fsize": limits.disk, "nofile": 1024}
     wanted |= {"core": 0, "nproc": tasks, "memlock": MEBI, "msgqueue": 0}
     words = ["prlimit"]

@@ -100,16 +100,13 @@ def pick_user() -> int:
 
 def list_processes(user: int) -> list[psutil.Process]:
     """All processes of a user, those that have ended and that nobody has waited for among them."""
-    found = psutil.process_iter(["uids"])
+    found = psutil.process_iter(["uids", "num_threads"])
     return [process for process in found if process.info["uids"] and process.info["uids"].real == user]
 
 
 def become(user: int) -> list[str]:
-    """The words before a command that make it run as a user, without any privilege and any way to one.
-
-    It ends with whoever started it: a change of user would forget that.
-    """
-    dropped = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=KILL")
+    """The words before a command that make it run as a user, without any privilege and any way to one."""
+    dropped = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
     return ["setpriv", f"--reuid={user}", f"--regid={user}", *dropped]
 
 

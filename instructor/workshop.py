@@ -63,20 +63,12 @@ class Workshop:
         self.alone = False  # Whether there is one submission only: memory is given back as soon as it can be.
 
     def __enter__(self) -> "Workshop":
-        self.course, self.blind = self.folder / "course", self.folder / "blind"
         self.private = self.folder / "private"
         self.private.mkdir(0o700)
-        ignore = shutil.ignore_patterns(*LEFT_OUT)
-        shutil.copytree(PROJECT / "helpers", self.course / "helpers", ignore=ignore)
-        for name in ("runner.py", "forgery.py"):
-            shutil.copy(Path(__file__).with_name(name), self.course)
-        open_to_all(self.course)
         # What knows the expectations is not where the points are decided; notebooks run the checks, for no points.
-        checks = shutil.ignore_patterns(*KNOWS_WHAT_IS_RIGHT)
-        shutil.copytree(self.course, self.blind, ignore=checks, copy_function=os.link)
-        (self.blind / "helpers" / "checks" / "__init__.py").unlink()
-        (self.blind / "helpers" / "checks" / "__init__.py").touch()
-        open_to_all(self.blind)
+        self.blind = self.make_folder()
+        copy_course(self.blind, *KNOWS_WHAT_IS_RIGHT)
+        (self.blind / "helpers" / "checks" / "__init__.py").write_text("")
         return self
 
     def stop(self) -> None:
@@ -203,9 +195,9 @@ class Workshop:
         notebooks = {Path(name).name: text for name, text in notebooks.items()}
         stage = self.make_folder()
         try:
-            shutil.copytree(self.course, stage, copy_function=os.link, dirs_exist_ok=True)
+            copy_course(stage)
             (stage / "helpers" / "exercises.py").write_bytes(exercises)
-            open_to_all(stage)
+            (stage / "helpers" / "exercises.py").chmod(0o644)
             profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
             job = {"notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
             job |= {"cell_seconds": 1800 if full else 300, "limits": asdict(limits)}
@@ -214,6 +206,14 @@ class Workshop:
             remove_tree(str(stage))
         lines = [describe_rerun(name, told.get(name, outcome), limits) for name in notebooks]
         return {"lines": lines, "graded": "ready" in told} | add_up([outcome])
+
+
+def copy_course(folder: Path, *left_out: str) -> None:
+    """What a sandbox needs of the course: no solution, and none of the files that are left out."""
+    shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=shutil.ignore_patterns(*LEFT_OUT, *left_out))
+    for name in ("runner.py", "forgery.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
+    open_to_all(folder)
 
 
 def add_up(used: list[Outcome]) -> dict[str, Any]:
