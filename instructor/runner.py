@@ -103,21 +103,18 @@ def run_notebooks(job: dict[str, Any]) -> None:
     Path("notebooks").mkdir()
     for name, notebook in job["notebooks"].items():
         Path("notebooks", name).write_text(notebook, encoding="utf-8")
+    python = [sys.executable, "-m"]
+    pytest = [*python, "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     for name in job["notebooks"]:
-        run_apart(name, partial(rerun, name, job), job["limits"])
-
-
-def rerun(name: str, job: dict[str, Any], end: int) -> None:
-    environment = os.environ | {"COURSE_PROFILE": job["profiles"][name]}
-    if job["sweep_before"] == name:
-        sweep = [sys.executable, "-m", "helpers", "sweep", "--workers", "1"]
-        subprocess.run(sweep, check=False, capture_output=True, env=environment)
-    nbval = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={job['cell_seconds']}"]
-    pytest = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", *nbval]
-    with open("said", "w+b") as log:
-        subprocess.run([*pytest, f"notebooks/{name}"], check=False, stdout=log, stderr=log, env=environment)
-        log.seek(0)
-        write_all(end, log.read(MOST_OF_A_LOG))
+        environment = os.environ | {"COURSE_PROFILE": job["profiles"][name]}
+        if name == job["sweep_before"]:
+            subprocess.run([*python, "helpers", "sweep", "--workers", "1"], capture_output=True, env=environment)
+        command = [*pytest, f"--nbval-cell-timeout={job['cell_seconds']}", f"notebooks/{name}"]
+        with open("said", "w+b") as log:  # Unlike a pipe, it is at its end even if something goes on that writes to it.
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment)
+            kill_others()
+            log.seek(0)
+            tell(name, log.read(MOST_OF_A_LOG).decode("utf-8", "replace"), done.returncode)
 
 
 def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float]) -> None:

@@ -20,10 +20,9 @@ import threading
 import time
 from functools import cache
 
-from instructor import groups, users
-from instructor.bubble import Namespaces
-from instructor.limits import MEBI, Limits, Outcome
-from instructor.watch import watch
+from instructor import groups
+from instructor.limits import MEBI, Limits, Outcome, watch
+from instructor.worlds import Namespaces, OtherUser, list_processes
 
 DEGREES = ("namespaces", "user")
 
@@ -45,7 +44,7 @@ def run(
     thread ends it by setting `stop`. Raises OSError where there cannot be such a sandbox.
     """
     outcome, started = Outcome(), time.monotonic()
-    world = Namespaces(readable, hidden, limits.disk) if degree == "namespaces" else users.OtherUser()
+    world = Namespaces(readable, hidden, limits.disk) if degree == "namespaces" else OtherUser()
     result, result_in = os.pipe()
     # Who gets as far as this shell's empty line is set up: after that, no exit code is taken for a failed sandbox.
     shell = ["bash", "-c", f'cd && exec 3>&{result_in} {result_in}>&- && echo >&3 && exec "$@"', "-"]
@@ -79,7 +78,7 @@ def limit(limits: Limits) -> list[str]:
     """The words that set what the kernel limits for each process or user."""
     tasks = 4 * limits.processes  # Threads count, too; processes are counted by the watch.
     if own := os.geteuid():  # Older kernels count what the grader's own user runs elsewhere.
-        tasks += sum(process.info["num_threads"] or 0 for process in users.list_processes(own))
+        tasks += sum(process.info["num_threads"] or 0 for process in list_processes(own))
     wanted = {"as": max(2 * limits.memory, 4096 * MEBI) + 4096 * MEBI, "fsize": limits.disk, "nofile": 1024}
     wanted |= {"core": 0, "nproc": tasks, "memlock": MEBI, "msgqueue": 0}
     words = ["prlimit"]

@@ -18,10 +18,9 @@ import psutil
 
 from helpers.settings import CourseError
 from instructor import sandbox
-from instructor.bubble import list_python
 from instructor.limits import MEBI, Limits, Outcome
-from instructor.users import remove_tree
 from instructor.verdict import describe_rerun, judge_outcome, read_told
+from instructor.worlds import list_python, remove_tree
 
 PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
@@ -200,7 +199,7 @@ class Workshop:
             (stage / "helpers" / "exercises.py").chmod(0o644)
             profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
             job = {"notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
-            job |= {"cell_seconds": 1800 if full else 300, "limits": asdict(limits)}
+            job["cell_seconds"] = 1800 if full else 300
             outcome, told = self.run(job, limits, (stage,), PYTHONPATH=str(stage), **LEAN)
         finally:
             remove_tree(str(stage))

@@ -91,11 +91,7 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "kills its parent": (
-        at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")),
-        ALL,
-        "Problem 1d: correct",
-    ),
+    "kills its parent": (at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")), ALL, "Problem 1d: correct"),
     "kills whatever it can": (
         at_import(tolerantly("import os, signal\nos.kill(-1, signal.SIGKILL)")),
         ALL,
