@@ -11,10 +11,12 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+WANTED = ("memory", "cpu", "cpuacct", "cpu,cpuacct")  # In version 1, each has groups of its own.
 # In the order in which they can be set. Where memory is full, no single process is killed: all of them are (version 2),
 # or who asks gets an error or waits until the watch ends all, so that it is known whose fault it was.
 LIMITS = {"memory.swap.max": "0", "memory.oom.group": "1", "memory.max": "", "memory.oom_control": "1"}
@@ -23,39 +25,19 @@ LIMITS |= {"memory.limit_in_bytes": "", "memory.memsw.limit_in_bytes": ""}
 JOIN = 'IFS=:; for group in $0; do echo $$ > "$group/cgroup.procs" || exit 1; done; unset IFS; exec "$@"'
 
 
+@dataclass
 class Group:
-    """The groups of one run: one folder (version 2), or one for each controller. Raises OSError without memory's."""
+    """The groups of one run: one folder (version 2), one for each controller, or none, which limits nothing."""
 
-    def __init__(self, memory: int):
-        self.folders: list[Path] = []
-        name = f"sandbox-{os.getpid()}-{secrets.token_hex(4)}"
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, own = line.split(":", 2)
-            if controllers in ("", "memory", "cpu", "cpuacct", "cpu,cpuacct"):
-                here = ROOT / controllers / own.lstrip("/")
-                for above in (here, here.parent):  # In version 2, a group with processes can hand nothing down.
-                    with contextlib.suppress(OSError):
-                        if controllers or "memory" in (above / "cgroup.subtree_control").read_text().split():
-                            (above / name).mkdir()
-                            self.folders.append(above / name)
-                            break
-        for folder in self.folders:
-            for name, value in LIMITS.items():
-                if (folder / name).exists():
-                    (folder / name).write_text(value or str(memory))
-        if not self._read("memory.max", "memory.limit_in_bytes"):
-            self.remove()
-            raise OSError(f"no group for memory can be made in {ROOT}")
+    folders: list[Path]
 
     def join(self) -> list[str]:
         """The words before a command that make it start in the groups."""
-        return ["bash", "-c", JOIN, ":".join(map(str, self.folders))]
+        return ["bash", "-c", JOIN, ":".join(map(str, self.folders))] if self.folders else []
 
     def _read(self, *names: str) -> str:
-        for path in (folder / name for folder in self.folders for name in names):
-            with contextlib.suppress(OSError):
-                return path.read_text()
-        return ""
+        found = [folder / name for folder in self.folders for name in names if (folder / name).exists()]
+        return found[0].read_text() if found else ""
 
     @property
     def out_of_memory(self) -> bool:
@@ -65,10 +47,9 @@ class Group:
     @property
     def cpu_seconds(self) -> float:
         """Seconds of CPU of all its processes, those that have ended too."""
-        nanoseconds = self._read("cpuacct.usage") or "0"
-        return int(nanoseconds) / 1e9 or sum(
-            int(n) / 1e6 for n in re.findall(r"usage_usec (\d+)", self._read("cpu.stat"))
-        )
+        if nanoseconds := self._read("cpuacct.usage"):
+            return int(nanoseconds) / 1e9
+        return sum(int(n) / 1e6 for n in re.findall(r"usage_usec (\d+)", self._read("cpu.stat")))
 
     def remove(self) -> None:
         """Remove the groups; the kernel lets them go a moment after the last process has ended."""
@@ -81,28 +62,51 @@ class Group:
                 time.sleep(0.01)
 
 
+@contextlib.contextmanager
+def open_group(memory: int) -> Iterator[Group]:
+    """A group for one run that may use so many bytes of memory, or one that limits nothing (see `find_problem`)."""
+    group = Group([]) if find_problem() else make_group(memory)
+    try:
+        yield group
+    finally:
+        group.remove()
+
+
+def make_group(memory: int) -> Group:
+    group, name = Group([]), f"sandbox-{os.getpid()}-{secrets.token_hex(4)}"
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        here = ROOT / controllers / own.lstrip("/")
+        for above in (here, here.parent):  # In version 2, a group with processes can hand nothing down.
+            with contextlib.suppress(OSError):
+                below = (above / "cgroup.subtree_control").read_text().split() if not controllers else []
+                if controllers in WANTED or "memory" in below:
+                    (above / name).mkdir()
+                    group.folders.append(above / name)
+                    break
+    limited = False
+    for folder in group.folders:
+        for name, value in LIMITS.items():
+            if (folder / name).exists():
+                (folder / name).write_text(value or str(memory))
+                limited = True
+    if not limited:
+        group.remove()
+        raise OSError(f"no group for memory can be made in {ROOT}")
+    return group
+
+
 @cache
 def find_problem() -> str:
     """Why no control group can limit the memory of what this process starts; empty where one can."""
     try:
-        group = Group(2**28)
-        for other in [other for folder in group.folders for other in folder.parent.glob("sandbox-*")]:
-            if not os.path.exists(f"/proc/{other.name.split('-')[1]}"):  # Of a grader that was killed.
-                with contextlib.suppress(OSError):
-                    other.rmdir()
-        done = subprocess.run([*group.join(), "true"], capture_output=True, text=True)
-        group.remove()
-        return done.stderr.strip()[-200:]
+        group = make_group(2**28)
     except OSError as error:
         return str(error)
-
-
-@contextlib.contextmanager
-def make_group(memory: int) -> Iterator[Group | None]:
-    """A group for one run, or None where there can be none (see `find_problem`)."""
-    group = None if find_problem() else Group(memory)
-    try:
-        yield group
-    finally:
-        if group:
-            group.remove()
+    for other in [other for folder in group.folders for other in folder.parent.glob("sandbox-*")]:
+        if not os.path.exists(f"/proc/{other.name.split('-')[1]}"):  # Of a grader that was killed.
+            with contextlib.suppress(OSError):
+                other.rmdir()
+    done = subprocess.run([*group.join(), "true"], capture_output=True, text=True)
+    group.remove()
+    return done.stderr.strip()[-200:]

@@ -1,9 +1,21 @@
-"""What a run in a sandbox may use, and how it ended."""
+"""What a run may use, how it ended, and the watch over it."""
 
-import signal
+import contextlib
+import os
+import select
+import stat
+import subprocess
+import threading
+import time
 from dataclasses import dataclass
 
+import psutil
+
+from instructor.groups import Group
+from instructor.worlds import Namespaces, OtherUser
+
 MEBI = 2**20
+SECONDS = 0.1  # Between two looks.
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,93 @@ class Outcome:
             "stop": "grading was stopped",
             "sandbox": f"the sandbox could not be set up ({self.output.strip()[-300:]})",
         }
-        code = 128 - self.code if self.code > 128 else self.code
-        reason = "cpu" if code == -signal.SIGXCPU else self.reason
-        if reason:
-            return f"stopped: {broken[reason]}."
-        if code < 0:
-            return f"its process was killed by signal {-code}."
-        return f"its process ended with exit code {code}."
+        if self.reason:
+            return f"stopped: {broken[self.reason]}."
+        if self.code < 0:
+            return f"its process was killed by signal {-self.code}."
+        return f"its process ended with exit code {self.code}."
+
+
+def watch(
+    process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome,
+    result: int, stop: threading.Event,
+) -> None:  # fmt: skip
+    """Read the pipes to their limits and look after the processes, until the first of them has ended."""
+    started, looked, ended, poll = time.monotonic(), 0.0, False, select.poll()
+    kept = {result: bytearray(), process.stdout.fileno(): bytearray()}
+    for end in kept:
+        poll.register(end, select.POLLIN)
+    while not outcome.reason:
+        for end, _ in poll.poll(20):
+            data = os.read(end, 65536)
+            kept[end] += data
+            if not data:
+                poll.unregister(end)
+            if end == result and len(kept[end]) > limits.result:
+                outcome.reason = "result"
+            elif end != result and len(kept[end]) > limits.output + 16:
+                half = limits.output // 2
+                kept[end][half:-half] = b"\n[...]\n"
+        if ended:
+            break  # This round was for what had been left in the pipes.
+        ended, now = process.poll() is not None, time.monotonic()
+        if now >= looked + SECONDS and not (ended or outcome.reason):
+            looked = now
+            outcome.reason = look(process, world, group, limits, outcome)
+            if stop.is_set():
+                outcome.reason = "stop"
+            elif now > started + limits.seconds and not outcome.reason:
+                outcome.reason = "time"
+    outcome.result, outcome.output = (text.decode("utf-8", "replace") for text in kept.values())
+
+
+def look(
+    process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome
+) -> str:
+    """Measure all of a run; returns the limit that it has broken, if any."""
+    inside, rss, cpu = world.find(process), 0, 0.0
+    for each in inside:
+        with contextlib.suppress(psutil.Error):
+            rss += each.memory_info().rss
+            cpu += sum(each.cpu_times()[:4])  # Its own, and that of the children it has waited for.
+    in_memory, on_disk, files = world.measure(inside)
+    nameless_in_memory, nameless_on_disk = measure_nameless(inside)
+    in_memory += nameless_in_memory
+    if rss + in_memory > outcome.peak_memory:
+        # Pages that processes share are counted once; that takes longer to find out.
+        outcome.peak_memory = max(outcome.peak_memory, sum(map(measure_share, inside)) + in_memory)
+    outcome.cpu_seconds = max(outcome.cpu_seconds, cpu, group.cpu_seconds)
+    broken = {
+        "memory": group.out_of_memory or outcome.peak_memory > limits.memory,
+        "processes": len(inside) > limits.processes,
+        "disk": files > limits.files or on_disk + nameless_on_disk > limits.disk,
+        "cpu": outcome.cpu_seconds > limits.cpu_seconds,
+    }
+    return next((name for name, is_so in broken.items() if is_so), "")
+
+
+def measure_nameless(inside: list[psutil.Process]) -> tuple[int, int]:
+    """Bytes of open files that have no name (any more): in memory (memfd), and elsewhere."""
+    with open(os.memfd_create("any")) as nameless:
+        memory_device = os.fstat(nameless.fileno()).st_dev
+    found = {}
+    for each in inside:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{each.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    facts = os.stat(f"/proc/{each.pid}/fd/{name}")
+                    if facts.st_nlink == 0 and stat.S_ISREG(facts.st_mode):
+                        found[facts.st_dev, facts.st_ino] = facts.st_blocks * 512
+    in_memory = sum(size for (device, _), size in found.items() if device == memory_device)
+    return in_memory, sum(found.values()) - in_memory
+
+
+def measure_share(process: psutil.Process) -> int:
+    """Bytes of a process's memory, pages that it shares divided among those who do."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        try:
+            return process.memory_full_info().pss
+        except psutil.AccessDenied:  # In containers, root may not look at other users' pages.
+            sizes = process.memory_info()
+            return sizes.rss - sizes.shared
+    return 0

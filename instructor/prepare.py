@@ -53,8 +53,6 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
         "2b": give_2b(model, saved, short, positive),
         "2c": {"accuracies": [[cell, 0.4 + 0.025 * rank] for cell, rank in zip(cells, ranks, strict=True)]},
     }
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
     return {"given": given, "expected": {problem: expect(problem, given[problem]) for problem in given}}
 
 

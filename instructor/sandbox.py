@@ -10,10 +10,8 @@ Two degrees of isolation, the better one that works being taken:
 Limits hold for all processes of a run together; psutil watches them, and a control group where one can be made.
 """
 
-import contextlib
 import os
 import resource
-import signal
 import site
 import subprocess
 import sys
@@ -22,12 +20,9 @@ import threading
 import time
 from functools import cache
 
-import psutil
-
-from instructor import groups, users
-from instructor.bubble import ALONE, SecondUser, describe_root, find_bwrap, open_pipe
-from instructor.inside import SCRATCH, Inside, watch
-from instructor.limits import MEBI, Limits, Outcome
+from instructor import groups
+from instructor.limits import MEBI, Limits, Outcome, watch
+from instructor.worlds import Namespaces, OtherUser, list_processes
 
 DEGREES = ("namespaces", "user")
 
@@ -46,52 +41,36 @@ def run(
 
     It starts in an empty folder, its HOME, and can read the paths `readable`, but (in the degree `namespaces`) none of
     `hidden`. Whatever it does, the outcome says so; when this returns, nothing of it is left on the machine. Another
-    thread ends it by setting `stop`.
+    thread ends it by setting `stop`. Raises OSError where there cannot be such a sandbox.
     """
-    outcome, started, user = Outcome(), time.monotonic(), users.pick_user()
-    with contextlib.ExitStack() as stack:
-        group = stack.enter_context(groups.make_group(limits.memory))
-        job = stack.enter_context(tempfile.TemporaryFile())
+    outcome, started = Outcome(), time.monotonic()
+    world = Namespaces(readable, hidden, limits.disk) if degree == "namespaces" else OtherUser()
+    result, result_in = os.pipe()
+    # Who gets as far as this shell's empty line is set up: after that, no exit code is taken for a failed sandbox.
+    shell = ["bash", "-c", f'cd && exec 3>&{result_in} {result_in}>&- && echo >&3 && exec "$@"', "-"]
+    with open(result), groups.open_group(limits.memory) as group, tempfile.TemporaryFile() as job:
         job.write(stdin.encode())
         job.seek(0)
-        (result, result_in), (ready, ready_in) = (open_pipe(stack) for _ in range(2))
-        scratch, second_user, handles = SCRATCH, None, [result_in, ready_in]
-        if degree == "namespaces":
-            second_user = SecondUser(stack, user) if os.geteuid() == 0 else None
-            front = [find_bwrap(), *(second_user.options if second_user else ALONE)]
-            front += [*describe_root(readable, hidden, limits.disk), "--", *(second_user.become if second_user else ())]
-            handles += second_user.handles if second_user else []
-        else:
-            scratch = stack.enter_context(users.borrow_folder(user))
-            front = users.become(user)
-        closed = " ".join(f"{handle}>&-" for handle in handles)
-        # Who gets as far as this shell is set up: after that, no exit code is taken for a failed sandbox.
-        shell = ["bash", "-c", f'echo >&{ready_in}; exec 3>&{result_in} {closed}; exec "$@"', "-"]
-        process = subprocess.Popen(
-            [*(group.join() if group else ()), *front, *limit(limits), *shell, *command],
-            stdin=job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=handles, start_new_session=True,
-            env=clean_environment(scratch, **environment), cwd="/" if degree == "namespaces" else scratch,
-        )  # fmt: skip
-        inside = Inside(process, scratch, user if degree == "user" else None)
         try:
-            for handle in handles:
-                os.close(handle)
-            if second_user:
-                second_user.enter()
-            watch(inside, {process.stdout.fileno(): "output", result: "result"}, group, limits, outcome, started, stop)
-        except (OSError, subprocess.CalledProcessError) as error:
-            os.kill(process.pid, signal.SIGKILL)
-            outcome.reason, outcome.output = "sandbox", f"{error}: {process.stdout.read(4096).decode(errors='replace')}"
+            process = world.start(
+                group.join(), [*limit(limits), *shell, *command], pass_fds=[result_in], cwd="/", start_new_session=True,
+                stdin=job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=clean_environment(world.scratch, **environment),
+            )  # fmt: skip
         finally:
-            used = inside.end()
+            os.close(result_in)
+        try:
+            watch(process, world, group, limits, outcome, result, stop or threading.Event())
+        finally:
+            world.end(process)
             process.stdout.close()
-        outcome.code = process.returncode
-        outcome.cpu_seconds = max(outcome.cpu_seconds, used, group.cpu_seconds if group else 0)
-        if not outcome.reason and group and group.out_of_memory:
+        outcome.code, outcome.cpu_seconds = process.returncode, round(max(outcome.cpu_seconds, group.cpu_seconds), 2)
+        if not outcome.reason and group.out_of_memory:
             outcome.reason = "memory"
-        if not outcome.reason and not os.read(ready, 1):
-            outcome.reason = "sandbox"
-    outcome.cpu_seconds, outcome.seconds = round(outcome.cpu_seconds, 2), round(time.monotonic() - started, 2)
+    set_up, outcome.result = outcome.result[:1], outcome.result[1:]
+    if not outcome.reason and not set_up:
+        outcome.reason = "sandbox"
+    outcome.seconds = round(time.monotonic() - started, 2)
     return outcome
 
 
@@ -99,7 +78,7 @@ def limit(limits: Limits) -> list[str]:
     """The words that set what the kernel limits for each process or user."""
     tasks = 4 * limits.processes  # Threads count, too; processes are counted by the watch.
     if own := os.geteuid():  # Older kernels count what the grader's own user runs elsewhere.
-        tasks += sum(psutil.Process(p.pid).num_threads() for p in users.list_processes(own))
+        tasks += sum(process.info["num_threads"] or 0 for process in list_processes(own))
     wanted = {"as": max(2 * limits.memory, 4096 * MEBI) + 4096 * MEBI, "fsize": limits.disk, "nofile": 1024}
     wanted |= {"core": 0, "nproc": tasks, "memlock": MEBI, "msgqueue": 0}
     words = ["prlimit"]

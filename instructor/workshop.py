@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ import psutil
 
 from helpers.settings import CourseError
 from instructor import sandbox
-from instructor.bubble import list_python
 from instructor.limits import MEBI, Limits, Outcome
-from instructor.users import remove_tree
-from instructor.verdict import describe_rerun, judge_run, read_strictly
+from instructor.verdict import describe_rerun, judge_outcome, read_told
+from instructor.worlds import list_python, remove_tree
 
 PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
+COPIES = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
 START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import torch, whatever it is given to do.
 NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
 # Memory goes back to the system as soon as it is free: a fifth more time, a quarter less memory at the peak.
@@ -51,8 +51,7 @@ class Workshop:
         except (OSError, ValueError) as error:
             raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
-        copies = [PROJECT / "helpers" / "exercises.py", *map(Path, self.hidden)]
-        copies = [str(path) for path in copies if path.suffix in ("", ".py", ".pyc") and "bitfit" not in path.name]
+        copies = [path for path in (f"{PROJECT}/helpers/exercises.py", *self.hidden) if "bitfit" not in Path(path).name]
         if self.degree == "user" and (found := [path for path in copies if can_everybody_read(Path(path))]):
             self.reasons.append(f"THE SOLUTION CAN BE READ by what is graded: chmod 700 (or uninstall) {found[0]}")
         self.memory = int(0.9 * find_memory())
@@ -63,20 +62,12 @@ class Workshop:
         self.alone = False  # Whether there is one submission only: memory is given back as soon as it can be.
 
     def __enter__(self) -> "Workshop":
-        self.course, self.blind = self.folder / "course", self.folder / "blind"
         self.private = self.folder / "private"
         self.private.mkdir(0o700)
-        ignore = shutil.ignore_patterns(*LEFT_OUT)
-        shutil.copytree(PROJECT / "helpers", self.course / "helpers", ignore=ignore)
-        for name in ("runner.py", "forgery.py"):
-            shutil.copy(Path(__file__).with_name(name), self.course)
-        open_to_all(self.course)
         # What knows the expectations is not where the points are decided; notebooks run the checks, for no points.
-        checks = shutil.ignore_patterns(*KNOWS_WHAT_IS_RIGHT)
-        shutil.copytree(self.course, self.blind, ignore=checks, copy_function=os.link)
-        (self.blind / "helpers" / "checks" / "__init__.py").unlink()
-        (self.blind / "helpers" / "checks" / "__init__.py").touch()
-        open_to_all(self.blind)
+        self.blind = self.make_folder()
+        copy_course(self.blind, *KNOWS_WHAT_IS_RIGHT)
+        (self.blind / "helpers" / "checks" / "__init__.py").write_text("")
         return self
 
     def stop(self) -> None:
@@ -116,82 +107,80 @@ class Workshop:
                     env=sandbox.clean_environment(str(self.private), PYTHONPATH=str(PROJECT)),
                 )  # fmt: skip
             process = self.preparer
-            with contextlib.suppress(BrokenPipeError, ValueError):
+            try:
                 print(json.dumps({"seed": seed, "folder": str(folder)}), file=process.stdin, flush=True)
                 prepared = json.loads(process.stdout.readline())
-                if self.alone:
-                    self.end_preparer()
-                return prepared
-            self.end_preparer()
-        self.check_going()
-        raise CourseError(
-            "The inputs of the checks cannot be made here. `python -m helpers doctor` looks at the installation."
-        )
+            except (BrokenPipeError, ValueError) as error:
+                self.end_preparer()
+                self.check_going()
+                raise CourseError(
+                    "The inputs of the checks cannot be made here. Have a look with `python -m helpers doctor`."
+                ) from error
+            if self.alone:
+                self.end_preparer()
+        open_to_all(folder)
+        return prepared
 
     def run(
         self, job: dict[str, Any], limits: Limits, readable: tuple[Path, ...], **environment: str
-    ) -> tuple[Outcome, dict[str, Any]]:
-        """Run one of `runner`'s jobs; returns how it ended, and what it told by name, of each name the first.
+    ) -> tuple[Outcome, dict[str, Outcome]]:
+        """Run one of `runner`'s jobs; returns how it ended, and how each of its tasks did, by name.
 
         Without "ready" among the names no untrusted code has run: the sandbox has failed.
         """
         self.check_going()
-        command = [sys.executable, str(readable[0] / "runner.py")]
-        paths, told = tuple(map(str, readable)), {}
+        command, paths = [sys.executable, str(readable[0] / "runner.py")], tuple(map(str, readable))
         try:
             going = (json.dumps(job), self.degree, self.hidden, self.stopped)
             outcome = sandbox.run(command, paths, limits, *going, **environment)
         except OSError as error:
             outcome = Outcome(reason="sandbox", output=str(error))
         self.check_going()  # Nothing is known of a run that was stopped, so nothing must be said of it.
-        for line in outcome.result.splitlines():
-            with contextlib.suppress(Exception, RecursionError):  # A submission may have written there, too.
-                name, said = read_strictly(line)
-                if said == "imported":
-                    told.setdefault(f"{name} imported", said)
-                elif name == "ready":
-                    told.setdefault(name, said)
-                else:
-                    ended = Outcome(int(said["code"]), str(said["reason"]), result=str(said["text"]))
-                    ended.describe(limits)
-                    told.setdefault(name, ended)
+        told, outcome.result = read_told(outcome.result), ""
         if "ready" not in told:
-            said = f"{outcome.describe(limits)} {outcome.output.strip()[-300:]}"
-            outcome = replace(outcome, reason="sandbox", output=said)
+            outcome.output = f"{outcome.describe(limits)} {outcome.output.strip()[-300:]}"
+            outcome.reason = "sandbox"
         return outcome, told
 
     def grade_code(self, exercises: bytes, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
         """Run a submission's functions on fresh inputs within limits for each problem, and judge here what they gave.
 
-        Returns `said` and `passed` by problem, `notes` on what looks like forgery, `code` (see
-        `results.fingerprint_code`), `cpu_seconds`, `peak_memory` in bytes, and `graded`, which is False where the
-        sandbox itself failed. One Python runs all problems; where one of them ends it, another runs those after it.
+        Returns `said` and `passed` by problem, `notes` on what looks like forgery, `cpu_seconds`, `peak_memory` in
+        bytes, and `graded`, which is False where the sandbox itself failed. One Python runs all problems; where one of
+        them ends it, another runs those after it.
         """
         limits = replace(limits, memory=min(limits.memory, self.memory))
-        graded = {"said": {}, "passed": dict.fromkeys(PROBLEMS, False), "graded": True, "notes": [], "code": ""}
-        graded |= {"cpu_seconds": 0.0, "peak_memory": 0}
-        models, left = self.make_folder(), list(PROBLEMS)
+        said, passed, notes = {}, dict.fromkeys(PROBLEMS, False), []
+        used, left, models = [], list(PROBLEMS), self.make_folder()
+        job = {"exercises": exercises.decode("utf-8", "surrogateescape"), "limits": asdict(limits)}
         try:
             inputs = self.prepare(secrets.randbits(48), models)
-            job = {"kind": "code", "exercises": exercises.decode("utf-8", "surrogateescape")}
-            job |= {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds, "result": limits.result}
             while left:
                 job["given"] = {problem: inputs["given"][problem] for problem in left}
-                seconds = START["seconds"] + len(left) * (limits.seconds + 5)
+                seconds = START["seconds"] + (len(left) + 1) * (limits.seconds + 5)
                 cpu_seconds = START["cpu_seconds"] + limits.cpu_seconds
-                whole = replace(limits, seconds=seconds, cpu_seconds=cpu_seconds, result=5 * limits.result)
+                whole = replace(limits, seconds=seconds, cpu_seconds=cpu_seconds, result=6 * limits.result)
                 outcome, told = self.run(job, whole, (self.blind, models))
-                add_usage(graded, outcome)
-                if len(left) == len(PROBLEMS) and "file" in told:
-                    graded |= json.loads(told["file"].result)
+                used.append(outcome)
                 if "ready" not in told:
-                    graded["graded"] = False
-                    graded["said"] |= {problem: f"Problem {problem}: {outcome.describe(whole)}" for problem in left}
+                    said |= {problem: f"Problem {problem}: {outcome.describe(whole)}" for problem in left}
                     break
-                left = judge_run(graded, left, outcome, told, inputs["expected"], limits, whole)
+                if "notes" in told:
+                    notes = json.loads(told["notes"].result or '["nobody could look for forgery in exercises.py"]')
+                if (imported := told.get("import", outcome)).reason:
+                    # It never came as far as the first function, and would not in another run.
+                    why = f"Not run: exercises.py could not be imported; {imported.describe(limits)}"
+                    said |= dict.fromkeys(left, why)
+                    break
+                while left:
+                    problem = left.pop(0)
+                    ended = told.get(problem, outcome)
+                    said[problem], passed[problem] = judge_outcome(problem, ended, inputs["expected"][problem], limits)
+                    if problem not in told:
+                        break  # It has ended the sandbox.
         finally:
             remove_tree(str(models))
-        return graded
+        return {"said": said, "passed": passed, "notes": notes, "graded": "ready" in told} | add_up(used)
 
     def run_notebooks(self, exercises: bytes, notebooks: dict[str, str], full: bool = False) -> dict[str, Any]:
         """Re-execute notebooks (file names and their JSON) with a submission's exercises, for reading: no points.
@@ -205,40 +194,45 @@ class Workshop:
         notebooks = {Path(name).name: text for name, text in notebooks.items()}
         stage = self.make_folder()
         try:
-            shutil.copytree(self.course, stage, copy_function=os.link, dirs_exist_ok=True)
+            copy_course(stage)
             (stage / "helpers" / "exercises.py").write_bytes(exercises)
-            open_to_all(stage)
+            (stage / "helpers" / "exercises.py").chmod(0o644)
             profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
-            job = {"kind": "notebooks", "notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
-            job |= {"cell_seconds": 1800 if full else 300, "result": limits.result}
-            job |= {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds}
+            job = {"notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
+            job["cell_seconds"] = 1800 if full else 300
             outcome, told = self.run(job, limits, (stage,), PYTHONPATH=str(stage), **LEAN)
         finally:
             remove_tree(str(stage))
-        lines = [describe_rerun(name, told.get(name), outcome, limits) for name in notebooks]
-        used = {"cpu_seconds": outcome.cpu_seconds, "peak_memory": outcome.peak_memory}
-        return {"lines": lines, "graded": "ready" in told} | used
+        lines = [describe_rerun(name, told.get(name, outcome), limits) for name in notebooks]
+        return {"lines": lines, "graded": "ready" in told} | add_up([outcome])
 
 
-def add_usage(graded: dict[str, Any], outcome: Outcome) -> None:
-    graded["cpu_seconds"] = round(graded["cpu_seconds"] + outcome.cpu_seconds, 1)
-    graded["peak_memory"] = max(graded["peak_memory"], outcome.peak_memory)
+def copy_course(folder: Path, *left_out: str) -> None:
+    """What a sandbox needs of the course: no solution, and none of the files that are left out."""
+    shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=shutil.ignore_patterns(*LEFT_OUT, *left_out))
+    for name in ("runner.py", "forgery.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
+    open_to_all(folder)
+
+
+def add_up(used: list[Outcome]) -> dict[str, Any]:
+    return {
+        "cpu_seconds": round(sum(outcome.cpu_seconds for outcome in used), 1),
+        "peak_memory": max(outcome.peak_memory for outcome in used),
+    }
 
 
 @cache
 def find_copies() -> tuple[str, ...]:
     """What of the course lies where a sandbox may read: installed without -e, or in a folder of Python's own."""
     roots = [path for path in ("/usr", *list_python()) if os.path.isdir(path)]
-    names = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
-    words = [word for name in names for word in ("-o", "-name", name)][1:]
+    words = [word for name in COPIES for word in ("-o", "-name", name)][1:]
     done = subprocess.run(["find", *roots, *words], capture_output=True, check=False)
-    found = {os.fsdecode(line) for line in done.stdout.splitlines()}
-    for path in map(Path, list(found)):
-        if (path.parent / "checks").is_dir():
-            found.add(str(path.parent))
-    inside = [name for name in ("helpers", "instructor", "tests", ".git") if (PROJECT / name).exists()]
-    found |= {str(PROJECT / name) for name in inside if any(PROJECT.is_relative_to(root) for root in roots)}
-    return tuple(path for path in sorted(found) if not any(str(above) in found for above in Path(path).parents))
+    found = {Path(os.fsdecode(line)) for line in done.stdout.splitlines()}
+    found |= {path.parent for path in found if (path.parent / "checks").is_dir()}
+    if any(PROJECT.is_relative_to(root) for root in roots):
+        found |= {PROJECT / name for name in ("helpers", "instructor", "tests", ".git") if (PROJECT / name).exists()}
+    return tuple(str(path) for path in sorted(found) if found.isdisjoint(path.parents))
 
 
 def find_memory() -> int:

@@ -87,10 +87,7 @@ ZIPS = {
     "absolute path": ([("/etc/evil", b"x"), ("exercises.py", RIGHT)], "leads out of its folder"),
     "Windows path": ([("C:\\evil", b"x"), ("exercises.py", RIGHT)], "leads out of its folder"),
     "duplicate names": ([("exercises.py", RIGHT), ("EXERCISES.py", RIGHT)], "two members called"),
-    "a link in a zip": (
-        [(special_member("exercises.py", stat.S_IFLNK), b"/etc/passwd")],
-        "is a link or a device",
-    ),
+    "a link in a zip": ([(special_member("exercises.py", stat.S_IFLNK), b"/etc/passwd")], "is a link or a device"),
     "a device in a zip": ([(special_member("exercises.py", stat.S_IFCHR), b"")], "is a link or a device"),
     "a bomb": ([("exercises.py", RIGHT), ("zeros", bytes(200 * 2**20))], "a bomb"),
     "too many members": ([("exercises.py", RIGHT), *((f"{n}", b"") for n in range(21_000))], "more than 20,000"),

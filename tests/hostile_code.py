@@ -63,15 +63,11 @@ def hyperparameter_search_settings():
     return {name: value for name, value in _right_search().items() if name != "pruner"}
 """,
 }
-FORGED = '"imported"\\n{"records": [{"kind": "Dataset"}], "stopped": null}'
+FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 
 # What takes too much, or reaches for what is not its own. name: (the whole of exercises.py, points, part of what the sheet says)
 FIRST: dict[str, tuple[str, dict[str, int], str]] = {
-    "fork bomb": (
-        before("preprocess_dataset", "import os\nwhile True:\n    os.fork()"),
-        without("1d"),
-        "Problem 1d: ",
-    ),
+    "fork bomb": (before("preprocess_dataset", "import os\nwhile True:\n    os.fork()"), without("1d"), "Problem 1d: "),
     "fork bomb that hides its children": (
         before(
             "preprocess_dataset",
@@ -87,11 +83,7 @@ FIRST: dict[str, tuple[str, dict[str, int], str]] = {
         without("2a"),
         "did not come to an end",
     ),
-    "10 GB at once": (
-        before("preprocess_dataset", "data = bytearray(10 * 2**30)"),
-        without("1d"),
-        "Problem 1d: ",
-    ),
+    "10 GB at once": (before("preprocess_dataset", "data = bytearray(10 * 2**30)"), without("1d"), "Problem 1d: "),
     "memory piece by piece": (
         before("init_model", "kept = []\nwhile True:\n    kept.append(b'x' * 2**24)"),
         without("2a"),

@@ -91,11 +91,7 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "kills its parent": (
-        at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")),
-        ALL,
-        "Problem 1d: correct",
-    ),
+    "kills its parent": (at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")), ALL, "Problem 1d: correct"),
     "kills whatever it can": (
         at_import(tolerantly("import os, signal\nos.kill(-1, signal.SIGKILL)")),
         ALL,
@@ -157,6 +153,11 @@ def init_model(trial, model_name, use_bitfit=False):
     ),
     "crashes at import": (at_import("1 / 0"), NONE, "cannot be imported: ZeroDivisionError"),
     "hangs at import": (at_import("import time\ntime.sleep(1e6)"), NONE, "could not be imported"),
+    "spins at import": (
+        at_import("while True: pass"),
+        NONE,
+        "could not be imported; stopped: it took more than 8 s of CPU",
+    ),
     "a syntax error": ("def init_model(:\n", NONE, "cannot be imported: SyntaxError"),
     "the stubs": (STUBS, NONE, "is not written yet"),
     "leaves with the exit code of a broken sandbox": (
@@ -200,9 +201,9 @@ def init_model(trial, model_name, use_bitfit=False):
     ),
     "writes into the runner's own pipe": (
         at_import(
-            "import json, os\nfor name in ('1d', '2a', '2b', '2c', 'ready', 'file'):\n    try:\n"
+            "import json, os\nfor name in ('1d', '2a', '2b', '2c', 'ready', 'notes', 'import'):\n    try:\n"
             "        with open('/proc/1/fd/3', 'w') as pipe:\n"
-            "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '\"imported\"\\n[1]'}]) + '\\n')\n"
+            "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '[1]'}]) + '\\n')\n"
             "    except OSError:\n        pass",
             STUBS,
         ),
@@ -226,21 +227,11 @@ CODE = FIRST | SECOND
 WAITS = ("sleeps for ever", "stops itself", "hangs at import", "output for ever")
 # Variants of others, or slow: they run where there is time for all (COURSE_HOSTILE=all).
 THOROUGH = {
-    *("fork bomb that hides its children", "stops itself", "memory in many processes", "one endless file"),
-    *("a million files", "all file descriptors", "searches every file for a solution", "patches assertions"),
-    *(
-        "reads the solution from git",
-        "patches pytest and unittest",
-        "patches os.write",
-        "edits the course while it runs",
-    ),
-    *("leaves with os._exit in a function", "kills its parent", "asks a question", "a dictionary that lies"),
-    *("crashes at import", "hangs at import", "output for ever", "sends numbers that are none"),
-    *(
-        "twenty processes that spin",
-        "imports the judge",
-        "replaces the observer's module",
-        "threads that never end",
-        "raises what nobody catches",
-    ),
-}
+    "fork bomb that hides its children", "stops itself", "memory in many processes", "one endless file",
+    "a million files", "all file descriptors", "searches every file for a solution", "patches assertions",
+    "reads the solution from git", "patches pytest and unittest", "patches os.write",
+    "edits the course while it runs", "leaves with os._exit in a function", "kills its parent", "asks a question",
+    "a dictionary that lies", "crashes at import", "hangs at import", "spins at import", "output for ever",
+    "sends numbers that are none", "twenty processes that spin", "imports the judge",
+    "replaces the observer's module", "threads that never end", "raises what nobody catches",
+}  # fmt: skip

@@ -35,7 +35,7 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     return request.param
 
 
-FORKS = "import os, time\nfor _ in range({}):\n    if os.fork() == 0:\n        {}\ntime.sleep(9)"
+FORKS = "import os, time\nfor _ in range({}):\n    if os.fork() == 0:\n        {}\ntime.sleep(14)"
 SPIN = "while True: pass"
 SYSTEM_V = """
 import ctypes, time

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -101,8 +101,8 @@ def test_a_mistake_costs_its_own_problem_s_points_and_no_other(workshop: Worksho
 def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(workshop: Workshop) -> None:
     folders = [workshop.make_folder() for _ in range(3)]
     first, second, again = (workshop.prepare(seed, folder) for seed, folder in zip((1, 2, 1), folders, strict=True))
-    job = {"kind": "code", "exercises": SOLUTION, "given": first["given"], "seconds": 60, "cpu_seconds": 60}
-    _, told = workshop.run(job | {"result": 4 * MEBI}, SMALL, (workshop.blind, folders[0]))
+    job = {"exercises": SOLUTION, "given": first["given"], "limits": asdict(replace(SMALL, cpu_seconds=60))}
+    _, told = workshop.run(job, SMALL, (workshop.blind, folders[0]))
     for problem in PROBLEMS:
         assert judge_outcome(problem, told[problem], first["expected"][problem], SMALL)[1]
         assert not judge_outcome(problem, told[problem], second["expected"][problem], SMALL)[1]
@@ -111,9 +111,8 @@ def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(wo
 
 @pytest.mark.parametrize(
     "result",
-    ["", "x", "{}", '"imported"', '"imported"\n', '"imported"\n{', '"imported"\nnull', '"imported"\n[]', "\0" * 99]
-    + ['"imported"\n' + "[" * 10**6, '"imported"\n{"records": NaN, "stopped": null}', '"imported"\n' + "9" * 10**5]
-    + ['"imported"\n{"records": [], "stopped": "I am right. correct."}'],
+    ["", "x", "{}", "\n", "{", "null", "[]", '"correct"', "\0" * 99, "[" * 10**6, "9" * 10**5]
+    + ['{"records": NaN, "stopped": null}', '{"records": [], "stopped": "I am right. correct."}'],
 )
 def test_what_is_no_observation_earns_nothing(result: str) -> None:
     for problem in PROBLEMS:

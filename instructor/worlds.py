@@ -1,0 +1,228 @@
+"""The two degrees of isolation: where a run's command is started, what it has there, and how all of it ends.
+
+`Namespaces`  bubblewrap makes the world that the code finds, and all of it ends with its process 1.
+`OtherUser`   A user that nobody is, another one for every run, of whom nothing is left afterwards.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SCRATCH = "/scratch"
+FOLDERS = (SCRATCH, "/tmp", "/dev/shm")  # Those to write in, in memory.
+SMALL = 64 * 2**20  # Bytes in /tmp and in /dev/shm.
+# What a Python process needs of the system; what is absent is left out.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu") + tuple(
+    f"/etc/{name}" for name in ("alternatives", "fonts", "group", "hosts", "ld.so.cache", "localtime", "passwd")
+)
+NOT_INSTALLED = "bwrap is not installed: apt install bubblewrap (conda install -c conda-forge bubblewrap)"
+ALONE = ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+# For root: bwrap's 0 builds the sandbox and forbids further user namespaces; then 1000, who outside is a user that
+# nobody is, runs the code. Otherwise the code would be root outside, or bwrap could not read what root alone can.
+BUILDER = ["--unshare-user", "--uid", "0", "--gid", "0"] + [
+    word for name in ("SETUID", "SETGID", "SETPCAP", "SYS_RESOURCE") for word in ("--cap-add", f"CAP_{name}")
+]
+NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', "-"]
+
+SHARED = {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()}  # Everybody may write.
+SET_REAPER = 36  # From the kernel's sys/prctl.h.
+SYSTEM_V = {"shm": ("shmid", "--shmem-id"), "sem": ("semid", "--semaphore-id"), "msg": ("msqid", "--queue-id")}
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+SECONDS = 0.5  # Between two looks at the disk, which take long.
+
+
+class Namespaces:
+    """A world of its own for one run. Raises OSError where bwrap is not installed."""
+
+    scratch = SCRATCH
+
+    def __init__(self, readable: tuple[str, ...], hidden: tuple[str, ...], disk: int):
+        self.front, self.disk = [find_bwrap(), *describe_world(readable, hidden, disk)], disk
+
+    def start(self, before: list[str], command: list[str], pass_fds: list[int], **options: Any) -> subprocess.Popen:
+        """Start a command in this world, as a user without privileges; `before` are the words before all others."""
+        words = [*before, *self.front]
+        if os.geteuid() != 0:
+            return subprocess.Popen([*words, *ALONE, "--", *command], pass_fds=pass_fds, **options)
+        (info, info_in), (block, go) = os.pipe(), os.pipe()
+        words += [*BUILDER, "--info-fd", str(info_in), "--userns-block-fd", str(block), "--", *NO_MORE]
+        words += [*become(1000), "--pdeathsig=KILL"]  # A change of user forgets that it ends with whoever started it.
+        with open(info) as said, open(go, "w"):  # bwrap waits until this one is closed.
+            process = subprocess.Popen([*words, *command], pass_fds=[*pass_fds, info_in, block], **options)
+            os.close(info_in)
+            os.close(block)
+            if facts := said.read():
+                child, user = json.loads(facts)["child-pid"], pick_user()
+                for kind in ("uid", "gid"):
+                    Path(f"/proc/{child}/{kind}_map").write_text(f"0 0 1\n1000 {user} 1\n")
+        return process
+
+    def find(self, process: subprocess.Popen) -> list[psutil.Process]:
+        """All processes of a run, given the first."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(process.pid).children(recursive=True)
+        return []
+
+    def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
+        """Bytes in memory and on disk that the folders take, and number of files, as a process inside sees them."""
+        for each in reversed(inside):
+            with contextlib.suppress(OSError):
+                spaces = [os.statvfs(f"/proc/{each.pid}/root{folder}") for folder in FOLDERS]
+                if spaces[0].f_blocks * spaces[0].f_frsize <= self.disk + 2**20:  # Else it is still being built.
+                    used = sum((space.f_blocks - space.f_bfree) * space.f_frsize for space in spaces)
+                    return used, 0, max(space.f_files - space.f_ffree for space in spaces)
+        return 0, 0, 0
+
+    def end(self, process: subprocess.Popen) -> None:
+        """Kill all of a run and wait until it is gone: everything ends with process 1, and then bwrap."""
+        if process.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                for first in psutil.Process(process.pid).children():
+                    first.kill()
+                    first.wait(30)
+            process.kill()
+            process.wait()
+
+
+class OtherUser:
+    """A user with a folder for one run. What loses its parent becomes this process's child, so that none is lost."""
+
+    def __init__(self):
+        ctypes.CDLL(None).prctl(SET_REAPER, 1, 0, 0, 0)
+        self.number, self.folder = pick_user(), tempfile.mkdtemp(prefix="sandbox-")
+        self.scratch = f"{self.folder}/scratch"  # In a folder that is not the user's, so that it cannot be removed.
+        os.chmod(self.folder, 0o711)
+        os.mkdir(self.scratch, 0o700)
+        os.chown(self.scratch, self.number, self.number)
+        self.measured, self.measured_at = (0, 0, 0), 0.0
+
+    def start(self, before: list[str], command: list[str], **options: Any) -> subprocess.Popen:
+        """Start a command as this user; `before` are the words before all others."""
+        try:
+            return subprocess.Popen([*before, *become(self.number), *command], **options)
+        except OSError:
+            remove_tree(self.folder)
+            raise
+
+    def find(self, process: subprocess.Popen) -> list[psutil.Process]:
+        return list_processes(self.number)
+
+    def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
+        """Bytes of its System V shared memory, its bytes on disk and the number of its files, as of lately."""
+        if time.monotonic() > self.measured_at + SECONDS:
+            words = ["find", self.scratch, *self.list_files(), "-printf", "%b\n"]
+            blocks = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+            ).stdout.split()
+            shared = sum(int(row["rss"]) for row in self.list_system_v("shm"))
+            self.measured = shared, 512 * sum(map(int, blocks)), len(blocks)
+            self.measured_at = time.monotonic()
+        return self.measured
+
+    def end(self, process: subprocess.Popen) -> None:
+        """Kill all of the user's processes at once, so that none can fork its way out, and remove what it has made."""
+        process.kill()
+        process.wait()
+        while found := list_processes(self.number):
+            subprocess.run([*become(self.number), "sh", "-c", "kill -9 -1"], **QUIET)
+            for each in found:
+                with contextlib.suppress(psutil.Error, ChildProcessError):
+                    os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
+        for path in (self.folder, *self.list_files()):
+            remove_tree(path)
+        for kind, (column, option) in SYSTEM_V.items():
+            for row in self.list_system_v(kind):
+                subprocess.run(["ipcrm", option, row[column]], **QUIET)
+
+    def list_files(self) -> list[str]:
+        """What the user has where everybody may write."""
+        found = []
+        for folder in SHARED:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                found += [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_uid == self.number]
+        return found
+
+    def list_system_v(self, kind: str) -> list[dict[str, str]]:
+        """The user's System V objects of one kind, as the kernel describes them."""
+        with contextlib.suppress(OSError):
+            first, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+            found = [dict(zip(first.split(), row.split(), strict=True)) for row in rows]
+            return [row for row in found if str(self.number) in (row["uid"], row["cuid"])]
+        return []
+
+
+def find_bwrap() -> str:
+    """The path of bubblewrap; conda puts it beside Python. Raises OSError where there is none."""
+    found = shutil.which("bwrap", path=os.pathsep.join([os.environ.get("PATH", os.defpath), f"{sys.prefix}/bin"]))
+    if not found:
+        raise OSError(NOT_INSTALLED)
+    return found
+
+
+def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int) -> list[str]:
+    """bwrap's options: what the code finds in its world. The command is process 1, which no signal of its own ends."""
+    options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", "sandbox"]
+    options += ["--as-pid-1", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    for folder in FOLDERS:
+        size = disk if folder == SCRATCH else SMALL
+        options += ["--perms", "0777", "--size", str(size), "--tmpfs", folder]
+    for path in (*SYSTEM, *list_python(), *readable):
+        if os.path.islink(path):
+            options += ["--symlink", os.readlink(path), path]
+        elif os.path.exists(path):
+            for folder in reversed(Path(path).parents[:-1]):  # bwrap would copy the modes of a private folder.
+                options += ["--perms", "0755", "--dir", str(folder)]
+            options += ["--ro-bind", path, path]
+    for path in filter(os.path.exists, hidden):
+        empty = ["--perms", "0755", "--tmpfs", path, "--remount-ro", path]
+        options += empty if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
+    return [*options, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def list_python() -> list[str]:
+    """The folders of this Python and its packages, those above others first."""
+    found = {sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parents[1])}
+    found.update(path for path in sys.path if path.rstrip("/").endswith(("site-packages", "dist-packages")))
+    return sorted(found - {"/"}, key=len)
+
+
+def pick_user() -> int:
+    """The number of a user that nobody is and that runs nothing."""
+    while True:
+        number = 20_000 + secrets.randbelow(40_000)
+        try:
+            pwd.getpwuid(number)
+        except KeyError:
+            if not list_processes(number):
+                return number
+
+
+def list_processes(user: int) -> list[psutil.Process]:
+    """All processes of a user, those that have ended and that nobody has waited for among them."""
+    found = psutil.process_iter(["uids", "num_threads"])
+    return [process for process in found if process.info["uids"] and process.info["uids"].real == user]
+
+
+def become(user: int) -> list[str]:
+    """The words before a command that make it run as a user, without any privilege and any way to one."""
+    dropped = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", *dropped]
+
+
+def remove_tree(path: str) -> None:
+    """Remove a file or folder, however deep it is and whatever its permissions are."""
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if os.path.lexists(path):
+            subprocess.run([*command, "--", path], **QUIET)
