@@ -233,8 +233,8 @@ FIRST: dict[str, tuple[str, dict[str, int], str]] = {
         "not what this problem's functions give",
     ),
     "sends far too much": (
-        before("hyperparameter_search_settings", "return {f'{part}' * 1000: 0 for part in range(4000)}"),
-        without("2c"),
+        before("preprocess_dataset", into_every_pipe("b'0' * 10**7")),
+        without("1d"),
         "it returned more than",
     ),
     "patches json": (

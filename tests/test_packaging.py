@@ -107,7 +107,7 @@ def imported_packages(folder: Path) -> set[str]:
         ("helpers", ["cluster"], set()),
         ("instructor", ["test"], set()),
         ("tests", ["test", "cluster"], {"tomli"}),
-        ("scripts", ["test", "pretrain"], set()),
+        ("scripts", ["test"], set()),
         ("benchmarks", [], {"test_colab"}),
     ],
 )

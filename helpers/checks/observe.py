@@ -42,6 +42,7 @@ def _require(function: str, found: Any, wanted: type) -> None:
     if not isinstance(found, wanted):
         hint = "mind the `return`." if found is None else f"the whole result, a {wanted.__name__}, is returned."
         kind = type(found).__name__
+        kind = f"another {kind}" if kind == wanted.__name__ else kind
         raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
 
 
