@@ -61,7 +61,7 @@ $(BASE): pyproject.toml constraints.txt
 		"'$(PYTHON) -m venv' does not work here. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV), once: 1.7 GB with PyTorch (its build for Nvidia GPUs, usual on Linux: several GB more)."
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"
-	@command -v uv >/dev/null || $(PIP) "uv>=0.5,<1" || true
+	@command -v uv >/dev/null || $(PIP) "uv>=0.5,<1" 2>/dev/null || true
 	@$(INSTALL)
 	@echo "$(CURDIR)" > $@
 
