@@ -101,13 +101,16 @@ def explore_grid(results: dict[str, Any]) -> None:
         figure = plot_learning_curves(results, runs[:1])
         return {"text/plain": figure.get_suptitle(), "image/png": base64.b64encode(draw_png(figure, 100)).decode()}
 
+    def choose(what: str, options: list) -> Dropdown:
+        return Dropdown(options=options, description=what, style={"description_width": "8em"})
+
     rates = sorted({run["learning_rate"] for run in results["runs"]}, reverse=True)
     interact(
         draw,
         height="480px",
-        policy=Dropdown(options=list_policies(results), description="Policy"),
-        learning_rate=Dropdown(options=[(format_rate(rate), rate) for rate in rates], description="Learning rate"),
-        batch_size=Dropdown(options=sorted({run["batch_size"] for run in results["runs"]}), description="Batch size"),
+        policy=choose("Policy", list_policies(results)),
+        learning_rate=choose("Learning rate", [(format_rate(rate), rate) for rate in rates]),
+        batch_size=choose("Batch size", sorted({run["batch_size"] for run in results["runs"]})),
     )
 
 
