@@ -33,7 +33,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 	$(PY) -m helpers assignment
 
 test: $(TEST) ## the tests, and every notebook executed again and compared with its committed outputs
-	$(QUICK) HF_HUB_OFFLINE=1 $(PY) -m pytest -n auto --dist worksteal tests
+	$(QUICK) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal tests
 	rm -rf build/nbval
 	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
 
