@@ -144,13 +144,13 @@ def doctor(options: argparse.Namespace) -> int:
     return int(examine(begin(options)) > 0)
 
 
-LAB = ("head", "rate", "steps", "data", "pretraining", "encoder", "biases", "cost")
+LAB = ("head", "rate", "steps", "data", "pretraining", "encoder", "biases", "seeds", "cost")
 WHAT = [
     ("--profile", {"help": "quick (default, offline) or full (bert-tiny and IMDb); also COURSE_PROFILE"}),
     ("--model", {"help": "hub id or folder; also COURSE_MODEL"}),
     ("--data", {"help": "hub id or folder; also COURSE_DATA"}),
 ]
-ONE = [*WHAT, ("--precision", {"help": "fp32, bf16, or auto: bf16 where it is quick; also COURSE_PRECISION"})]
+ONE = [*WHAT, ("--precision", {"help": "fp32, bf16, or auto: bf16 on a GPU that has it; also COURSE_PRECISION"})]
 MANY = [
     *ONE,
     ("--workers", {"type": positive, "help": "processes that share the runs (default: one a core)"}),

@@ -53,6 +53,8 @@ def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
         ],
         # Which biases: all, or those of the query and of the MLP's first layer alone.
         "biases": vary(policy=("bitfit+head", "bitfit-qi+head", "head")),
+        # The draw of the random classifier: the assignment's own run, with all reviews.
+        "seeds": vary(policy=["bitfit"], reviews=[None]),
     }
 
 

@@ -144,6 +144,9 @@ def describe_finding(results: dict[str, Any]) -> str:
         )
     means = mean("variant").sort_values(ascending=False, kind="stable")
     names = [f"{name} {value:.3f}" for name, value in means.items()]
+    seeds = runs[MEASURED]
+    if len(means) == 1 and len(seeds) > 1:
+        return f"{names[0]} ± {seeds.std():.3f} over {len(seeds)} seeds, from {seeds.min():.3f} to {seeds.max():.3f}"
     return ", ".join(names) if len(names) <= 3 else f"From {names[-1]} to {names[0]}"
 
 

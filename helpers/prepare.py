@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from helpers import exercises, models, recipe
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
-from helpers.speed import has_fast_bf16
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
 
@@ -104,10 +102,10 @@ def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@cache
 def choose_precision(precision: str) -> str:
-    """Make `auto` bf16 where this machine is quick at it, else fp32."""
-    return ("bf16" if has_fast_bf16() else "fp32") if precision == "auto" else precision
+    """Make `auto` bf16 on a GPU that has it, else fp32: on a CPU so small a model spends its time converting."""
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return ("bf16" if gpu else "fp32") if precision == "auto" else precision
 
 
 def find_rows(reviews: Reviews) -> torch.Tensor:

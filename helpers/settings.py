@@ -25,7 +25,7 @@ class Settings:
 
     `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
     README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
-    `precision` is fp32, bf16, or auto: bf16 where the machine is quick at it.
+    `precision` is fp32, bf16, or auto: bf16 on a GPU that has it.
     """
 
     profile: str = "quick"

@@ -4,7 +4,6 @@ Everything here is for BERT classifiers, whose pooler reads the state of [CLS] a
 attention and dropout are the quick ones.
 """
 
-import time
 import types
 from collections.abc import Iterator
 
@@ -83,22 +82,6 @@ def split_batch(
             part,
             {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()},
         )
-
-
-def has_fast_bf16() -> bool:
-    """Whether bfloat16 is worth using: on a GPU that has it, or a CPU on which its products are measured as faster."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(256, 256, dtype=dtype)
-        times = []
-        for _ in range(4):
-            started = time.perf_counter()
-            matrix @ matrix
-            times.append(time.perf_counter() - started)
-        seconds[dtype] = min(times)
-    return seconds[torch.bfloat16] < 0.67 * seconds[torch.float32]
 
 
 class QuickDropout(nn.Dropout):

@@ -56,16 +56,23 @@ def collect() -> None:
 def describe_all() -> dict[str, str]:
     """The content of every block of docs/measurements.md."""
     blocks = {"results": describe_results("quick"), "imdb": describe_results("imdb"), "lab": describe_lab()}
-    for describe in (describe_speed, describe_accuracy, describe_prune, describe_first_figure, describe_matrix):
-        name = describe.__name__.removeprefix("describe_")
+    for name, describe in {
+        "speed": describe_speed,
+        "speed_bf16": describe_speed,
+        "step": describe_step,
+        "accuracy": describe_accuracy,
+        "prune": describe_prune,
+        "first_figure": describe_first_figure,
+        "matrix": describe_matrix,
+    }.items():
         measured = json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
-        blocks[name.replace("_", " ")] = f"{describe(measured)} File: `benchmarks/{name}.json`."
+        blocks[name] = f"{describe(measured)} File: `benchmarks/{name}.json`."
     return blocks
 
 
 def replace_block(text: str, name: str, content: str) -> str:
     text, found = re.subn(
-        rf"(?s)(<!-- begin {name}.*?-->\n).*?(<!-- end {name} -->)",
+        rf"(?s)(<!-- begin {name}:.*?-->\n).*?(<!-- end {name} -->)",
         lambda match: f"{match[1]}{content}\n{match[2]}",
         text,
     )
@@ -128,6 +135,23 @@ def describe_speed(measured: dict[str, Any]) -> str:
         f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
         f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
         f" {run['finished']}.",
+    )
+
+
+def describe_step(measured: dict[str, Any]) -> str:
+    """Where a full-size step's time goes, and how far its matrix products are from the machine's limit."""
+    rows, run = {}, measured["provenance"]
+    for step in measured["steps"]:
+        rows[step["policy"]] = {
+            "step": f"{1000 * step['step_seconds']:.0f} ms",
+            "GFLOP/s in products": f"{step['gflops_in_products']:.0f}",
+        } | {kind: f"{share:.0%}" for kind, share in step["shares"].items()}
+    return describe_table(
+        rows,
+        f"One thread, batches of {run['batch_size']} reviews of {measured['steps'][0]['tokens_a_review']} tokens in the"
+        f" mean, {run['precision']}, {run['hardware']['processor']}; products of large matrices reach"
+        f" {measured['gflops_of_large_products']:.0f} GFLOP/s in one thread there; torch {run['versions']['torch']};"
+        f" finished {run['finished']}.",
     )
 
 
