@@ -63,10 +63,11 @@ def show(results: dict) -> None:
 
 def assignment(options: argparse.Namespace) -> None:
     """run the whole experiment: 40 runs, the test, tables, plots and answers"""
+    settings = begin(options)
     from helpers import answers, plots, report
     from helpers.sweep import run_sweep
 
-    settings, notebooks = begin(options), answers.find_notebooks()
+    notebooks = answers.find_notebooks()
     results = run_sweep(settings, workers=options.workers, prune=options.prune, scheduler=options.scheduler)
     show(results)
     print(report.describe_gap(results))
@@ -77,17 +78,18 @@ def assignment(options: argparse.Namespace) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     """train the runs of the grid that are not finished yet, and test the best ones"""
+    settings = begin(options)
     from helpers.sweep import run_sweep
 
     policies = options.policy or ("full", "bitfit")
-    show(run_sweep(begin(options), policies, options.workers, options.prune, options.scheduler))
+    show(run_sweep(settings, policies, options.workers, options.prune, options.scheduler))
 
 
 def cell(options: argparse.Namespace) -> None:
     """train and test a single run, also one beside the grid"""
+    settings = begin(options)
     from helpers.sweep import run_cell
 
-    settings = begin(options)
     run = Run(options.policy, options.learning_rate, options.batch_size, options.seed, settings.epochs)
     path = run_cell(settings, run)
     show(load_results(path))
@@ -96,9 +98,9 @@ def cell(options: argparse.Namespace) -> None:
 
 def lab(options: argparse.Namespace) -> None:
     """measure what limits BitFit, one experiment at a time; cost is what each policy costs"""
+    settings = begin(options)
     from helpers.lab import list_runs, measure_cost, run_lab, summarise, tabulate_costs
 
-    settings = begin(options)
     for name in options.experiments:
         if name == "cost":
             print(tabulate_costs(measure_cost(settings)).to_string())

@@ -81,8 +81,6 @@ def load_classifier(model: str) -> BertForSequenceClassification:
     """
     with _loading(model, "model") as folder:
         _read_config(folder)
-        if _has_tokenizer(folder):
-            load_tokenizer(str(folder))
         # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below.
         classifier, report = BertForSequenceClassification.from_pretrained(
             folder, num_labels=2, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
@@ -124,17 +122,14 @@ def _read_config(folder: Path) -> dict:
     return config
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "vocab.txt").exists() or (folder / "tokenizer.json").exists()
-
-
 def load_tokenizer(model: str) -> BertTokenizerFast:
     """Load the WordPiece tokenizer that belongs to a model; its length limit is BERT's 512.
 
     The hub's bert-tiny has a `vocab.txt` and nothing else, hence no limit of its own.
     """
     with _loading(model, "tokenizer") as folder:
-        if not _has_tokenizer(folder):  # transformers 5 would make up a vocabulary of 5 tokens.
+        if not any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json")):
+            # transformers 5 would make up a vocabulary of 5 tokens.
             raise FileNotFoundError("there is no vocab.txt and no tokenizer.json")
         tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)

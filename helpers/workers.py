@@ -16,6 +16,9 @@ from tqdm.std import tqdm
 from helpers.settings import CourseError
 
 GPU_WORKERS = 4
+# Where it can, a process that has imported these forks the workers, for as long as this one lives. Of the course it
+# imports nothing: a student may have changed it since.
+PRELOADED = ["datasets", "optuna", "transformers.trainer", "transformers.models.bert.modeling_bert"]
 
 
 def count_workers() -> int:
@@ -38,8 +41,13 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
     if not workers:
         yield InlineExecutor(), 1
         return
-    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(os.getpid(),))
+    others = multiprocessing.active_children()
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+    else:  # Windows
+        context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
     try:
         yield pool, workers
     except BaseException:
@@ -82,12 +90,13 @@ class InlineExecutor(Executor):
         return future
 
 
-def start_worker(parent: int) -> None:
-    """Make a process one that ends, by a thread of its own, when its parent has ended."""
+def start_worker() -> None:
+    """Make a process one that ends, by a thread of its own, when who has started it has ended, or who has forked it."""
+    parent, forked_by = multiprocessing.parent_process(), os.getppid()
     tqdm.set_lock(threading.RLock())  # Its own lock is a semaphore that a killed process would leave behind.
 
     def end_with_parent() -> None:
-        while os.getppid() == parent:
+        while parent.is_alive() and os.getppid() == forked_by:
             time.sleep(0.5)
         os._exit(1)
 

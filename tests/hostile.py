@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostile_code import ALL, MISTAKES, NONE, ROOT, SLEEP, SOLUTION, STUBS  # noqa: F401  (for the tests)
-from hostile_forgery import CODE, THOROUGH, WAITS  # noqa: F401
+from hostile_forgery import CODE, REPRESENTATIVES, WAITS  # noqa: F401
 
 
 @dataclass

@@ -226,8 +226,6 @@ def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path
     tokenizer.add_tokens(["[NEW]"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(CourseError, match=r"'\[new\]'.*resize_token_embeddings"):
-        load_classifier(str(folder))
-    with pytest.raises(CourseError, match="resize_token_embeddings"):
         load_tokenizer(str(folder))
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(folder)

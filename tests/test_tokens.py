@@ -50,7 +50,7 @@ def test_a_pair_is_one_row_with_two_segments(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("text", "pair", "length"), [(LONG, None, 3), (LONG, None, 512), (LONG, "Short.", 16), (LONG, LONG, 5)]
+    ("text", "pair", "length"), [(LONG, None, 3), (LONG, None, 512), (LONG, "Short.", 16), (LONG[:340], LONG[:340], 5)]
 )
 def test_truncation_keeps_every_separator(tokenizer, text, pair, length):
     table = token_table(tokenizer, text, pair, max_length=length)
