@@ -20,8 +20,10 @@ INSTALL = { $(UV) -c constraints.txt $(WHAT) || \
 	{ echo "Without uv: pip takes a few minutes."; $(PIP) -c constraints.txt $(WHAT); }; } && \
 	{ $(PY) -m compileall -qq -j 0 -x '/tests?/' "$(VENV)/lib" || true; }
 # What must not depend on the settings of whoever runs it.
-QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_PRECISION COURSE_PROFILE=quick \
-	COURSE_PROGRESS=plain TOKENIZERS_PARALLELISM=false
+QUICK = env -u COURSE_MODEL -u COURSE_DATA -u COURSE_PRECISION -u COURSE_PROGRESS COURSE_PROFILE=quick \
+	TOKENIZERS_PARALLELISM=false
+# Several processes share the cores.
+OFFLINE = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: help assignment test notebooks answers clean
 .DELETE_ON_ERROR:
@@ -33,12 +35,12 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 	$(PY) -m helpers assignment
 
 test: $(TEST) ## the tests, and every notebook executed again and compared with its committed outputs
-	$(QUICK) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal tests
+	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist worksteal tests
 	rm -rf build/nbval
-	$(QUICK) HF_HUB_OFFLINE=1 COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
+	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
 
 notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick profile
-	$(QUICK) $(PY) -m nbconvert --to notebook --execute --inplace \
+	$(QUICK) COURSE_PROGRESS=plain $(PY) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 answers: $(BASE) ## write answers.md from the notebooks' answer cells and the results

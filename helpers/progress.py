@@ -208,9 +208,17 @@ def interact(draw: Callable[..., dict[str, str]], height: str, **controls: Any) 
     if not is_plain():
         import ipywidgets
 
-        box = ipywidgets.interactive(lambda **values: display(draw(**values), raw=True), **controls)
+        first = True
+
+        def redraw(**values: Any) -> None:
+            nonlocal first
+            if not first:  # A program that executes notebooks would show the first bundle twice.
+                display(draw(**values), raw=True)
+            first = False
+
+        box = ipywidgets.interactive(redraw, **controls)
         box.out.layout.min_height = height  # What is below must not jump while the output is drawn anew.
-        box.update()
+        box.out.outputs = ({"output_type": "display_data", "data": bundle, "metadata": {}},)
         view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
         bundle = bundle | {"application/vnd.jupyter.widget-view+json": view}
     display(bundle, raw=True)
