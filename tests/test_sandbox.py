@@ -26,6 +26,7 @@ if not sys.platform.startswith("linux"):
 def without_copy() -> Iterator[None]:
     yield
     shutil.rmtree(copy_parts())
+    copy_parts.cache_clear()  # Other tests of this file may follow in this process.
 
 
 @pytest.fixture(params=find_settings(), ids=str, scope="module")
