@@ -91,7 +91,11 @@ class InlineExecutor(Executor):
 
 
 def start_worker() -> None:
-    """Make a process one that ends, by a thread of its own, when who has started it has ended, or who has forked it."""
+    """Make a process one that ignores Ctrl-C, and that ends, by a thread of its own, with its parent.
+
+    That is the process which has started it, or the one which has forked it for that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # It goes to all processes; the parent ends them.
     parent, forked_by = multiprocessing.parent_process(), os.getppid()
     tqdm.set_lock(threading.RLock())  # Its own lock is a semaphore that a killed process would leave behind.
 
