@@ -137,7 +137,8 @@ class Board:
         try:
             seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
             accuracy = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
-            return seen["epoch"], accuracy, time.time() - seen["time"] < 60
+            done = min(seen["epoch"], self.wanted(run) - 0.001)  # After its last step a run is still measured.
+            return done, accuracy, time.time() - seen["time"] < 60
         except (OSError, ValueError, KeyError):
             return (reached(record), record["validation_accuracy"], False) if record else (0.0, None, False)
 

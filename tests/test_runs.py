@@ -1,6 +1,7 @@
 """The engine on a 16-wide BERT and 40 rows: complete, resumable, repeatable, never mixed, whoever is killed."""
 
 import glob
+import json
 import os
 import random
 import re
@@ -129,6 +130,18 @@ def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, text)
     listener = Listener()
     assert accuracies(train_all(settings, [run], workers=0, progress=listener)) == accuracies([record])
     assert "damaged" in listener.lines[0] and list(path.parent.glob("record-unreadable-*.json"))
+
+
+def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
+    run, (_, provenance) = Run("head", epochs=2), prepare.prepare(settings)
+    board = runs.Board(settings, [run], provenance, None, False, Listener())
+    board.folders[run].mkdir(parents=True)
+    seen = {"time": time.time(), "epoch": 2.0, "history": [{"epoch": 1, "loss": 0.7, "validation_accuracy": 0.5}]}
+    (board.folders[run] / "progress.json").write_text(json.dumps(seen))
+    board.show()
+    (state,) = board.progress.known.values()
+    assert not state.finished and state.running and state.done == pytest.approx(2, abs=0.01)
+    assert board.count_epochs() == 1, "its last epoch would be trained again"
 
 
 @pytest.mark.parametrize(("name", "workers"), [("preprocess_dataset", 1), ("init_trainer", 0)])
