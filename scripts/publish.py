@@ -95,7 +95,7 @@ def describe_table(rows: dict[str, dict[str, str]], origin: str) -> str:
 
 def describe_lab() -> str:
     """What each full-size experiment of the lab took and found."""
-    rows, finished = {}, []
+    rows, finished, machines = {}, [], set()
     for path in sorted({*RESULTS.glob("lab_*.json")} - {RESULTS / "lab_cost.json"}):
         measured = load_results(path)
         run, runs = measured["provenance"], measured["runs"]
@@ -110,9 +110,10 @@ def describe_lab() -> str:
             "found": lab_plots.describe_finding(measured),
         }
         finished.append(run["finished"])
+        machines.add(machine["gpu"] or machine["processor"])
     return describe_table(
         rows,
-        f"Model: {run['model']['name']}; data: {run['data']['name']}; {machine['gpu'] or machine['processor']}, one"
+        f"Model: {run['model']['name']}; data: {run['data']['name']}; {' or '.join(sorted(machines))}, one"
         f" thread a run; torch {run['versions']['torch']}; finished {min(finished)} to {max(finished)}. The times are"
         " those of a machine that did other work as well.",
     )

@@ -24,7 +24,7 @@ def student(tmp_path_factory):
     done = python("-m", "instructor", "release", folder, cwd=ROOT, path=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is not written yet") == 4 and "--repo OWNER/NAME" in done.stdout
-    assert "results/ (8 files)" in done.stdout, "what is released is listed, the lab's measured figures too"
+    assert "results/ (9 files)" in done.stdout, "what is released is listed, the lab's measured figures too"
     return folder
 
 
