@@ -208,15 +208,14 @@ def interact(draw: Callable[..., dict[str, str]], height: str, **controls: Any) 
     if not is_plain():
         import ipywidgets
 
-        first = True
+        ready = False
 
         def redraw(**values: Any) -> None:
-            nonlocal first
-            if not first:  # A program that executes notebooks would show the first bundle twice.
+            if ready:
                 display(draw(**values), raw=True)
-            first = False
 
-        box = ipywidgets.interactive(redraw, **controls)
+        # From version 8 on it draws at once; a program that executes notebooks would show the first bundle twice.
+        box, ready = ipywidgets.interactive(redraw, **controls), True
         box.out.layout.min_height = height  # What is below must not jump while the output is drawn anew.
         box.out.outputs = ({"output_type": "display_data", "data": bundle, "metadata": {}},)
         view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
