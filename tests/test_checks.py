@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainingArgumen
 
 from helpers import exercises, recipe
 from helpers.checks import CheckFailed, judge, problem_1d, problem_2a, problem_2b, problem_2c
-from helpers.checks.describe import make_plain
+from helpers.checks.describe import describe_error, make_plain
 from helpers.checks.inputs import expect, give_public
 from helpers.checks.observe import OBSERVERS, observe
 from helpers.recipe import FUNCTIONS
@@ -119,10 +119,11 @@ def test_check_and_training_agree_on_every_field(public, monkeypatch, tmp_path: 
     """What is not refused by name makes no difference to what training takes from the Trainer's arguments."""
     monkeypatch.chdir(tmp_path)
     others = {name: other_value(FIELDS[name])} | ({"dataloader_num_workers": 2} if name in WITH_WORKERS else {})
-    given, expected = public["2b"]
+    (given, expected), init_trainer = public["2b"], trainer_with(args=others)
     try:
-        trainer = next(OBSERVERS["2b"](given, trainer_with(args=others), exercises.init_tester))
-    except Exception:  # The library itself refuses it, here or everywhere.
+        trainer = next(OBSERVERS["2b"](given, init_trainer, exercises.init_tester))
+    except Exception as error:  # The library itself refuses it, here or everywhere.
+        assert "it stopped in init_trainer" in describe_error(error, (init_trainer,))
         return
     with pytest.raises(CheckFailed) as caught:
         judge("2b", make_plain({"records": [trainer], "stopped": None}), expected)

@@ -79,7 +79,7 @@ def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(setting
     assert lab.run_lab(settings, "mine", runs, workers=0, progress=again)["runs"] == results["runs"]
     assert again.lines == [], "a finished run was trained again"
     elsewhere = replace(settings, build=tmp_path / "elsewhere")
-    repeated = lab.run_lab(elsewhere, "mine", runs, workers=0, progress=Listener())["runs"]
+    repeated = lab.run_lab(elsewhere, "mine", runs, workers=1, progress=Listener())["runs"]
     assert accuracies(repeated) == accuracies(results["runs"])
     assert repeated[1]["bias_movement"] == results["runs"][1]["bias_movement"]
 
