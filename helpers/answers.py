@@ -186,7 +186,7 @@ def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tupl
     for problem, title in TITLES.items():
         parts.append(f"## Problem {problem}: {title}")
         if problem in tables:
-            parts.append(report.to_markdown(tables[problem](results, published())))
+            parts += [report.to_markdown(tables[problem](results, published())), report.describe_source(results)]
         if problem == "3b":
             parts.append(report.describe_gap(results))
         for number, cell in enumerate(found[problem], start=1):
@@ -202,8 +202,8 @@ def _describe_figures(results: dict[str, Any]) -> list[str]:
     run, notes = results["provenance"], []
     if run["model"]["name"] == short_name(str(OFFLINE / "checkpoint")):
         notes.append(
-            "The figures marked as measured are those of a stand-in checkpoint of BERT-tiny's shape, whose pre-training"
-            " was much shorter than that of prajjwal1/bert-tiny."
+            "The figures marked as measured are those of a stand-in for prajjwal1/bert-tiny: a checkpoint of its shape,"
+            " distilled from all-MiniLM-L6-v2 on IMDb texts without their labels."
         )
     if run["data"]["name"] == short_name(str(OFFLINE / "reviews")):
         notes.append(
@@ -212,8 +212,8 @@ def _describe_figures(results: dict[str, Any]) -> list[str]:
         )
     return [
         *notes,
-        "The columns marked *Published* are the answer sheet's that this project starts from (prajjwal1/bert-tiny"
-        " on stanfordnlp/imdb, one run a policy); they were not measured here.",
+        "The columns marked *Published* are those of the answer sheet that this project starts from"
+        " (prajjwal1/bert-tiny on stanfordnlp/imdb, one run for each policy); they were not measured here.",
     ]
 
 

@@ -21,12 +21,12 @@ GREY, PALE = "#595959", "#e0e0e0"
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.titlesize": 11}
 
 
-def open_figure(panels: int, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, two in a row; width and height of one in inches."""
+def open_figure(panels: int, width: float, height: float, share: str = "y") -> tuple[Figure, list[Axes]]:
+    """A figure of panels, two in a row, that share the axis x or y; width and height of one in inches."""
     columns, rows = min(2, panels), -(-panels // 2)
     size = {"figsize": (width * columns + 1, height * rows + 1), "layout": "constrained"}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, squeeze=False, sharey=sharey, **size)
+        figure, axes = plt.subplots(rows, columns, squeeze=False, **{f"share{share}": True}, **size)
     for spare in axes.flat[panels:]:
         spare.remove()
     return figure, list(axes.flat[:panels])

@@ -28,7 +28,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
     """What the runs of each experiment change; `base` is the number of training reviews that the others have."""
-    few = {"reviews": [1000], "tokens": [128], "validation": [2000], "epochs": [2]}
+    few = {"reviews": [base // 4], "tokens": [128], "validation": [base // 2], "epochs": [2]}
     return {
         # The classifier: trained, alone, or frozen but larger.
         "head": vary(policy=("full", "bitfit+head", "head", "bitfit")) + vary(policy=["bitfit"], head_scale=(10, 50)),
@@ -189,6 +189,6 @@ def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:
             "of full": (costs["step_seconds"] / costs.loc["full", "step_seconds"]).map("{:.0%}".format),
             "memory of training (MB)": (1000 * costs["training_memory_gb"]).round(),
             "optimizer (KB)": (costs["optimizer_bytes"] / 1000).round(1),
-            "stored a task (KB)": (costs["task_bytes"] / 1000).round(1),
+            "stored per task (KB)": (costs["task_bytes"] / 1000).round(1),
         }
     )

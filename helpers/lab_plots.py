@@ -93,7 +93,7 @@ def plot_costs(results: dict[str, Any]) -> Figure:
         places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * height
         axis.barh(places, row, height * 0.9, color=colour, label=label)
         for y, value in zip(places, row, strict=True):
-            text = "not measured here" if np.isnan(value) else f"{value:.1%}" if value >= 0.01 else f"{value:.2%}"
+            text = "not measured here" if np.isnan(value) else f"{value:.0%}" if value >= 0.1 else f"{value:.2%}"
             axis.text(1.01, y, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
     axis.axvline(1, color="black", lw=1.2)
     axis.set(xscale="log", xlabel="relative to full fine-tuning (log scale); line: full fine-tuning")
@@ -105,7 +105,7 @@ def plot_costs(results: dict[str, Any]) -> Figure:
         f"{LOOKS[policy][0]} stores a task in 1/{1 / share.loc[policy, 'task_bytes']:,.0f} of the space, and a step"
         f" takes {share.loc[policy, 'step_seconds']:.0%} of the time"
     )
-    note = f"batch {run['batch_size']} · median of {run['steps']} steps' CPU time, one thread"
+    note = f"batch {run['batch_size']} · median of {run['steps']} steps' CPU time, one thread · memory: one reading"
     return finish(figure, title, describe_source(results, note))
 
 

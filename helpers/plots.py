@@ -57,6 +57,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
     if {"full", "bitfit"} <= set(accuracy):
         gap = (accuracy["full"] - accuracy["bitfit"]).dropna()
         title = f"Full fine-tuning is ahead of BitFit in {(gap > 0).sum()} of {len(gap)} cells"
+        title += " (many stopped early)" * any(runs["trained"] < runs["epochs"])
     return finish(figure, title, describe_source(results, "outlined: the chosen cell"))
 
 
@@ -134,7 +135,7 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
     low, high = axis.get_xlim()
     axis.set_xlim(low / 2, high * 2)
     put_legend(axis, handles=handles)
-    note = "bars: 95% interval from the size of the test set alone, one training run a policy"
+    note = "bars: 95% interval from the size of the test set alone, one training run for each policy"
     note += " · hollow, moved to the right: as published, bert-tiny on IMDb, not measured here" if published else ""
     title = "Test accuracy against trained parameters"
     if {"full", "bitfit"} <= set(list_policies(results)):
@@ -189,14 +190,14 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
 
     The keys of `texts` are the panels' titles; `source`, which becomes the caption, says what was measured.
     """
-    strongest, (figure, axes) = [], open_figure(len(texts), 4.2, 0.8 + 0.32 * most, sharey=False)
+    strongest, (figure, axes) = [], open_figure(len(texts), 4.2, 0.8 + 0.32 * most, share="x")
     for axis, (title, effects) in zip(axes, texts.items(), strict=True):
         shown = effects.iloc[sorted(effects.abs().argsort()[::-1][:most])]
         axis.barh(range(len(shown)), shown, color=GREY)  # The colours of LOOKS mean policies.
         axis.set_yticks(range(len(shown)), shown.index)
         axis.invert_yaxis()
         axis.axvline(0, color="black", lw=0.8)
-        axis.set(xlabel="change of the log-odds of positive", title=textwrap.fill(title, 44))
+        axis.set(xlabel="what the word adds to the log-odds of positive", title=textwrap.fill(title, 44))
         axis.xaxis.set_major_locator(MaxNLocator(5))
         strongest.append(effects.index[effects.abs().argmax()])
     words = " and ".join(f"“{word}”" for word in dict.fromkeys(strongest))

@@ -156,7 +156,7 @@ def describe_gap(results: dict[str, Any]) -> str:
         f" {bitfit['trainable_parameters']:,} of {full['trainable_parameters']:,} parameters ({share:.4%}), which is"
         f" {1 - share:.2%} fewer. On the {n:,} test reviews it reaches {low:.4f}, full fine-tuning {high:.4f}: a"
         f" difference of {100 * (high - low):.1f} points ({(high - low) / high:.1%} relative), with a standard error of"
-        f" {100 * error:.1f} points from the size of the test set alone (one training run a policy)."
+        f" {100 * error:.1f} points from the size of the test set alone (one training run for each policy)."
     )
 
 

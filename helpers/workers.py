@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,8 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
             yield client.get_executor(), max(1, len(client.scheduler_info()["workers"]))
         return
     if not workers:
-        yield InlineExecutor(), 1
+        with ThreadPoolExecutor(1) as pool:
+            yield pool, 1
         return
     others = multiprocessing.active_children()
     if "forkserver" in multiprocessing.get_all_start_methods():
@@ -76,18 +77,6 @@ def is_loss(error: Exception) -> bool:
     """Whether a job ended because its worker did; Dask says so only after it has tried elsewhere."""
     lost = ("KilledWorker", "CommClosedError", "CancelledError", "FutureCancelledError")
     return isinstance(error, BrokenExecutor) or type(error).__name__ in lost
-
-
-class InlineExecutor(Executor):
-    """Does a job when it is submitted, in this process."""
-
-    def submit(self, job, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(job(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def start_worker() -> None:

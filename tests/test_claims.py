@@ -2,7 +2,7 @@
 
 A figure is a link to its file, with what it is in the link's title: a path from a policy's best run
 (`best.full.test.accuracy`), or a column and a selection of runs whose mean it is
-(`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, the standard deviation), or the difference or
+(`validation_accuracy policy=bitfit learning_rate=0.01`; after `std`, `min` or `max`, that), or the difference or
 quotient of two of these (`A - B`, `A / B`).
 """
 
@@ -18,6 +18,7 @@ from helpers.results import best_run
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r'\[([^\]]+)\]\(([\w./-]+\.json) "([^"]+)"\)')
+SUMMARIES = {"std": statistics.stdev, "min": min, "max": max}
 VARIED = ("policy", "learning_rate", "epochs", "reviews", "encoder", "head_scale")
 ANSWERS = (ROOT / "answers.md").read_text(encoding="utf-8")
 
@@ -27,7 +28,7 @@ def look_up(results: dict, what: str) -> float:
         if sign in what:
             return reduce(join, (look_up(results, part) for part in what.split(sign)))
     of, *rest = what.split()
-    name, selection = (rest[0], rest[1:]) if of == "std" else (of, rest)
+    name, selection = (rest[0], rest[1:]) if of in SUMMARIES else (of, rest)
     if name.startswith("best."):
         _, policy, *path = name.split(".")
         return reduce(lambda value, key: value[key], path, best_run(results, policy))
@@ -36,7 +37,7 @@ def look_up(results: dict, what: str) -> float:
     assert runs, f"no run has {wanted}"
     others = {name: {run.get(name) for run in runs} for name in VARIED}
     assert all(len(values) == 1 for values in others.values()), f"{what} mixes {others}"
-    return (statistics.stdev if of == "std" else statistics.mean)(run[name] for run in runs)
+    return SUMMARIES.get(of, statistics.mean)([run[name] for run in runs])
 
 
 def split(condition: str) -> list[str]:

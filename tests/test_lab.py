@@ -30,6 +30,8 @@ def test_every_experiment_changes_one_thing_and_shares_the_rest():
     assert {run.reviews for run in runs["data"]} == {250, 1000, 4000, 20000}
     assert all({run.seed for run in listed} == {0, 1, 2} for listed in runs.values())
     assert len(set(runs["head"]) & set(runs["rate"])) == 6, "bitfit and bitfit+head at 3e-4 are trained once"
+    quick = [run for name in runs for run in lab.list_runs(Settings(), name)]
+    assert all((run.reviews or 0) <= 2000 and (run.validation or 0) <= 500 for run in quick), "it has no more"
 
 
 def test_cut_keeps_the_end_sign_of_a_long_review_and_leaves_short_ones(small_bert):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from helpers.results import best_run, list_policies, load_results, select_runs
 from helpers.settings import Settings
 
 RESULTS = Path(__file__).parents[1] / "results"
-BEFORE = "e5f4485287350f2afff56ab0989651a77fee989a"  # The last commit with the old shape.
 
 
 def test_quick_results_are_of_this_checkpoint_and_these_reviews():
@@ -41,28 +39,6 @@ def test_both_grids_are_complete_and_the_best_run_is_tested(name):
         runs = select_runs(results, policy=policy)
         assert [(run["learning_rate"], run["batch_size"]) for run in runs] == settings.cells
         assert [run for run in runs if "test" in run] == [best_run(results, policy)]
-
-
-def test_each_run_has_the_figures_that_it_had_before_results_changed_their_shape():
-    """Compared with the files of the last commit in the old shape, where the repository's history is there."""
-    for path in [*RESULTS.glob("*.json"), RESULTS.parent / "benchmarks" / "prune.json"]:
-        name = path.relative_to(RESULTS.parent).as_posix()
-        command = ["git", "show", f"{BEFORE}:{name}"]
-        old = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
-        if old.returncode:
-            pytest.skip("the history is not here")
-        found, was = load_results(path), json.loads(old.stdout)
-        if found["provenance"] != was["provenance"]:  # It has been measured again since.
-            continue
-        policies, runs = was.get("policies", {}), was.get("runs") or list(was.get("costs", {}).values())
-        for policy, grid in policies.items():
-            runs += grid["cells"]
-            assert best_run(found, policy).get("test") == grid.get("test"), name
-        for run, one in zip(runs, found["runs"], strict=True):
-            if policies:
-                epochs = zip(run.pop("epochs"), one["history"], strict=True)
-                assert all(epoch.items() <= today.items() for epoch, today in epochs), name
-            assert run.items() <= one.items(), name
 
 
 def test_runs_that_two_experiments_share_agree_within_what_the_readme_says_of_bf16_and_fp32():

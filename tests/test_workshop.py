@@ -162,21 +162,22 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody() -> None:
     [
         ("import ctypes", 1, "ctypes"),
         ("\nimport gc as g\ng.get_objects()", 2, "gc"),
-        ("from inspect import stack", 1, "inspect.stack"),
-        ("import sys\nsys._getframe(1)", 2, "sys._getframe"),
-        ("import sys as s\nframe = s._getframe", 2, "sys._getframe"),
-        ("from os import write as w", 1, "os.write"),
-        ("import os\nos._exit(97)", 2, "os._exit"),
-        ("import os\nx = os\nx._exit(0)", 3, "._exit"),
+        ("from inspect import stack", 1, "inspect"),
+        ("import sys\nsys._getframe(1)", 2, "_getframe"),
+        ("import sys as s\nframe = s._getframe", 2, "_getframe"),
+        ("import sys\nfor each in sys.modules:\n    pass", 2, "sys.modules"),
+        ("from os import write as w", 1, "write"),
+        ("import os\nos._exit(97)", 2, "_exit"),
+        ("import os\nx = os\nx._exit(0)", 3, "_exit"),
         ("from os import *", 1, "os.*"),
-        ("import helpers.checks.inputs", 1, "helpers.checks.inputs"),
-        ("from helpers import checks", 1, "helpers.checks"),
-        ("from . import checks", 1, "helpers.checks"),
-        ("from .checks.judge import judge", 1, "helpers.checks.judge.judge"),
-        ("def f():\n    return f.__globals__", 2, ".__globals__"),
-        ("x = getattr(1, '_getframe')", 1, "'_getframe'"),
+        ("import helpers.checks.inputs", 1, "checks"),
+        ("from helpers import checks", 1, "checks"),
+        ("from . import checks", 1, "checks"),
+        ("from .checks.judge import judge", 1, "checks"),
+        ("def f():\n    return f.__globals__", 2, "__globals__"),
+        ("x = getattr(1, '_getframe')", 1, "_getframe"),
         ("__import__('os')", 1, "__import__"),
-        ("try:\n    1 / 0\nexcept Exception as e:\n    e.__traceback__.tb_frame", 4, ".tb_frame"),
+        ("try:\n    1 / 0\nexcept Exception as e:\n    e.__traceback__.tb_frame", 4, "tb_frame"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
@@ -184,7 +185,13 @@ def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, wh
 
 
 @pytest.mark.parametrize(
-    "code", [SOLUTION, STUBS, "import os, sys, torch\nos.environ['A'] = os.path.join('b')\nprint()"]
+    "code",
+    [
+        SOLUTION,
+        STUBS,
+        "import os, sys, torch\nos.environ['A'] = os.path.join('b')\nprint()",
+        "from transformers import *\ndef f(model):\n    'Train it. See the paper.'\n    return model.eval().modules()",
+    ],
 )
 def test_honest_code_is_not_noted(code: str) -> None:
     assert find_forgery(code.encode()) == []

@@ -19,7 +19,7 @@ from transformers import (
     default_data_collator,
 )
 
-from helpers.recipe import OVERRIDDEN, Mistake, read_arguments, read_rows
+from helpers.recipe import CHECKED, QUIET, Mistake, read_arguments, read_rows
 
 PADDING = (DefaultDataCollator, DataCollatorWithPadding)
 # What the libraries say of a mistake, and what it is.
@@ -69,9 +69,10 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     training would go on without, and say nothing.
     """
     arguments, library = read_arguments(trainer.args), read_arguments(TrainingArguments(trainer.args.output_dir))
+    others = [name for name in arguments if name not in (*CHECKED, *QUIET)]
     return {
         "arguments": arguments,
-        "overridden": [name for name in OVERRIDDEN if arguments.get(name) != library.get(name)],
+        "overridden": [name for name in others if arguments[name] != library[name]],
         "left_out": _find_left_out(trainer),
         "given": [name for name in ("model_init", "train_dataset") if getattr(trainer, name) is not None],
         "train_dataset": describe_data(trainer.train_dataset),
