@@ -5,8 +5,10 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 BASE = $(VENV)/.installed-base
 TEST = $(VENV)/.installed-test
-# A setting for installations outside of virtual environments; inside one, pip refuses it.
+# Settings for installations outside of virtual environments: inside one, pip refuses the first, and with the others it
+# would install elsewhere.
 export PIP_USER = 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PIP = $(PY) -m pip install --quiet --no-compile
 # uv, from PATH or out of $(VENV), is ten times as quick as pip. It does not read pip's settings: it is told where pip

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from helpers import tolerate_any_encoding
-from helpers.results import load_results, published
+from helpers.results import blame_exercises, load_results, published
 from helpers.settings import CourseError, Run, Settings, load_settings
 
 
@@ -14,11 +14,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (CourseError, NotImplementedError) as error:
-        unwritten = str(error).startswith("Problem ")  # An exercise that waits to be written.
-        if options.traceback or not (unwritten or isinstance(error, CourseError)):
+    except Exception as error:
+        unwritten = isinstance(error, NotImplementedError) and str(error).startswith("Problem ")
+        said = str(error) if unwritten or isinstance(error, CourseError) else blame_exercises(error)
+        if options.traceback or not said:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. Running the same command again goes on where this one stopped.", file=sys.stderr)
@@ -43,6 +44,20 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def rate(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError("must be a number between 0 and 1")
+    return number
+
+
+def seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError("must be from 0 to 2**32 - 1")
     return number
 
 
@@ -165,9 +180,9 @@ VERBS = {
     cell: [
         *ONE,
         ("--policy", {"default": "full", "help": "default: %(default)s"}),
-        ("--learning-rate", {"type": float, "default": 3e-4, "help": "default: %(default)s"}),
+        ("--learning-rate", {"type": rate, "default": 3e-4, "help": "default: %(default)s"}),
         ("--batch-size", {"type": positive, "default": 64, "help": "examples a step (default: %(default)s)"}),
-        ("--seed", {"type": int, "default": Settings.seed, "help": "of the classifier, the order and the dropout"}),
+        ("--seed", {"type": seed, "default": Settings.seed, "help": "of the classifier, the order and the dropout"}),
     ],
     lab: [
         *MANY,

@@ -28,8 +28,8 @@ PROMPT = "*Your answer here.*"
 PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
 MAX_CELLS = 5_000
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
-# What copies have after the name: ` (1)`, `-Copy1`, ` - Kopie (2)`.
-COPY = r"(\W+|_+)?[^\W\d_]{0,12}\W{0,4}_?\d{0,3}\W?"
+# What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
+COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
 
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
 
@@ -60,12 +60,12 @@ def parse_notebook(data: bytes, name: str) -> NotebookNode:
         if len(content["cells"]) > MAX_CELLS:
             raise ValueError(f"it has {len(content['cells']):,} cells, more than are read")
         cells = [_repair_cell(cell, at) for at, cell in enumerate(content["cells"]) if isinstance(cell, dict)]
+        whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": _take(dict, content.get("metadata")), "cells": cells}
+        return nbformat.from_dict(whole)
     except Exception as error:  # What a broken file makes the libraries raise has no common kind.
         raise CourseError(
             f"{name} is not a readable notebook ({error!r:.200}). Restore it from your last copy."
         ) from None
-    metadata = _take(dict, content.get("metadata"))
-    return nbformat.from_dict({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells})
 
 
 def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
         repaired["execution_count"] = cell.get("execution_count")
     elif attachments := _take(dict, cell.get("attachments")):
         repaired["attachments"] = {
-            name: {kind: _join(data) for kind, data in _take(dict, versions).items()}
+            _join(name): {kind: _join(data) for kind, data in _take(dict, versions).items()}
             for name, versions in attachments.items()
         }
     return repaired
@@ -97,9 +97,9 @@ def _take(kind: type, value: Any) -> Any:
 
 
 def _join(source: Any) -> str:
-    """A text, or a list of lines; half a character, which no file can hold, becomes a question mark."""
+    """A text, or a list of lines, with one kind of line ends; half a character, which no file can hold, becomes �."""
     lines = source if isinstance(source, list) else [source]
-    text = "".join(line for line in lines if isinstance(line, str))
+    text = "".join(line for line in lines if isinstance(line, str)).replace("\r\n", "\n")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -107,7 +107,8 @@ def is_copy(name: str, wanted: str) -> bool:
     """Whether a file's name is `wanted` as Colab, Jupyter, a browser or a file manager names a copy of it."""
     stem, _, ending = wanted.rpartition(".")
     # Neither hidden files (macOS's sidecars, ._NAME) nor tests of the wanted file are copies of it.
-    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){re.escape(stem)}{COPY}\.{ending}(\.txt)?"
+    words = re.escape(stem).replace("_", r"[\W_]")
+    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}(\.txt)?"
     return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 
 
@@ -161,7 +162,7 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
     text, figures = cell.source.strip(), {}
 
     def keep(kind: str, data: str) -> str:
-        name = f"{stem}-{len(figures) + 1}{mimetypes.guess_extension(kind) or '.bin'}"
+        name = f"{stem}-{len(figures) + 1}{mimetypes.guess_extension(kind, strict=False) or '.bin'}"
         try:
             figures[name] = base64.b64decode(data)
         except ValueError:

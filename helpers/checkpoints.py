@@ -54,8 +54,11 @@ def save_model(weights: bytes, model: str, folder: Path) -> None:
     classifier: BertForSequenceClassification = load_classifier(model)
     classifier.load_state_dict(load(weights))
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    with quiet_library():
-        classifier.save_pretrained(beside)
-    seal(beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
+    try:
+        with quiet_library():
+            classifier.save_pretrained(beside)
+        seal(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Labelled reviews from the hub, its offline cache, a folder or one file, checked and split."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from helpers.tables import is_tree, list_visible, read_table
 SPLITS = ("train", "test")
 # A file of reviews, one of several perhaps, and none that describes a folder of `datasets`.
 TABLE = re.compile(
-    r"(?!dataset_|state\.)(?P<name>.*?)(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
+    r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
     r"\.(parquet|(csv|tsv|jsonl?)(\.gz)?)",
     re.IGNORECASE,
 )
@@ -30,7 +31,7 @@ def load_reviews(settings: Settings) -> DatasetDict:
     dot are none. Raises CourseError where data is missing or wrong.
     """
     given = Path(settings.data)
-    sources = {"all": [given]} if given.is_file() else find_sources(find_folder(settings.data, "dataset"))
+    sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))
     sets = {split: read_set(paths) for split, paths in sources.items()}
     if "all" in sets:
         sets = sets["all"].train_test_split(test_size=0.5, seed=settings.split_seed)
@@ -49,7 +50,8 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
 
 def find_sources(folder: Path) -> dict[str, list[Path]]:
     """Where `train` and `test`, or `all`, are: files in order, or a folder; those in `folder` itself go first."""
-    inside = [path for path in list_visible(folder) if path.is_dir() and path.name.lower() not in SPLITS]
+    inside = [path for path in list_visible(folder) if os.path.isdir(path) and path.name.lower() not in SPLITS]
+    inside = [path for path in inside if os.access(path, os.R_OK | os.X_OK)]  # `lost+found` may not be read.
     there = {base: find_splits(base) for base in (folder, *inside)}
     whole = [base for base, found in there.items() if len(found) == len(SPLITS)]
     if len(whole) > 1 and folder not in whole:
@@ -76,7 +78,7 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
         match = TABLE.fullmatch(path.name) if path.is_file() else None
-        folder = path.name if is_tree(path) or (path / "state.json").exists() else ""
+        folder = path.name if is_tree(path) or os.path.exists(path / "state.json") else ""
         name = (match["name"] if match else folder).lower()
         if name in SPLITS:
             found.setdefault(name, []).append(path)
@@ -84,15 +86,25 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
 
 
 def check_files(split: str, paths: list[Path]) -> list[Path]:
-    """Refuse two files that are not numbered parts of one, and parts of which some are missing."""
+    """Refuse two files that are not numbered parts of one, or have one number, and parts of which one is missing."""
     parts = [TABLE.fullmatch(path.name) for path in paths]
-    if len(paths) > 1 and not all(part and part["number"] for part in parts):
-        names = " and ".join(path.name for path in paths)
+    numbers = [int(part["number"]) if part and part["number"] else None for part in parts]
+    counts, often = {part and part["count"] for part in parts}, max(numbers, key=numbers.count)
+    of_one = None not in numbers and len(counts) == 1
+    same = [path for path, number in zip(paths, numbers, strict=True) if number == often or not of_one]
+    if len(same) > 1:
+        names = " and ".join(path.name for path in same)
         raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one.")
-    if parts[0] and parts[0]["count"] and int(parts[0]["count"]) != len(paths):
-        raise CourseError(
-            f"{paths[0].parent} has {len(paths)} of the {int(parts[0]['count'])} files {split}-*: fetch the rest."
-        )
+    count = int(counts.pop() or 0)
+    if count or len(paths) > 1:  # They are numbered from 0 or from 1.
+        first = int(0 not in numbers and count in (0, *numbers))
+        wanted = range(first, max(first + count, max(numbers) + 1))
+        missing = next((number for number in wanted if number not in numbers), None)
+        if missing is not None:
+            raise CourseError(
+                f"{paths[0].parent} has {len(paths)} of the {len(wanted)} files {split}-*, but not number {missing}:"
+                " fetch the rest."
+            )
     return paths
 
 

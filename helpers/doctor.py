@@ -102,9 +102,10 @@ def check_notebooks(settings: Settings) -> str:
         except (OSError, ValueError, subprocess.SubprocessError):  # Its Python is gone, or has no helpers.
             imported = Path("nowhere")
         if imported.resolve() != (project_folder() / "helpers").resolve():
+            unset = ", and unset PYTHONPATH" if os.environ.get("PYTHONPATH") else ""
             raise CourseError(
                 f"The kernel {kernel} ({python}) imports helpers from {imported}, not from this folder. Here, run:"
-                f" {INSTALL} && python -m ipykernel install --sys-prefix --name {kernel}"
+                f" {INSTALL} && python -m ipykernel install --sys-prefix --name {kernel}{unset}"
             )
     return f"kernel {', '.join(sorted(kernels))}; helpers from {imported}"
 

@@ -2,19 +2,22 @@
 
 import os
 import re
-from multiprocessing.pool import ThreadPool
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.utils import get_session
 
-from helpers.settings import REVISIONS, CourseError, is_hub_id, short_name
+from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
 
 # What a whole folder has; a model's weights of the old kind are fetched only where there are no others.
 NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
 }
+PART = re.compile(r"(.*)-(\d+)-of-(\d+)[^/\\]*")
 ENDINGS = ("parquet", "csv", "tsv", "json")
 FETCHED = {
     "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
@@ -22,6 +25,7 @@ FETCHED = {
 }
 # What decides how the hub is reached.
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+VARIABLES += ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 def find_folder(name: str, kind: str = "model") -> Path:
@@ -31,7 +35,7 @@ def find_folder(name: str, kind: str = "model") -> Path:
     where there is nothing to be had, whatever the libraries raise: a proxy alone gives errors of five kinds.
     """
     what = "data" if kind == "dataset" else kind
-    if Path(name).is_dir():
+    if is_there(name) and os.path.isdir(name):
         return Path(name)
     if not is_hub_id(name):
         raise CourseError(f"There is no {what} folder {name}. Give a hub id or a folder.")
@@ -66,8 +70,20 @@ def find_cached(name: str, kind: str) -> Path | None:
 
 
 def is_whole(folder: Path, kind: str) -> bool:
-    files = [path.name for path in folder.rglob("*") if path.is_file()]
+    """Whether all that is needed is there; of files numbered `-00001-of-00002` one counts only with all the others."""
+    parts = {path: PART.fullmatch(str(path)) for path in folder.rglob("*") if path.is_file()}
+    seen = Counter((stem, count) for stem, _, count in {part.groups() for part in parts.values() if part})
+    files = [path.name for path, part in parts.items() if not part or seen[part[1], part[3]] == int(part[3])]
     return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED[kind])
+
+
+def find_pointer(path: Path) -> str:
+    """What to do where git left only the pointer of a file, or of one in a folder; else nothing."""
+    for file in (path, *path.glob("*")):
+        with suppress(OSError), file.open("rb") as content:  # A folder cannot be opened.
+            if content.read(23) == b"version https://git-lfs":
+                return f"{file.name} is a Git LFS pointer, not the file: run git lfs pull, or download it again"
+    return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -86,9 +102,16 @@ def call_hub() -> str:
     """Ask the hub for a sign of life within 4 seconds, as its library does; returns why there is none, or nothing."""
     if constants.HF_HUB_OFFLINE:
         return "not tried, since HF_HUB_OFFLINE is set"
-    try:
-        pool = ThreadPool(1)  # Looking up a name heeds no timeout, and nobody waits for this thread.
-        pool.apply_async(get_session().head, (constants.ENDPOINT,), {"timeout": 3}).get(4)
-        return ""
-    except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
-        return f"{constants.ENDPOINT} does not answer ({first_line(error)}{describe_variables()})"
+    said = ["nothing for 4 seconds"]
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=3)
+            said[0] = ""
+        except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
+            said[0] = first_line(error)
+
+    thread = Thread(target=ask, daemon=True)  # Looking up a name heeds no timeout, and nobody waits for this thread.
+    thread.start()
+    thread.join(4)
+    return f"{constants.ENDPOINT} does not answer ({said[0]}{describe_variables()})" if said[0] else ""

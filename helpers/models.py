@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from transformers import BertForSequenceClassification, BertTokenizerFast
 from transformers.utils import logging
 
-from helpers.hub import find_folder, first_line
+from helpers.hub import find_folder, find_pointer, first_line
 from helpers.settings import CourseError, short_name, write_atomically
 
+WRITTEN = "the folder must be one that save_pretrained of a BERT model and of its tokenizer wrote"
 MAX_LENGTH = 512  # tokens of a review that BERT reads
 # The files that decide what a model is: configuration, vocabulary, weights.
 IDENTITY = ("config.json", "vocab.txt", "tokenizer*.json", "*_tokens*.json")
@@ -96,6 +98,8 @@ def load_classifier(model: str) -> BertForSequenceClassification:
             )
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
+        if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
+            raise ValueError("its weights are not all finite numbers: copy or download it again")
         return classifier
 
 
@@ -103,6 +107,8 @@ def _read_config(folder: Path) -> dict:
     """The configuration; ValueError says what in it the course cannot train."""
     try:
         config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no config.json: {WRITTEN}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"its config.json is no JSON object ({error}): copy or download it again") from error
     # The hub's bert-tiny is so old that its configuration does not say which kind of model it is.
@@ -130,7 +136,7 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
     with _loading(model, "tokenizer") as folder:
         if not any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json")):
             # transformers 5 would make up a vocabulary of 5 tokens.
-            raise FileNotFoundError("there is no vocab.txt and no tokenizer.json")
+            raise FileNotFoundError(f"there is no vocab.txt and no tokenizer.json: {WRITTEN}")
         tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
         first = min(vocabulary, key=vocabulary.get, default="")
@@ -185,8 +191,7 @@ def fingerprint_model(model: str) -> str:
     """Hash all files which decide what a model is, in the order of their names (SHA-256, 16 digits)."""
     digest = hashlib.sha256()
     with _loading(model, "model") as folder:
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError("there is no config.json")
+        _read_config(folder)
         for path in sorted({path for pattern in IDENTITY for path in folder.glob(pattern)}):
             if not path.name.startswith("."):  # macOS's `._model.safetensors`
                 digest.update(path.name.encode() + path.read_bytes())
@@ -195,16 +200,20 @@ def fingerprint_model(model: str) -> str:
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Silence transformers' load report and progress bars: written to stderr, they would differ in every notebook."""
+    """Silence the libraries' reports and progress bars: written to stderr, they would differ in every notebook."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    others = not are_progress_bars_disabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+        if others:
+            enable_progress_bars()
 
 
 @contextmanager
@@ -217,4 +226,5 @@ def _loading(model: str, what: str) -> Iterator[Path]:
         except CourseError:
             raise
         except Exception as error:  # What a broken file makes the libraries raise has no common kind.
-            raise CourseError(f"Could not load the {what} from {model}: {first_line(error)}.") from error
+            said = find_pointer(folder) or first_line(error)
+            raise CourseError(f"Could not load the {what} from {model}: {said}.") from error

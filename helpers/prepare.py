@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_from_disk
+from datasets import Dataset, load_from_disk
 from transformers import BertForSequenceClassification
 
 from helpers import exercises, models, recipe
@@ -21,6 +21,14 @@ from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
+
+
+def preprocess(settings: Settings, reviews: Dataset) -> Dataset:
+    """What the student's `preprocess_dataset` makes of reviews."""
+    with models.quiet_library():
+        rows = exercises.preprocess_dataset(reviews, models.load_tokenizer(settings.model))
+    recipe.require("preprocess_dataset", rows, Dataset)
+    return rows
 
 
 def strip_padding(dataset: Dataset) -> Dataset:
@@ -75,15 +83,14 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
     }
     folder = settings.folder / f"tokens-{_hash(provenance['model'], provenance['data'], provenance['code'])}"
     if not folder.exists():
-        tokenizer = models.load_tokenizer(settings.model)
         beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        disable_progress_bars()
         try:
             for split, rows in reviews.items():
-                strip_padding(exercises.preprocess_dataset(rows, tokenizer)).save_to_disk(beside / split)
+                found = strip_padding(preprocess(settings, rows))
+                with models.quiet_library():
+                    found.save_to_disk(beside / split)
             os.replace(beside, folder)
         finally:
-            enable_progress_bars()
             shutil.rmtree(beside, ignore_errors=True)
     return {split: load_from_disk(str(folder / split)) for split in reviews}, provenance
 

@@ -31,9 +31,9 @@ ASKED = {"num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "no"}
 CHECKED = """
     num_train_epochs max_steps eval_strategy eval_delay save_strategy load_best_model_at_end lr_scheduler_type
     lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2
-    adam_epsilon gradient_accumulation_steps max_grad_norm label_smoothing_factor neftune_noise_alpha tf32 torch_compile
-    torch_compile_backend torch_compile_mode prediction_loss_only eval_do_concat_batches batch_eval_metrics label_names
-    full_determinism dataloader_drop_last train_sampling_strategy
+    adam_epsilon gradient_accumulation_steps max_grad_norm label_smoothing_factor neftune_noise_alpha
+    prediction_loss_only eval_do_concat_batches batch_eval_metrics label_names dataloader_drop_last
+    train_sampling_strategy
 """.split()  # noqa: SIM905
 QUIET = ("output_dir", "report_to", "disable_tqdm", "run_name", "do_train", "do_eval", "do_predict")
 
@@ -44,7 +44,21 @@ class Mistake(ValueError):
 
 def demand(what: str, expected: Any, found: Any, hint: str) -> None:
     if expected != found:
-        raise Mistake(f"{what}: expected {expected}, found {found}. Hint: {hint}")
+        raise Mistake(f"{what}: {tell(expected, found)}. Hint: {hint}")
+
+
+def tell(expected: Any, found: Any) -> str:
+    show = repr if str(expected) == str(found) else str
+    return f"expected {show(expected)}, found {show(found)}"
+
+
+def require(function: str, found: Any, wanted: type) -> None:
+    """What a student's function returns must be of this class; raises Mistake."""
+    if not isinstance(found, wanted):
+        hint = "mind the `return`." if found is None else f"the whole result, a {wanted.__name__}, is returned."
+        kind = type(found).__name__
+        kind = f"another {kind}" if kind == wanted.__name__ else kind
+        raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
 
 
 def read_arguments(arguments: Any) -> dict[str, Any]:
@@ -67,6 +81,8 @@ def _get_value(arguments: Any, name: str) -> Any:
         return "adamw_torch_fused"
     if (name, value) == ("label_names", ["labels"]):
         return None
+    if (name, value) == ("eval_delay", None):
+        return 0
     return None if isinstance(value, (dict, list, tuple, str)) and not value else value
 
 

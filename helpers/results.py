@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from helpers.settings import OFFLINE, CourseError, write_atomically
@@ -37,7 +38,7 @@ def save_results(results: dict[str, Any], path: Path) -> None:
 def load_results(path: Path) -> dict[str, Any]:
     """Read a results file; raises CourseError where it is missing, damaged or of another shape."""
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise CourseError(f"There is no results file {path}. Run `python -m helpers assignment` first.") from None
     except (ValueError, OSError) as error:
@@ -96,9 +97,9 @@ def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = T
     that training never calls.
     """
     folder = Path(__file__).parent
-    student = ast.parse((exercises or folder / "exercises.py").read_text(encoding="utf-8"))
+    student = ast.parse((exercises or folder / "exercises.py").read_bytes())
     outlines = [_outline(_find_reached(student, functions))]
-    outlines += [_outline(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) for name in RECIPE]
+    outlines += [_outline(ast.parse((folder / f"{name}.py").read_bytes())) for name in RECIPE]
     return hashlib.sha256(json.dumps(outlines).encode()).hexdigest()[:16]
 
 
@@ -107,12 +108,12 @@ def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
     names, known = set(names), None
     while names != known:
         known = names
-        body = [each for each in module.body if not (defined := _defined_by(each)) or defined & known]
+        body = [each for each in module.body if not (defined := defined_by(each)) or defined & known]
         names = known | {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
     return ast.Module(body, type_ignores=[])
 
 
-def _defined_by(statement: ast.stmt) -> set[str]:
+def defined_by(statement: ast.stmt) -> set[str]:
     """The names that a statement gives the module."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return {statement.name}
@@ -120,6 +121,20 @@ def _defined_by(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
     nodes = ast.walk(statement) if isinstance(statement, (ast.Assign, ast.AnnAssign)) else ()
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def blame_exercises(error: BaseException) -> str | None:
+    """What went wrong in helpers/exercises.py, in a sentence with its line; None where an error came from elsewhere."""
+    path = str(Path(__file__).with_name("exercises.py"))
+    own = [(frame.name, frame.lineno) for frame in extract_tb(error.__traceback__) if frame.filename == path]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        own = [("the import", error.lineno)]
+    if own:
+        name, line = own[-1]
+        name = "the import" if name == "<module>" else name
+        reason = next(iter(str(error).splitlines()), "")
+        return f"{name} stopped in line {line} of helpers/exercises.py with {type(error).__name__}: {reason}"
+    return None
 
 
 def _outline(node: Any) -> Any:

@@ -11,19 +11,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from helpers import exercises
 from helpers.checkpoints import save_model
 from helpers.models import check_policy
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
-from helpers.results import choose_best, is_whole
+from helpers.recipe import Mistake
+from helpers.results import blame_exercises, choose_best, is_whole
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
 from helpers.workers import count_workers, delayed_interrupts, is_loss, one_thread, open_executor
@@ -243,7 +242,7 @@ def locked(settings: Settings, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def explained(settings: Settings) -> Iterator[None]:
-    """Give a mistake in a student's function, a full disk and Ctrl-C a sentence each."""
+    """Give a mistake in a student's function, a full disk, Ctrl-C, and what else stops a training, a sentence each."""
     try:
         yield
     except KeyboardInterrupt:
@@ -252,14 +251,14 @@ def explained(settings: Settings) -> Iterator[None]:
         raise CourseError(str(error)) from error
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CourseError(
-            f"Could not read or write in {settings.folder}: {reason}. What is there is kept; run it again."
-        ) from error
+        place = getattr(error, "filename", None) or settings.folder
+        raise CourseError(f"Could not read or write {place}: {reason}. What is there is kept; run it again.") from error
+    except CourseError:
+        raise
     except Exception as error:
-        own = [frame for frame in extract_tb(error.__traceback__) if frame.filename == exercises.__file__]
-        if not own or isinstance(error, CourseError):
-            raise
+        said = blame_exercises(error)
+        if not said and not isinstance(error, Mistake):
+            said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise CourseError(
-            f"{own[-1].name} stopped in line {own[-1].lineno} of helpers/exercises.py with {type(error).__name__}:"
-            f" {next(iter(str(error).splitlines()), '')} Mend it, and run the check of its problem first."
+            f"{said or error} Mend it; the checks of problems 1d, 2a and 2b name what is wrong."
         ) from error

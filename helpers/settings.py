@@ -1,5 +1,6 @@
 """What an experiment is made of: model, data, grid, folders and runs; a profile is only the fields it overrides."""
 
+import errno
 import json
 import os
 import time
@@ -125,10 +126,24 @@ def load_settings(
 def local_folder(name: str) -> str:
     """Make the path of what exists absolute, also when it is given from the notebooks' parent folder."""
     for base in (Path.cwd(), project_folder()):
-        path = (base / Path(name).expanduser()).resolve()
-        if path.exists():
-            return str(path)
+        path = base / os.path.expanduser(name)
+        if is_there(path):
+            return str(path.resolve())
     return name
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder; CourseError where one may not look at it, or into it."""
+    try:
+        os.stat(path)
+        if os.path.isdir(path):
+            os.stat(os.path.join(path, "."))
+            os.scandir(path).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise CourseError(f"Cannot look at {path}: {error.strerror}. Give another, or make it readable.") from error
+    return True
 
 
 def is_hub_id(name: str) -> bool:
@@ -150,7 +165,7 @@ def project_folder() -> Path:
 
 def find_build_folder() -> Path:
     """COURSE_BUILD, else `build` in the project's folder."""
-    return Path(os.environ.get("COURSE_BUILD") or project_folder() / "build").absolute()
+    return Path(os.path.expanduser(os.environ.get("COURSE_BUILD") or project_folder() / "build")).absolute()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -163,7 +178,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        raise CourseError(f"Could not write {path}: {error.strerror}. What was there before is unchanged.") from error
+        advice = "Make room. " if error.errno == errno.ENOSPC else ""
+        raise CourseError(
+            f"Could not write {path}: {error.strerror}. {advice}What was there before is unchanged."
+        ) from error
 
 
 def set_aside(path: Path, name: Path | None = None) -> Path:

@@ -43,7 +43,8 @@ def shrink_vocabulary(model: BertForSequenceClassification, rows: torch.Tensor) 
     embeddings = model.bert.embeddings
     table = embeddings.word_embeddings
     weight, frozen = table.weight.detach()[rows], not table.weight.requires_grad
-    small = nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=table.padding_idx)  # Draws no numbers.
+    padding = rows.tolist().index(table.padding_idx) if table.padding_idx in rows.tolist() else None
+    small = nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=padding)  # Draws no numbers.
     numbers = torch.zeros(table.num_embeddings, dtype=torch.long)
     numbers[rows] = torch.arange(len(rows))
     embeddings.word_embeddings = small

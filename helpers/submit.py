@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
-from helpers.results import choose_best, fingerprint_code, load_results, select_runs
+from helpers.results import choose_best, defined_by, fingerprint_code, load_results, select_runs
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
 
 # From the functions that a student writes to their problems.
@@ -139,12 +139,15 @@ def check_code(content: bytes) -> None:
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
-    """From the name of every function to whether it still raises NotImplementedError; SyntaxError if it is no code."""
+    """From every name that the code gives to whether it is a function not yet written; SyntaxError if it is no code.
+
+    Such a function raises NotImplementedError before it returns anything.
+    """
     stubs = {}
-    for function in ast.parse(code).body:
-        if isinstance(function, ast.FunctionDef):
-            raised = [ast.dump(node) for node in ast.walk(function) if isinstance(node, ast.Raise)]
-            stubs[function.name] = any("NotImplementedError" in each for each in raised)
+    for statement in ast.parse(code).body:
+        steps = [each for each in getattr(statement, "body", []) if isinstance(each, (ast.Raise, ast.Return))]
+        is_stub = bool(steps) and "NotImplementedError" in ast.dump(steps[0])
+        stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
 
 

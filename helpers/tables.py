@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import product, zip_longest
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from helpers.hub import first_line
+from helpers.hub import find_pointer, first_line
 from helpers.settings import CourseError
 
 # What people call the two columns and the two labels, whatever the case; the first name that is there counts.
@@ -28,6 +29,7 @@ COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 FOLDERS = ("neg", "pos")  # of the archive aclImdb, which has a file a review
 QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
+BINARY = "is no UTF-8 text, it is binary: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
 ASIDE = "\udc80"  # Half a character, which no decoded text has.
 Rows = list[tuple[Any, Any]]  # text and label
 
@@ -45,6 +47,8 @@ class WrongRow(ValueError):
 def read_table(path: Path) -> tuple[list[str], list[int]]:
     """The texts, as they stand in the file or folder, and the labels, 0 or 1; raises CourseError."""
     try:
+        if pointer := find_pointer(path):
+            raise ValueError(pointer)
         if is_tree(path):
             rows = read_tree(path)
         elif path.is_dir():
@@ -108,7 +112,7 @@ def list_visible(folder: Path) -> list[Path]:
 
 
 def is_tree(path: Path) -> bool:
-    return all((path / name).is_dir() for name in FOLDERS)
+    return all(os.path.isdir(path / name) for name in FOLDERS)
 
 
 def read_tree(folder: Path) -> Rows:
@@ -136,12 +140,14 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        if encoding == "UTF-8" and re.search(rb"[\0-\x08\x0e-\x1f]", data[:1000]):
+            raise ValueError(f"{name} {BINARY}") from error
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(f"{name}: line {line} is not {encoding}. Save it again as UTF-8") from error
+    if "\0" in text[:1000]:
+        raise ValueError(f"{name} {BINARY}")
     if not text.strip():
         raise ValueError(f"{name} is empty. Fill it in or remove it")
-    if "\0" in text[:1000]:
-        raise ValueError(f"{name} is no text in UTF-8. Save it again as UTF-8")
     return text
 
 
@@ -172,7 +178,9 @@ def read_json(content: str) -> Rows:
 def read_csv(content: str) -> Rows:
     """Read a table in every dialect in which it makes sense, and refuse it where these differ in a text."""
     ways: list[Rows] = []
+    doubtful: list[Rows] = []
     errors: list[ValueError] = []
+    content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in a line of its own.
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
     if end == "\r\n" and content.endswith("\r"):  # The old Mac's end of a line, and a text that begins with \n.
         raise ValueError("its lines end in \\r\\n and in \\r alone. Save it as parquet or jsonl")
@@ -185,11 +193,15 @@ def read_csv(content: str) -> Rows:
         except ValueError as error:
             errors.append(error)
             continue
-        # Where every text stands in double quotes, these are no part of it (if there are enough to train on).
-        quoted = len(rows) >= 10 and all(re.fullmatch('"([^"]|"")+"', text) for text, _ in rows)
+        quoted = sum(bool(re.fullmatch('"([^"]|"")+"', text)) for text, _ in rows)
         if dialect.get("quotechar") == '"' or not quoted:
             ways.append(rows)
-    if not ways:  # What went well for the longest is nearest to what is meant; else the likeliest separator.
+        # Where every text stands in double quotes, these are no part of it (if there are enough to train on).
+        elif len(rows) < 10 or quoted < len(rows):
+            doubtful.append(rows)
+    if ways:  # Else the double quotes around a text say that a row in which they do not fit is wrong.
+        ways += doubtful
+    else:  # What went well for the longest is nearest to what is meant; else the likeliest separator.
         raise max(errors, key=lambda error: getattr(error, "row", -1))
     for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
         for other in others:

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from helpers import exercises, recipe
 from helpers.checkpoints import newest_checkpoint, seal
 from helpers.models import apply_policy, count_parameters, load_classifier, load_tokenizer, quiet_library
-from helpers.prepare import Reviews, choose_precision, cut, find_rows, make_start
+from helpers.prepare import Reviews, choose_precision, cut, find_rows, make_start, preprocess
 from helpers.settings import CourseError, Run, Settings
 from helpers.speed import expand_vocabulary, shrink_vocabulary, speed_up, split_batch
 
@@ -38,12 +38,14 @@ def build_trainer(
     """Build a fresh Trainer for a run from the student's `init_trainer`.
 
     The student's are the model, the metric and the arguments that `recipe.take_checked` gives; all else is the
-    course's own. `reviews` are already cut to the run's size, and `start` is the model it starts from. The policies
-    that the assignment does not ask for are applied to the student's full model. `whole_table` keeps the rows of the
+    course's own: `init_trainer` is given a few made-up reviews. `reviews` are already cut to the run's size, and
+    `start` is the model it starts from. The policies that the assignment does not ask for are applied to the student's
+    full model. `whole_table` keeps the rows of the
     word embeddings that occur in no review.
     """
-    few = {split: reviews[split].select(range(8)) for split in ("train", "validation")}
-    base = exercises.init_trainer(start, few["train"], few["validation"], use_bitfit=run.policy == "bitfit")
+    few = preprocess(settings, Dataset.from_dict({"text": ["A film."] * 8, "label": [0, 1] * 4}))
+    base = exercises.init_trainer(start, few, few, use_bitfit=run.policy == "bitfit")
+    recipe.require("init_trainer", base, Trainer)
     if base.model_init is None:
         raise CourseError("init_trainer must give the Trainer a model_init, not a model: see Problem 2b.")
     rows = find_rows(reviews)
@@ -65,6 +67,7 @@ def build_trainer(
         "seed": run.seed,
         "eval_strategy": "no" if run.at_end else "epoch",
         "logging_strategy": "epoch",
+        "logging_nan_inf_filter": False,
         "save_strategy": "no" if folder is None else "epoch",
         "save_total_limit": 2,
         "bf16": bf16,
@@ -247,6 +250,7 @@ def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, 
     A mistake is named by its row in the test split.
     """
     student = exercises.init_tester(str(directory))
+    recipe.require("init_tester", student, Trainer)
     with tempfile.TemporaryDirectory() as folder:
         gpu = torch.cuda.is_available()
         arguments = TrainingArguments(

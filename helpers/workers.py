@@ -48,7 +48,13 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
         context.set_forkserver_preload(PRELOADED)
     else:  # Windows
         context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
+    try:
+        pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
+    except OSError as error:
+        raise CourseError(
+            f"Worker processes cannot be made here ({error.strerror}). On Linux they need a /dev/shm with room in it"
+            " and the right to write there: mount one (in a container), or ask for it, and run this again."
+        ) from error
     try:
         yield pool, workers
     except BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 # has the same name for something else, the module belongs to it: `modules` is a method of every model.
 NOTED = set(
     """
+    POLICIES apply_policy
     atexit builtins ctypes faulthandler forgery gc checks recipe importlib inspect instructor marshal mmap
     multiprocessing pdb pickle posix psutil pty resource runner runpy signal socket subprocess threading traceback mock
     _exit abort dup dup2 execl execv execve execvp fdopen fork forkpty kill killpg pipe popen posix_spawn pwrite spawnl
@@ -19,7 +20,7 @@ BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "
 
 
 def find_forgery(source: bytes) -> list[str]:
-    """A line for each thing in Python source that looks like forgery, with its line numbers; nothing is executed."""
+    """A line for each thing in Python source that forgery needs, with its line numbers; nothing is executed."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -29,7 +30,8 @@ def find_forgery(source: bytes) -> list[str]:
         for name in NOTED.union(BARE).intersection(list_names(node)):
             lines.setdefault(name, set()).add(node.lineno)
     return [
-        f"exercises.py uses {name}, which looks like forgery: line {', '.join(map(str, sorted(found)[:8]))}"
+        f"exercises.py uses {name}, for which right solutions have no use:"
+        f" line {', '.join(map(str, sorted(found)[:8]))}"
         for name, found in sorted(lines.items(), key=lambda item: min(item[1]))
     ]
 

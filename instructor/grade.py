@@ -5,7 +5,6 @@ Written answers are collected for reading, their points open.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from instructor import sheet
 from instructor.places import Place, find_submissions
 from instructor.release import clear_notebook
 from instructor.sandbox import Limits, describe_degree
-from instructor.sheet import AUTOMATIC
+from instructor.sheet import AUTOMATIC, WRITTEN
 from instructor.workshop import Workshop
 from instructor.written import Course, clip, describe_course, examine_apart, shorten
 
@@ -39,14 +38,16 @@ class Grader:
         self.course = read_course()
         self.notebooks = {name: clear_notebook(notebook)[0].decode() for name, notebook in self.course.items()}
         self.cells: Course = describe_course(self.course)
+        self.before = {record["submission"]: record for record in sheet.read_records(out)}
+        self.entered = sheet.read_table(out / "grades.csv")[0]
         self.basis = f"{fingerprint_grader()} {notebooks} {workshop.degree} {self.limits}"
 
     def grade_place(self, place: Place) -> dict[str, Any]:
         """Everything that is known about a submission, as JSON data; what has not changed is not graded again."""
         found = examine_apart(place.parts, self.cells)
         key = hashlib.sha256(f"{found['fingerprint']} {self.basis}".encode()).hexdigest()[:16]
-        record = self.load_record(place, key)
-        if record is None:
+        record = before = self.before.get(place.id, {})
+        if before.get("key") != key:
             try:
                 record = self.grade(found)
             except Exception as error:
@@ -54,16 +55,23 @@ class Grader:
                     raise
                 record = self.grade(found | {"exercises": None})
                 record |= {"graded": False, "notes": [f"THE GRADER FAILED ({error!r:.300}): run it again"]}
+        record |= self.compare_answers(place, before, record["answers"])
         record |= {"student": place.student, "submission": place.id, "key": key if record["graded"] else ""}
         record["figures"] = sheet.write_images(found["images"], self.out, place.student)
         write_atomically(self.out / "records" / f"{place.id}.json", json.dumps(record, indent=1))
         write_atomically(self.out / f"{place.student}.md", sheet.write_sheet(record))
         return record
 
-    def load_record(self, place: Place, key: str) -> dict[str, Any] | None:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            record = json.loads((self.out / "records" / f"{place.id}.json").read_text(encoding="utf-8"))
-            return record if record["key"] == key else None
+    def compare_answers(self, place: Place, before: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
+        """Which answers are other ones than those that a person entered points for (`read`: the points, the answer)."""
+        seen, read = before.get("answers", answers), {}
+        for problem in WRITTEN:
+            if points := self.entered.get(place.id, {}).get(problem):
+                known = before.get("read", {}).get(problem, [""])
+                read[problem] = known if known[0] == points else [points, seen.get(problem)]
+        changed = [problem for problem, (_, answer) in read.items() if answer != answers.get(problem)]
+        said = [f"{problem}: the answer has changed since its points were entered" for problem in changed]
+        return {"read": read, "changed": said}
 
     def grade(self, found: dict[str, Any]) -> dict[str, Any]:
         """Grade a submission that was read (`written.examine`)."""
@@ -136,7 +144,8 @@ def grade_class(
     records = [each.result() for each in waiting]
     if said := sheet.update_table(records, out / "grades.csv"):
         print(said)
-    write_atomically(out / "answers_to_read.md", sheet.write_answers(records, grader.course, read_rubric()))
+    answers = sheet.write_answers(sheet.read_records(out), grader.course, read_rubric())
+    write_atomically(out / "answers_to_read.md", answers)
     return records
 
 

@@ -10,15 +10,9 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-from instructor.reader import ARCHIVE, IGNORED, LARGEST, File, name_members, open_file, open_zip
+from instructor.reader import ARCHIVE, IGNORED, LARGEST, File, match_platform, name_members, open_file, open_zip
+from instructor.sheet import read_records
 
-# What is one student's in a platform's names, then the student's own name for the file.
-PLATFORMS = (
-    r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
-    r"([^_]+(?:_LATE)?_\d+)_\d+_(.+)",
-    r"(\d+-\d+ - .+? - [^-]+\d{4}[^-]*?)(?: - (.+))?",
-    r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
-)
 CODE = {"exercises.py", "helpers"}
 COURSE = {*LARGEST, *CODE, "notebooks"}
 
@@ -40,28 +34,31 @@ class Place:
 def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list[Place]:
     """Every submission that the paths hold, in the order of their names; whatever could be somebody's work is one.
 
-    A path is a submission, or a folder or download of many. `single` takes each path for one. `out` is not looked at.
+    A path is a submission, or a folder or download of many. `single` takes each path for one. Nothing is looked for in
+    `out`, but whose names are taken there is.
     """
     found: dict[str, Place] = {}
     for given in map(Path, map(os.path.abspath, paths)):
-        parts = [(given, "")]
-        if given.is_dir() and not single:
-            parts = [(part, "") for part in _list_class(given, out)]
-        elif given.is_file() and not single:
-            parts = [(given, inside) for inside in _split_download(given, len(paths) == 1) or [""]]
+        listed = list(_list_class(given, out)) if given.is_dir() and not single else [given]
+        parts = [(path, "") for path in listed]
+        if len(listed) == 1 and listed[0].is_file() and not single:
+            parts = [(listed[0], inside) for inside in _split_download(listed[0], len(paths) == 1) or [""]]
+        folders = {(path / inside).parent for path, inside in parts}
         for path, inside in parts:
             folder, name = os.path.split(path / inside)
-            who, own_name = _match_platform(name) or (name, name)
+            who, own_name = match_platform(name) or (name, name)
             key = os.path.join(os.path.relpath(folder, out), who)
-            found.setdefault(key, Place(who, key)).parts.append((own_name, path, inside))
-    return _name_students(list(found.values()))
+            # Where a class has several folders, the same name may be in each of them.
+            above = Path(os.path.relpath(folder, given)).parts if len(folders) > 1 else ()
+            found.setdefault(key, Place("_".join([*above, who]), key)).parts.append((own_name, path, inside))
+    return _name_students(list(found.values()), out)
 
 
 def _list_class(folder: Path, out: Path, deeper: int = 2) -> Iterator[Path]:
     """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one."""
     inside = {name: _list_names(folder / name) for name in _list_names(folder)}
-    many = _holds_many(inside) or deeper == 2 and not COURSE & inside.keys()
-    if _match_platform(folder.name) or not many:
+    many = _holds_many(inside, deeper == 2) or deeper == 2 and not COURSE & inside.keys()
+    if match_platform(folder.name) or not many:
         yield folder
         return
     for part in (folder / name for name in sorted(inside)):
@@ -80,13 +77,14 @@ def _list_names(folder: Path) -> set[str]:
         return set()
 
 
-def _holds_many(inside: dict[str, set[str]]) -> bool:
+def _holds_many(inside: dict[str, set[str]], given: bool = False) -> bool:
     """Whether names, each with the names in it, are several submissions and not parts of one.
 
-    A lone exercises.py among them may be the instructor's.
+    A lone exercises.py among them may be the instructor's, as may any file of the course in the folder that is `given`.
     """
-    several = [name for name in inside if ARCHIVE.search(name) or _match_platform(name) or CODE & inside[name]]
-    return len(several) > 1 and COURSE & inside.keys() <= {"exercises.py"}
+    several = {name for name in inside if ARCHIVE.search(name) or match_platform(name) or CODE & inside[name]}
+    several |= {name for name in inside if given and any(map(ARCHIVE.search, inside[name]))}
+    return len(several) > 1 and COURSE & inside.keys() <= (LARGEST.keys() if given else {"exercises.py"})
 
 
 def _split_download(path: Path, alone: bool) -> list[str]:
@@ -101,7 +99,7 @@ def _split_download(path: Path, alone: bool) -> list[str]:
             top, _, rest = name.partition("/")
             below.setdefault(top, []).append(rest)
         inside = {top: {rest.partition("/")[0] for rest in below[top]} for top in below}
-        if all(map(_match_platform, below)) or alone and _holds_many(inside):
+        if all(map(match_platform, below)) or alone and _holds_many(inside):
             return list(below)
         if len(below) > 1 or "" in below[top]:
             return []
@@ -113,17 +111,20 @@ def _split_download(path: Path, alone: bool) -> list[str]:
         return []
 
 
-def _match_platform(name: str) -> tuple[str, str] | None:
-    """Of a platform's name for something, what says whose it is, and the student's own name for it."""
-    matches = (re.fullmatch(pattern, name) for pattern in PLATFORMS)
-    return next(((match[1], match[2] or name) for match in matches if match), None)
+def _name_students(places: list[Place], out: Path) -> list[Place]:
+    """Give everybody a name of their own; a name that is safe as it stands is never another's.
 
-
-def _name_students(places: list[Place]) -> list[Place]:
-    """Give everybody a name of their own; a name that is safe as it stands is never another's."""
+    Who was graded into `out` before keeps the name of then.
+    """
     taken = {"answers_to_read", "answers_files", "grades", "records"}  # what else lies beside the sheets
-    stems = {place.key: ARCHIVE.sub("", place.student) for place in places}
-    for place in sorted(places, key=lambda place: (clean_name(stems[place.key]) != stems[place.key], place.key)):
+    before = {record["submission"]: record["student"] for record in read_records(out)}
+    taken |= {before[each].casefold() for each in before.keys() - {place.id for place in places}}
+    stems = {place.key: before.get(place.id) or ARCHIVE.sub("", place.student) for place in places}
+
+    def rank(place: Place) -> tuple[bool, bool, str]:
+        return place.id not in before, clean_name(stems[place.key]) != stems[place.key], place.key
+
+    for place in sorted(places, key=rank):
         name = clean_name(stems[place.key])
         names = chain([name], (f"{name}-{number}" for number in count(2)))
         place.student = next(each for each in names if each.casefold() not in taken)

@@ -21,7 +21,7 @@ from helpers.answers import NOTEBOOKS, is_copy
 from instructor.limits import MEBI
 
 # What is read, and how large it may be; everything else is ignored.
-LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, 10 * MEBI)
+LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, 32 * MEBI)
 # Of an archive: bytes of its table of contents, bytes unpacked, times that a member grows, members.
 MAX_TABLE, MAX_UNPACKED, MAX_RATIO, MAX_MEMBERS = 4 * MEBI, 1024 * MEBI, 200, 20_000
 MAX_INNER = 64 * MEBI  # bytes of an archive in an archive
@@ -30,6 +30,13 @@ IGNORED = re.compile(
     r"(^|/)(\.(?!\.)|__MACOSX(/|$)|Thumbs\.db$|desktop\.ini$|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
+# What is one student's in a platform's names, then the student's own name for the file.
+PLATFORMS = (
+    r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
+    r"([^_]+(?:_LATE)?_\d+)_\d{4,}_(.+)",
+    r"(\d+-\d+ - .+? - [^-]+\d{4}[^-]*?)(?: - (.+))?",
+    r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
+)
 
 
 class Refused(Exception):
@@ -74,20 +81,24 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     A part has the student's name for it, its path, and what of the archive at that path it is (empty: all).
     Of several files with the same name, the one outside archives, with the exact name, and nearest to the top counts.
     """
-    submission = Submission()
+    submission, programs = Submission(), []
     try:
         level = [file for part in parts for file in _list_part(submission, *part)]
         names = [file.path[-80:] for file in level] or ["nothing: it is empty"]
         for _ in range(3):  # as it lies there, in an archive, and in an archive in that
             _take(level, submission)
+            programs += [file.path[-80:] for file in level if file.name.endswith(".py")]
             if submission.files.keys() >= LARGEST.keys():
                 break
             level = [inner for file in level for inner in _list_archive(file, submission)]
     except Exception as error:  # MemoryError and RecursionError among them
         submission = Submission(refused=_describe(error, "it"))
-    if not submission.refused and not submission.files:
+    advice = [f"If its code is in {' or '.join(programs[:3])}, rename it to exercises.py."] if programs else []
+    if submission.files:
+        submission.notes += advice if "exercises.py" not in submission.files else []
+    elif not submission.refused:
         nothing = f"it has neither exercises.py nor one of the course's notebooks, but {', '.join(names[:3])}."
-        submission.refused = " ".join(submission.notes[:3]) or nothing
+        submission.refused = " ".join([*(submission.notes[:3] or [nothing]), *advice])
     return submission
 
 
@@ -161,6 +172,12 @@ class _Bounded(io.BufferedReader):
         return super().read(size)
 
 
+def match_platform(name: str) -> tuple[str, str] | None:
+    """Of a platform's name for something, what says whose it is, and the student's own name for it."""
+    matches = (re.fullmatch(pattern, name) for pattern in PLATFORMS)
+    return next(((match[1], match[2] or name) for match in matches if match), None)
+
+
 def open_zip(file: File) -> zipfile.ZipFile:
     stream = file.open()
     if isinstance(stream, zipfile.ZipExtFile):  # To go back in it would unpack it again from its start.
@@ -184,6 +201,9 @@ def _list_members(archive: zipfile.ZipFile, inside: str) -> Iterator[File]:
     members = [each for each in name_members(archive) if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     if len(members) > MAX_MEMBERS:
         raise Refused(f"the archive has more than {MAX_MEMBERS:,} members.")
+    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name, _ in members if not inside]
+    if all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
+        raise Refused(f"it holds the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
     seen, unpacked = set(), 0
     for name, member in members:
         shown = repr(name[:80])

@@ -28,17 +28,23 @@ from typing import Any
 RESULT = 3
 PARENT = os.getppid()
 MOST_OF_A_LOG = 100_000
+DUMPABLE = 4  # From the kernel's sys/prctl.h.
 
 
 def main() -> None:
     job = json.load(sys.stdin)
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # Whatever loses its parent becomes this process's child.
+    prctl(36, 1)  # Whatever loses its parent becomes this process's child.
+    prctl(DUMPABLE, 0)  # No submission may trace this process, nor open its memory or its files.
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     if "given" in job:
         run_problems(job)
     else:
         run_notebooks(job)
+
+
+def prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def run_problems(job: dict[str, Any]) -> None:
@@ -126,6 +132,7 @@ def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float])
             os.setsid()
             os.close(reader)
             os.close(RESULT)
+            prctl(DUMPABLE, 1)
             seconds = int(limits["cpu_seconds"]) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             action(writer)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import csv
 import io
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +31,7 @@ def describe(record: dict[str, Any]) -> dict[str, list[str]]:
         "What the checks said": list(record["said"].values()),
         "Notebooks, re-executed with nbval": record["notebooks"] or ["not re-executed"],
         "Results handed in (no points; not trusted)": record["results"] or ["not looked at"],
-        "Notes": record["notes"] or ["none"],
+        "Notes": [*record["changed"], *record["notes"]] or ["none"],
         "How it was graded": [*record["isolation"], f"limits of each problem: {record['limits']}", f"used: {usage}"],
     }
 
@@ -90,13 +91,28 @@ def write_images(images: dict[str, str], out: Path, student: str) -> list[str]:
     return [f"answers_files/{student}/{name}" for name in images]
 
 
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """What is known of all submissions that were graded into a folder, by student; what is no record is left out."""
+    found = []
+    for path in out.glob("records/*.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found += [record] if {"student", "submission", "answers"} <= record.keys() else []
+    return sorted(found, key=lambda record: record["student"].casefold())
+
+
 def update_table(records: list[dict[str, Any]], path: Path) -> str:
     """Write grades.csv; returns what there is to say about it, if anything.
 
-    Points that a person has entered stay with the submission: the column of that name says which, the student's
-    name does not. Rows of submissions that are not graded this time are kept.
+    What a person has entered stays with the submission: the column of that name says which, the student's name does
+    not. Columns that a person has added are kept, and rows of submissions that are not graded this time.
     """
-    kept, said = _read_table(path)
+    kept, missing = read_table(path)
+    said = ""
+    if missing:
+        said = f"The points in {path.name} could not be taken over: it has no column `{missing[0]}`. It is"
+        said += f" {set_aside(path)} now. Copy the points from there, or give it that column and its old name again."
+    own = {name: "" for row in kept.values() for name in row if name and name not in COLUMNS}
     rows = []
     for record in records:
         before = kept.pop(record["submission"], {})
@@ -104,31 +120,35 @@ def update_table(records: list[dict[str, Any]], path: Path) -> str:
         rows.append(
             record
             | record["points"]
-            | {problem: before.get(problem) or "" for problem in WRITTEN}
-            | {"student": neutralise(record["student"]), "notes": neutralise(" / ".join(refused + record["notes"]))}
+            | {name: before.get(name) or "" for name in [*WRITTEN, *own]}
+            | {"student": neutralise(record["student"])}
+            | {"notes": neutralise(" / ".join(refused + record["changed"] + record["notes"]))}
             | {"of": sum(AUTOMATIC.values()), "peak_memory_mib": record["peak_memory"] // 2**20}
         )
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+    columns = [*COLUMNS[:-1], *own, COLUMNS[-1]]
+    table = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
     table.writeheader()
     table.writerows([*rows, *kept.values()])
     write_atomically(path, text.getvalue())
     return said
 
 
-def _read_table(path: Path) -> tuple[dict[str, dict[str, str]], str]:
-    """The rows of the file before, by submission, as a spreadsheet may have saved them, and what to say of it."""
+def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The rows of grades.csv by submission, as a spreadsheet may have saved them, and which columns it lacks."""
+    missing = ["submission"]
     if not path.exists():
-        return {}, ""
+        return {}, []
     with contextlib.suppress(OSError, csv.Error):
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
         head = text.partition("\n")[0]
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count)))
-        if rows and "submission" in rows[0]:
-            return {row["submission"]: row for row in rows if row["submission"]}, ""
-    aside = set_aside(path)
-    return {}, f"The points in {path.name} could not be taken over: it has no column `submission`. It is {aside} now."
+        table = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
+        rows = list(table)
+        missing = [name for name in ("submission", *WRITTEN) if name not in (table.fieldnames or ())]
+        if not missing:
+            return {row["submission"]: row for row in rows if row["submission"]}, []
+    return {}, missing
 
 
 def neutralise(text: str) -> str:

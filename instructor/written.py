@@ -5,8 +5,11 @@
 
 import base64
 import json
+import math
 import multiprocessing
+import os
 import resource
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,11 @@ from helpers.submit import LOCAL_IMAGE, check_results, is_made_with, noting
 from instructor.reader import MEBI, read_submission
 
 MAX_SHOWN = 20_000  # characters of an answer
-MAX_IMAGE, MAX_IMAGES = 8 * MEBI, 12
+MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes, number, and bytes of all together
 IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
 SECONDS, CPU_SECONDS, MEMORY = 60, 30, 3072 * MEBI
+OUT_OF_MEMORY = 99  # an exit code
+ODD = "ODD, no run gives such figures: "
 Course = dict[str, dict[str, str]]  # of each notebook the cells' sources by their ids, answers left out
 
 _context = multiprocessing.get_context("forkserver")
@@ -38,26 +43,32 @@ def describe_course(notebooks: dict[str, NotebookNode]) -> Course:
 
 def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
     """`examine` in a process of its own, which may use 30 s of CPU and 3 GiB; never raises for what a submission is."""
+    refused = f"reading it takes more than {SECONDS} s, {CPU_SECONDS} s of CPU or {MEMORY // MEBI:,} MiB."
     reader, writer = _context.Pipe(duplex=False)
     process = _context.Process(target=_answer, args=(writer, parts, course), daemon=True)
     process.start()
     writer.close()
     try:
         if reader.poll(SECONDS):
-            return json.loads(reader.recv_bytes(64 * MEBI))
-    except (EOFError, OSError, ValueError):
-        pass  # It was ended, or sent what it should not.
+            return json.loads(reader.recv_bytes(96 * MEBI))
+    except (EOFError, OSError, ValueError):  # It was ended, or sent what it should not.
+        process.join(1)
+        if process.exitcode not in (-signal.SIGXCPU, OUT_OF_MEMORY):
+            refused = f"the grader's reader failed (exit code {process.exitcode}): grade it again."
     finally:
         process.kill()
         process.join()
         reader.close()
-    return _find_nothing(f"reading it takes more than {CPU_SECONDS} s or {MEMORY // MEBI:,} MiB.")
+    return _find_nothing(refused)
 
 
 def _answer(writer: Any, parts: list[tuple[str, Path, str]], course: Course) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    writer.send_bytes(json.dumps(examine(parts, course)).encode())
+    try:
+        writer.send_bytes(json.dumps(examine(parts, course)).encode())
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
 def _find_nothing(refused: str) -> dict[str, Any]:
@@ -97,7 +108,8 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
             texts.append(text)
             for name, data in images.items():
                 usual = len(data) <= MAX_IMAGE and data.startswith(IMAGES.get(Path(name).suffix, b"none"))
-                if usual and len(found["images"]) < MAX_IMAGES:
+                taken = sum(map(len, found["images"].values())) * 3 // 4 + len(data)
+                if usual and taken <= MAX_ALBUM and len(found["images"]) < MAX_IMAGES:
                     found["images"][name] = base64.b64encode(data).decode()
                 else:
                     found["notes"].append(f"{name} is not shown: no image of a usual kind and size, or one too many.")
@@ -135,7 +147,7 @@ def describe_results(files: dict[str, bytes]) -> list[str]:
     """
     if "results.json" not in files:
         return ["results.json is missing."]
-    lines = []
+    lines, settings = [], Settings()
     with tempfile.TemporaryDirectory() as folder:
         path, exercises = Path(folder, "results.json"), Path(folder, "exercises.py")
         path.write_bytes(files["results.json"])
@@ -144,18 +156,25 @@ def describe_results(files: dict[str, bytes]) -> list[str]:
             results = load_results(path)
             run = results["provenance"]
             code = "the same code as" if is_made_with(results, exercises) else "other code than"
+            odd = "" if 0 <= run["wall_seconds"] < math.inf else ODD
             lines.append(
-                f"made by {code} handed in: profile {run['profile']}, {run['wall_seconds'] / 60:.1f} minutes,"
+                f"{odd}made by {code} handed in: profile {run['profile']}, {run['wall_seconds'] / 60:.1f} minutes,"
                 f" {run['finished']}, Python {run['versions']['python']}, torch {run['versions']['torch']}"
             )
             for policy in ("full", "bitfit"):
-                best = choose_best(select_runs(results, policy=policy))
+                runs = select_runs(results, policy=policy, seed=settings.seed, epochs=settings.epochs)
+                best = choose_best(runs) or {}
+                if "test" not in best:
+                    continue  # `check_results` says so.
+                shares = best["validation_accuracy"], best["test"]["accuracy"]
+                numbers = best["trainable_parameters"], best["test"]["n"], best["learning_rate"], best["batch_size"]
+                odd = "" if all(0 <= x <= 1 for x in shares) and all(0 < x < math.inf for x in numbers) else ODD
                 lines.append(
-                    f"{policy}: validation {best['validation_accuracy']:.4f} at {best['learning_rate']:g} and"
+                    f"{odd}{policy}: validation {best['validation_accuracy']:.4f} at {best['learning_rate']:g} and"
                     f" {best['batch_size']:d}, test {best['test']['accuracy']:.4f} on {best['test']['n']:,d} reviews,"
                     f" {best['trainable_parameters']:,d} trained parameters"
                 )
-            check_results(results, Settings())
+            check_results(results, settings)
         except CourseError as error:
             lines.append(f"ODD: {str(error).replace(str(path), path.name)}")
         except Exception as error:  # Anyone can write one.

@@ -1,5 +1,6 @@
 """Solutions of the code problems, most of them wrong, made of what they do otherwise than the right one."""
 
+import copy
 import functools
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from helpers import exercises, models, recipe
+from helpers.checks import MODEL
 from helpers.models import load_classifier
 
 IDS = list(recipe.COLUMNS[:3])
@@ -103,6 +105,21 @@ def load_random(folder: str) -> torch.nn.Module:
 
 
 load_once = functools.cache(load_classifier)
+
+
+def load_seeded(model_name: str) -> torch.nn.Module:
+    torch.manual_seed(42)
+    return load_classifier(model_name)
+
+
+def load_xavier(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    torch.nn.init.xavier_uniform_(model.classifier.weight)
+    return model
+
+
+def load_with(**options: Any) -> Callable:
+    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=2, **options)
 
 
 def load_half(model_name: str) -> torch.nn.Module:
@@ -191,6 +208,10 @@ def right_share(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def precision(predicted: np.ndarray, labels: np.ndarray) -> float:
     return (predicted * labels).sum() / max(predicted.sum(), 1)
+
+
+def by_sign(predictions: Any) -> dict[str, float]:
+    return {"accuracy": float(((predictions.predictions[:, 1] > 0) == predictions.label_ids).mean())}
 
 
 def make_tester(make: Callable[[str], dict[str, Any]], metrics: Callable | None = exercises.compute_metrics, **options):
@@ -322,6 +343,17 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("random encoder", model_with(load=load_random), "the saved values of bert."),
         ("the same model again", model_with(load=load_once), "the saved values of bert."),
         ("half precision", model_with(load=load_half), "expected torch.float32, found torch.float16"),
+        ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
+        ("a copy of one model", model_with(load=lambda name: copy.deepcopy(load_once(MODEL))), "the saved values of"),
+        ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "the saved values of bert."),
+        ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
+        (
+            "ReLU",
+            model_with(load=load_with(hidden_act="relu")),
+            "found (intermediate_act_fn): ReLU()",
+        ),
+        ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
+        ("another first weight", model_with(load=load_xavier), "first weight: expected as drawn, found"),
         ("three labels", model_with(load=load_with_labels(3)), "number of labels: expected 2, found 3"),
         ("other argument names", lambda trial, name, bitfit=False: load_classifier(name), "use_bitfit"),
         ("the course's function", by_policy, "expected a loop of your own"),
@@ -334,6 +366,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("model instead of model_init", trainer_of_one_model, "model_init: expected there, found missing"),
         ("model_init called", trainer_of(lambda *given: exercises.init_model(None, *given)), "function, found a model"),
         ("model_init as it is", trainer_of(lambda *given: exercises.init_model), "a function of the trial"),
+        ("a seed of its own", trainer_with(model_with(load=load_seeded)), "set no seed yourself"),
+        ("positive by sign", trainer_with(metrics=by_sign), "predicts 0: expected"),
         ("stopped early", trainer_with(callbacks=[EarlyStoppingCallback(1)]), "callbacks: expected none, found Early"),
         ("stopped by a callback", trainer_with(callbacks=[StopSoon()]), "callbacks: expected none, found StopSoon"),
         ("weighted loss", trainer_with(compute_loss_func=weighted), "compute_loss_func: expected none, found weighted"),
@@ -397,6 +431,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
         ("loss", search_with(compute_objective=lambda metrics: metrics["eval_loss"]), "compute_objective"),
         (
+            "accuracy less loss",
+            search_with(compute_objective=lambda metrics: metrics["eval_accuracy"] - metrics["eval_loss"]),
+            "compute_objective",
+        ),
+        (
             "least loss",
             search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
             "compute_objective",
@@ -450,6 +489,7 @@ OTHER_RIGHT = {
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
+    "2b by the library's setters": trainer_with(args={"eval_delay": None}),
     "2b columns removed": trainer_with(train=lambda data: data.remove_columns("text")),
     "2b label renamed": trainer_with(train=lambda data: data.rename_column("label", "labels")),
     "2b the library's padding": trainer_with(data_collator=DataCollatorWithPadding(None)),

@@ -126,6 +126,7 @@ def test_half_a_character_harms_nothing(notebooks, tmp_path):
 
 
 COPIES = ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert_inputs (1).ipynb")
+RENAMED = ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb")
 
 
 def test_copies_and_sidecars_beside_a_notebook_change_nothing(notebooks):
@@ -146,7 +147,7 @@ def test_a_copy_stands_for_a_notebook_that_is_not_there_and_of_several_the_stude
         export(notebooks)
 
 
-@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("name", [*COPIES, *RENAMED])
 def test_a_copy_of_a_notebook_is_known_by_its_name(name):
     assert all(answers.is_copy(each, FIRST) for each in (name, f"ann_{name}", name.upper(), f"{name}.txt"))
 
@@ -155,8 +156,20 @@ def test_a_copy_of_a_notebook_is_known_by_its_name(name):
     ("names", "known"),
     [
         (["exercises.py", "exercises (1).py", "exercises-1.py", "exercises_copy.py", "hw1_exercises.py"], True),
+        (["exercises_Ann_Example.py", "exercises_12345.py", "exercises_final_v2.py", "exercises (1) (1).py"], True),
         (["Kopie von exercises.py", "exercises - Kopie (2).py", "exercises.py.txt"], True),
-        (["test_exercises.py", "exercises.pyc", "._exercises.py", "myexercises.py", "exercises"], False),
+        (
+            [
+                "test_exercises.py",
+                "exercises_test.py",
+                "exercises_test (1).py",
+                "exercises.pyc",
+                "._exercises.py",
+                "myexercises.py",
+                "exercises",
+            ],
+            False,
+        ),
         (["exercises2024solutionsofall.py", "exercises" + "! _" * 90, "exercises" * 30], False),
     ],
 )

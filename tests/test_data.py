@@ -1,4 +1,9 @@
+import bz2
 import gzip
+import io
+import lzma
+import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +183,12 @@ def capitals(folder: Path) -> None:
     TEST.to_csv(folder / "Valid.csv", index=False)
 
 
+def locked(folder: Path) -> None:
+    """A folder that only the administrator may read."""
+    write(folder)
+    (folder / "lost+found").mkdir(mode=0)
+
+
 def sidecars(folder: Path) -> None:
     write(folder)
     (folder / "._train.csv").write_bytes(b"\0\5\26\7")
@@ -199,6 +210,11 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "jsonl.gz": compressed("jsonl"),
     "Train.csv": capitals,
     "sidecar files": sidecars,
+    "lost+found": locked,
+    "parts from 1": each(lambda rows, path: [rows[:9].to_csv(f"{path}-1.csv"), rows[9:].to_csv(f"{path}-2.csv")]),
+    "Excel's separator": each(
+        lambda rows, path: Path(f"{path}.csv").write_text("sep=;\n" + rows.to_csv(sep=";", index=False))
+    ),
     "tab": each(lambda rows, path: rows.to_csv(path.with_suffix(".tsv"), sep="\t", index=False)),
     "semicolon, byte order mark": each(
         lambda rows, path: rows.to_csv(path.with_suffix(".csv"), sep=";", encoding="utf-8-sig", index=False)
@@ -240,9 +256,11 @@ def test_numbered_labels_mean_what_the_file_says_they_mean(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, by_name: bool) -> None:
+@pytest.mark.parametrize("name", ["IMDB Dataset.csv", "dataset_imdb.csv"])
+def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: str, by_name: bool) -> None:
     kaggle(tmp_path)
-    first, second = (load(tmp_path / "IMDB Dataset.csv" if by_name else tmp_path) for _ in range(2))
+    (tmp_path / "IMDB Dataset.csv").rename(tmp_path / name)
+    first, second = (load(tmp_path / name if by_name else tmp_path) for _ in range(2))
     assert {split: len(rows) for split, rows in first.items()} == {"train": 14, "validation": 4, "test": 18}
     assert fingerprint_reviews(first) == fingerprint_reviews(second)
     texts = [text for rows in first.values() for text in rows["text"]]
@@ -258,6 +276,40 @@ def latin_tree(folder: Path) -> None:
     (folder / "train" / "pos" / "01_7.txt").write_bytes("schön".encode("latin-1"))
 
 
+def numbered(*ends: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        for end in ("", *ends):
+            TEST.to_csv(folder / f"{'train' if end else 'test'}{end}.csv", index=False)
+
+    return make
+
+
+def tar(content: bytes) -> bytes:
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("train.csv"), io.BytesIO(content))
+    return file.getvalue()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+CONTENT = TEST.to_csv(index=False).encode()
+BINARIES = {
+    "zip": b"PK\3\4\x14\0\x08\0\x9f",
+    "gzip": gzip.compress(CONTENT),
+    "bz2": bz2.compress(CONTENT),
+    "xz": lzma.compress(CONTENT),
+    "tar": tar(CONTENT),
+    "pickle": pickle.dumps(TEST),
+}
+
+
+@pytest.mark.parametrize("kind", BINARIES)
+def test_what_is_no_text_is_called_binary(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_bytes(BINARIES[kind])
+    with pytest.raises(CourseError, match="reviews.csv is no UTF-8 text, it is binary: unpack an archive"):
+        load(path)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a separator in a text": (
         raw("train.csv", b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
@@ -270,8 +322,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a review that is not UTF-8": (latin_tree, "pos/01_7.txt: line 1 is not UTF-8"),
     "a shard is missing": (
         lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
-        "1 of the 2 files train",
+        "1 of the 2 files train-.*not number 1",
     ),
+    "a number is missing": (numbered("-1", "-3"), "2 of the 3 files train-.*not number 2"),
+    "a number twice": (
+        numbered("-00000-of-00002-aaaa", "-00000-of-00002-bbbb"),
+        "has train-00000-of-00002-aaaa.csv and train-00000-of-00002-bbbb.csv: which are the reviews",
+    ),
+    "parts of two sets": (numbered("-00000-of-00002", "-00001-of-00003"), "which are the reviews"),
     "two files of one name": (
         lambda folder: [write(folder), write(folder, kind="parquet")],
         "train.csv and train.parquet: which are the reviews",
@@ -298,7 +356,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: [compressed("csv")(folder), (folder / "test.csv.gz").write_bytes(gzip.compress(b"a" * 99)[:20])],
         "Could not read test.csv.gz",
     ),
-    "a zip named csv": (lambda folder: [write(folder), (folder / "test.csv").write_bytes(b"PK\3\4\x9f")], "test.csv"),
+    "a pointer": (raw("test.csv", POINTER), "test.csv is a Git LFS pointer, not the file: run git lfs pull"),
+    "a parquet pointer": (
+        lambda folder: [write(folder, kind="parquet"), (folder / "train.parquet").write_bytes(POINTER)],
+        "train.parquet is a Git LFS pointer",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from helpers import doctor, hub
+from helpers import doctor, hub, workers
 from helpers.settings import REVISIONS, CourseError, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def test_a_broken_machine_gets_exit_code_1_and_no_traceback(broken):
         ("conda-env-x", None, ["02.ipynb asks for the kernel conda-env-x", "choose the kernel Python 3"]),
         ("mine", ["/no/such/python"], ["The kernel mine (/no/such/python)", "nowhere", "ipykernel install"]),
         ("mine", ["/bin/false"], ["nowhere", "--name mine"]),
-        ("mine", ["python3", "-m", "ipykernel"], ["from elsewhere", "pip install"]),
+        ("mine", ["python3", "-m", "ipykernel"], ["from elsewhere", "pip install", "unset PYTHONPATH"]),
     ],
 )
 def test_a_kernel_that_does_not_import_the_student_s_helpers(tmp_path, monkeypatch, kernel, argv, words):
@@ -129,6 +129,15 @@ def test_a_package_that_is_missing_ends_nothing(tmp_path):
     assert done.stdout.count("ImportError: it is missing") == 5
 
 
+def test_without_shared_memory_the_reason_is_said(monkeypatch):
+    def refuse(*args, **options):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
+    with pytest.raises(CourseError, match="No such file or directory.*/dev/shm"), workers.open_executor(1, None):
+        pass
+
+
 PROXIES = {"socks5://127.0.0.1:9": "socks", "http://[half": "", "http//127.0.0.1:9": "", "http://127.0.0.1:9": ""}
 FETCH = """
 import os, sys
@@ -154,14 +163,15 @@ for proxy in sys.argv[1:]:  # A fork for each: a client of the network remembers
 
 def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "HF_"))}
-    variables = {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    variables = {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "REQUESTS_CA_BUNDLE": ""}
     done = subprocess.run([sys.executable, "-c", FETCH, *PROXIES], env=kept | variables, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert len(lines) == 5 * len(PROXIES) and not done.stderr, done.stderr
     for row, (proxy, word) in enumerate(PROXIES.items()):
         network, *said = lines[5 * row : 5 * row + 5]
         assert "does not answer" in network and word in network.lower()
-        assert all("--profile quick" in line and "HTTPS_PROXY" in line and proxy not in line for line in said)
+        words = ("--profile quick", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE")
+        assert all(word in line and proxy not in line for line in said for word in words)
 
 
 def fill_cache(cache: Path, kind: str, name: str, files: list[str]) -> Path:
@@ -176,6 +186,11 @@ def fill_cache(cache: Path, kind: str, name: str, files: list[str]) -> Path:
     ("kind", "name", "files"),
     [
         ("model", "prajjwal1/bert-tiny", ["config.json", "pytorch_model.bin", "vocab.txt"]),
+        (
+            "model",
+            "prajjwal1/bert-tiny",
+            ["config.json", "vocab.txt", *(f"model-0000{part}-of-00002.safetensors" for part in (1, 2))],
+        ),
         ("dataset", "stanfordnlp/imdb", ["plain_text/train-00000-of-00001.parquet", "plain_text/test-0.parquet"]),
     ],
 )

@@ -59,10 +59,11 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def enter(path: Path, delimiter: str = ",", encoding: str = "utf-8", **points: str) -> None:
-    """Enter points of 1b by student, as a spreadsheet saves them."""
+    """Enter points of 1b by student, and a comment on everybody, as a spreadsheet saves them."""
     rows = read_table(path)
-    for student, given in points.items():
-        rows[student]["1b"] = given
+    for student, row in rows.items():
+        row["1b"] = points.get(student, row["1b"])
+        row["comment"] = f"on {student}"
     with path.open("w", newline="", encoding=encoding) as file:
         table = csv.DictWriter(file, next(iter(rows.values())), delimiter=delimiter)
         table.writeheader()
@@ -111,9 +112,20 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
     rows = read_table(out / "grades.csv")
     assert {student: row["1b"] for student, row in rows.items()} == {"ann": "7", "bob": "6,5", "ann-2": "", "ann-3": ""}
     assert "Ann's." not in (out / "ann-2.md").read_text(encoding="utf-8")
-    grade_class([class_ / "bob"], out, **QUIET)  # One alone: the others' rows and points stay.
+    write(class_, bob={NOTEBOOKS[0]: answered("Bob's second.")})
+    grade_class([class_ / "bob"], out, **QUIET)  # One alone: the others' rows, points and answers stay.
     rows = read_table(out / "grades.csv")
     assert rows["ann"]["1b"] == "7" and rows["bob"]["1b"] == "6,5" and len(rows) == 4
+    assert [rows[name]["comment"] for name in ("ann", "bob", "ann-2")] == ["on ann", "on bob", ""]
+    text = (out / "answers_to_read.md").read_text(encoding="utf-8")
+    assert "Ann's." in text and "Bob's second." in text
+    said = "1b: the answer has changed since its points were entered"
+    for points, noted in (("6,5", True), ("8", False)):  # Graded again, and read again.
+        enter(out / "grades.csv", bob=points)
+        grade_class([class_], out, **QUIET)
+        rows = read_table(out / "grades.csv")
+        assert [said in rows[name]["notes"] for name in ("ann", "bob")] == [False, noted]
+        assert (said in (out / "bob.md").read_text(encoding="utf-8")) is noted and rows["bob"]["1b"] == points
 
 
 @pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "latin-1")])
@@ -122,19 +134,24 @@ def test_points_are_taken_over_from_what_a_spreadsheet_saved(tmp_path: Path, del
     update_table([record_of("ann"), record_of("Zoë")], path)
     enter(path, delimiter, encoding, ann="7.5")
     assert update_table([record_of("ann"), record_of("Zoë")], path) == ""
-    assert read_table(path)["ann"]["1b"] == "7.5"
+    row = read_table(path)["ann"]
+    assert row["1b"] == "7.5" and row["comment"] == "on ann" and [*row][-1] == "submission"
 
 
-def test_a_table_that_cannot_be_taken_over_is_put_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("head", "lacks"), [("student,1b", "submission"), ("1b (10),1c,3a,3b,submission", "1b"), ("", "submission")]
+)
+def test_a_table_that_cannot_be_taken_over_is_put_aside(tmp_path: Path, head: str, lacks: str) -> None:
     path = tmp_path / "grades.csv"
-    path.write_text("student,1b\nann,7\n")
+    path.write_text(f"{head}\nann,7\n")
     said = update_table([record_of("ann")], path)
     (aside,) = tmp_path.glob("grades-unreadable-*.csv")
-    assert aside.name in said and aside.read_text() == "student,1b\nann,7\n"
+    assert aside.name in said and f"no column `{lacks}`" in said and aside.read_text() == f"{head}\nann,7\n"
 
 
 def record_of(student: str = "ann", **changes: object) -> dict:
     record = {"student": student, "submission": f"s{student}", "refused": "", "points": dict(ALL), "figures": []}
+    record |= {"changed": []}
     record |= {"said": dict.fromkeys(ALL, "correct"), "notes": [], "answers": {"1b": "Mine."}, "unplaced": []}
     record |= {"notebooks": [], "results": [], "isolation": ["in force"], "limits": "few", "automatic": 60}
     return record | {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory": MEBI, "graded": True} | changes

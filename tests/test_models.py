@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, VOCABULARY, save_bert, tokenised
+from safetensors.torch import save
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -19,6 +20,7 @@ from transformers import (
     GPT2Config,
 )
 
+from helpers.checkpoints import save_model
 from helpers.models import (
     POLICIES,
     apply_policy,
@@ -145,6 +147,17 @@ def test_a_fine_tuned_folder_keeps_its_classifier(small_bert: Path, tmp_path: Pa
     assert not torch.equal(load_classifier(str(small_bert)).classifier.weight, model.classifier.weight)
 
 
+def test_a_model_that_cannot_be_written_leaves_nothing_behind(small_bert: Path, tmp_path: Path, monkeypatch) -> None:
+    def fill(*args) -> None:
+        raise OSError(28, "No space left on device")
+
+    weights = save(load_classifier(str(small_bert)).state_dict())
+    monkeypatch.setattr(os, "replace", fill)
+    with pytest.raises(CourseError, match="Make room"):
+        save_model(weights, str(small_bert), tmp_path / "model")
+    assert not os.listdir(tmp_path)
+
+
 def assert_tokenizer(tokenizer) -> None:
     assert tokenizer.model_max_length == 512
     assert tokenizer(["Hello world!", "How are you?"], padding=True)["input_ids"] == [
@@ -250,6 +263,15 @@ def rename_encoder(folder: Path) -> None:
     torch.save({"roberta.embeddings.word_embeddings.weight": torch.zeros(3, 3)}, folder / "pytorch_model.bin")
 
 
+def with_a_number(value: float) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        model = BertModel.from_pretrained(folder)
+        model.pooler.dense.weight.data[0, 0] = value
+        model.save_pretrained(folder)
+
+    return change
+
+
 def with_three_labels(folder: Path) -> None:
     BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)).save_pretrained(folder)
 
@@ -265,10 +287,11 @@ def with_file(name: str, content: bytes) -> Callable[[Path], object]:
     return change
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "is a distilbert model, not BERT"),
     "GPT-2": (lambda folder: GPT2Config().save_pretrained(folder), "is a gpt2 model, not BERT"),
-    "no configuration": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json: the folder must be one"),
     "configuration cut short": (with_file("config.json", b'{"hidden_size": 1'), "config.json"),
     "configuration is a list": (with_file("config.json", b"[1, 2]"), "config.json is no JSON object"),
     "configuration of words": (with_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
@@ -286,9 +309,13 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (cut, "Could not load the model"),
-    "weights of text": (with_file("model.safetensors", b"version https://git-lfs"), "Could not load the model"),
+    "weights of text": (with_file("model.safetensors", b"version https://git"), "Could not load the model"),
+    "a pointer": (with_file("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer.*git lfs pull"),
+    "not a number": (with_a_number(float("nan")), "weights are not all finite numbers: copy or download it again"),
+    "infinite": (with_a_number(float("inf")), "weights are not all finite numbers"),
     "empty weights": (with_file("model.safetensors", b""), "Could not load the model"),
-    "pickle of text": (with_file("pytorch_model.bin", b"version https://git-lfs"), "Could not load the model"),
+    "pickle of text": (with_file("pytorch_model.bin", b"version https://git"), "Could not load the model"),
+    "pickled pointer": (with_file("pytorch_model.bin", POINTER), "pytorch_model.bin is a Git LFS pointer"),
     "empty pickle": (with_file("pytorch_model.bin", b""), "Could not load the model"),
     "other names": (rename_encoder, "no weights for 39 tensors"),
     "three labels": (with_three_labels, "classifier has 3 labels"),
@@ -303,6 +330,13 @@ def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
     with pytest.raises(CourseError, match=message) as caught:
         load_classifier(str(folder))
     assert "my-model" in str(caught.value)
+
+
+def test_a_vocabulary_that_is_a_pointer_is_named(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    (folder / "vocab.txt").write_bytes(POINTER)
+    with pytest.raises(CourseError, match="vocab.txt is a Git LFS pointer"):
+        load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]", b"\xef\xbb\xbf[PAD]\n[UNK]\n"])

@@ -223,7 +223,7 @@ case "$*" in
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip --version") exit 0 ;;
   "-m pip config get global.find-links") echo a-folder-of-wheels ;;
-  "-m pip install"*) echo "pip $*, user $PIP_USER" >> "$LOG"; {pip} ;;
+  "-m pip install"*) echo "pip $*, user $PIP_USER$PIP_TARGET$PIP_PREFIX" >> "$LOG"; {pip} ;;
   *) exit 1 ;;
 esac
 """
@@ -264,10 +264,11 @@ def test_a_set_up_that_fails_says_why_and_leaves_no_stamp(tmp_path, fails, messa
 @needs_make
 @pytest.mark.parametrize("code", [0, 1])
 def test_uv_installs_and_where_it_fails_pip_does(tmp_path, code):
-    """uv is told where pip would look, and pip that this is no place for PIP_USER."""
+    """uv is told where pip would look, and pip that this is no place for PIP_USER and the like."""
     python = write_fake_python(tmp_path / "python", pip="exit 0")
     path = f"{write_fake_uv(tmp_path / 'bin', code)}{os.pathsep}{os.environ['PATH']}"
     variables = {"PATH": path, "LOG": str(tmp_path / "log"), "PIP_USER": "1", "PIP_FIND_LINKS": "", "UV_FIND_LINKS": ""}
+    variables |= {"PIP_TARGET": "elsewhere", "PIP_PREFIX": "elsewhere"}
     venv = tmp_path / "venv"
     done = run_make(f"{venv}/.installed-base", f"PYTHON={python}", f"VENV={venv}", **variables)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Whatever a class hands in: every student has a row and every file is found, or the reason is said."""
 
 import io
+import json
 import os
 import stat
 import struct
@@ -22,7 +23,7 @@ FILES = ("exercises.py", "results.json", *NOTEBOOKS)
 
 def content(name: str) -> bytes:
     """Something else for each of the course's files, whatever a copy of it is called."""
-    return next((known.encode() for known in FILES if known[:7] in name.lower()), b"?")
+    return next((known.encode() for known in FILES if known[:7] in name.lower().replace(" ", "_")), b"?")
 
 
 def zipped(names, compression=zipfile.ZIP_DEFLATED) -> bytes:
@@ -70,12 +71,15 @@ LAYOUTS = {
     "Windows": {"ann.zip": zipped([name.replace("/", "\\") for name in PACKED])},
     "Colab's copies": {"ann.zip": zipped(["exercises.py", "results.json", *(f"Copy of {name}" for name in NOTEBOOKS)])},
     "a browser's copies": {"ann.zip": zipped([name.replace(".", " (1).", 1) for name in FILES])},
+    "a student's own names": {"ann.zip": zipped([name.replace(".", "_Ann_Example.", 1) for name in FILES[2:]]
+                                                + ["exercises_final_v2.py", "results (1) (1).json"])},
+    "blanks": {"ann.zip": zipped([*FILES[:2], *(name.replace("_", " ") for name in NOTEBOOKS)])},
     "Jupyter's copies": {"ann.zip": zipped([name.replace(".", "-Copy1.", 1) for name in FILES])},
     "Moodle": {"ann_7_assignsubmission_file_/submission.zip": zipped(PACKED)},
     "Moodle, without folders": {"ann_7_assignsubmission_file_submission.zip": zipped(PACKED)},
     "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
-    "Canvas": {"ann_7_12_submission.zip": zipped(PACKED)},
-    "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES)},
+    "Canvas": {"ann_7_1012_submission.zip": zipped(PACKED)},
+    "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "D2L": {"1-7 - ann - Nov 25, 2026 400 PM/submission.zip": zipped(PACKED)},
     "D2L, flat": {"1-7 - ann - Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
     "Blackboard": {"HW_ann_attempt_2026-11-25-10-00-00_submission.zip": zipped(PACKED),
@@ -112,21 +116,30 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
     found = read(place)
     assert len(found) == 15 and {name for name, one in found.items() if not one.refused} == {"ann"}
     for name, words in (("bob", "bob.rar is not a zip"), ("cy", "not a zip"), ("eve.ipynb", "but eve.ipynb"),
-                        ("fay.py", "neither exercises.py"), ("hal", "it is empty"), ("ida", "is a link"),
+                        ("fay.py", "fay.py, rename it to exercises.py"), ("hal", "it is empty"), ("ida", "is a link"),
                         ("jon", "is a link"), ("kay", "not an ordinary file"), ("loop", "is a link")):  # fmt: skip
         assert words in found[name].refused
     assert all(len(os.fsencode(f"{name}.json.1234567.part")) < 255 and "/" not in name for name in found)
 
 
+DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
 CLASSES = {
     "the folder of grades": ({"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"}, ["ann"]),
-    "classes": ({"a/ann.zip": b"", "a/bob.zip": b"", "b/cy/exercises.py": b"1", "b/di/exercises.py": b"2"},
-                ["ann", "bob", "cy", "di"]),
-    "a download in a class": ({"a/ann_7_12_exercises.py": b"1", "a/bob_8_13_exercises.py": b"2", "cy.zip": b""},
-                              ["ann_7", "bob_8", "cy"]),
+    "classes": ({"a/ann.zip": b"", "a/bob.zip": b"", "b/ann/exercises.py": b"1", "b/di/exercises.py": b"2"},
+                ["a_ann", "a_bob", "b_ann", "b_di"]),
+    "a download in a class": ({"a/ann_7_1012_exercises.py": b"1", "a/bob_8_1013_exercises.py": b"2", "cy.zip": b""},
+                              ["a_ann_7", "a_bob_8", "cy"]),
+    "several zips of one student": ({"ann/code.zip": b"", "ann/books.zip": b"", "bob.zip": b""},
+                                    ["ann_books", "ann_code", "bob"]),
+    "a download alone in its folder": ({"moodle.zip": zipped(DOWNLOAD), "grades/ann_7.md": b""}, ["ann_7", "bob_8"]),
+    "files beside zips": ({FILES[1]: b"", FILES[2]: b"", "ann.zip": b"", "bob/exercises.py": b""},
+                          [FILES[2], "ann", "bob", FILES[1]]),
+    "files beside sections": ({FILES[1]: b"", "a/ann.zip": b"", "a/bob.zip": b"", "b/ann.zip": b"", "b/di.zip": b""},
+                              ["a_ann", "a_bob", "b_ann", "b_di", FILES[1]]),
+    "numbers that are no platform's": ({"hw_1_2_ann.zip": b"", "hw_1_2_bob.zip": b""}, ["hw_1_2_ann", "hw_1_2_bob"]),
     "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
                                   f"ann/books/{FILES[3]}": b"", "bob.zip": b""}, ["ann", "bob"]),
-    "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2"}, ["class"]),
+    "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2", "old/old.zip": b""}, ["class"]),
     "the instructor's code beside zips": ({FILES[0]: b"1", "ann.zip": b"", "bob.zip": b""}, ["ann", "bob", FILES[0]]),
 }  # fmt: skip
 
@@ -139,7 +152,7 @@ def test_everybody_has_one_row(tmp_path: Path, name: str) -> None:
 
 
 def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) -> None:
-    files = {"ann_7_12_submission.zip": zipped(PACKED), "bob_8_13_zeros.txt": bytes(5 * 2**20), "cy_9_14_a.zip": b""}
+    files = {"ann_7_1012_a.zip": zipped(PACKED), "bob_8_1013_zeros.txt": bytes(5 * 2**20), "cy_9_1014_a.zip": b""}
     (tmp_path / "class.zip").write_bytes(zipped(files))
     found = read(tmp_path / "class.zip")
     assert len(found["ann_7"].files) == len(FILES) and "a bomb" in found["bob_8"].refused and found["cy_9"].refused
@@ -153,6 +166,19 @@ def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:
         "ann",
         "bob",
     ]
+
+
+def test_a_name_stays_who_has_it_whatever_is_graded_later(tmp_path: Path) -> None:
+    class_ = write(tmp_path / "class", {f"{section}/{name}.zip": b"" for section in "ab" for name in ("ann", "bob")})
+
+    def grade(path: Path) -> list[str]:
+        places = find_submissions([path], tmp_path)
+        records = {f"records/{p.id}.json": {"student": p.student, "submission": p.id, "answers": {}} for p in places}
+        write(tmp_path, {name: json.dumps(record).encode() for name, record in records.items()})
+        return [place.student for place in places]
+
+    assert [grade(class_ / section) for section in "aba"] == [["ann", "bob"], ["ann-2", "bob-2"], ["ann", "bob"]]
+    assert grade(class_) == ["ann", "ann-2", "bob", "bob-2"] and grade(class_ / "b" / "ann.zip") == ["ann-2"]
 
 
 def test_nobody_can_take_another_s_name_or_place(tmp_path: Path) -> None:
@@ -213,6 +239,7 @@ REFUSED = {
     "a link": (zipped({member("exercises.py", stat.S_IFLNK): b"/etc/passwd"}), "is a link or a device"),
     "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "is a link or a device"),
     "a bomb": (zipped({"exercises.py": b"1", "zeros": bytes(50 * 2**20)}), "a bomb"),
+    "several students' work": (zipped([f"class/{name}" for name in DOWNLOAD]), "the work of several students (ann_7, "),
     "too many members": (zipped([*FILES, *map(str, range(21_000))]), "more than 20,000"),
     "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
     "nothing of use": (zipped(["readme.txt"]), "neither exercises.py nor"),
@@ -224,7 +251,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_archive_at_fault_is_the_reason_and_nothing_else_happens(tmp_path: Path, name: str) -> None:
     data, words = REFUSED[name]
-    found = read_one(data, tmp_path)
+    (tmp_path / "one.zip").write_bytes(data)
+    found = read_submission([("one.zip", tmp_path / "one.zip", "")])
     assert words in found.refused and not found.files
     assert os.listdir(tmp_path) == ["one.zip"]
 

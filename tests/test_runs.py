@@ -21,6 +21,7 @@ import pytest
 import torch
 from conftest import Listener, accuracies
 from jupyter_client.manager import start_new_kernel
+from solutions import trainer_with
 
 from helpers import exercises, prepare, runs, training
 from helpers.results import fingerprint_code
@@ -72,6 +73,7 @@ def test_the_code_of_the_search_is_no_part_of_a_runs_identity(tmp_path):
     plain = fingerprint(source)
     assert plain == fingerprint(source.replace('"n_trials": 20', '"n_trials": 21') + "\n# a comment\n")
     assert plain == fingerprint(source + "\n\ndef unused():\n    return 1\n")
+    assert plain == fingerprint(f"\ufeff{source}")
     assert plain != fingerprint(source.replace('.endswith(".bias")', '.endswith("bias")'))
     assert plain != fingerprint(source.replace('padding="max_length"', 'padding="longest"'))
     constant = source.replace("max_length=512", "max_length=LONGEST")
@@ -165,6 +167,41 @@ def test_an_error_in_a_students_function_is_named_with_its_line(settings, monkey
     expected = f"error: init_trainer stopped in line {line} of helpers/exercises.py with ZeroDivisionError"
     assert done.stderr.splitlines()[-1].startswith(expected), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        (
+            "preprocess_dataset",
+            lambda *given: None,
+            "preprocess_dataset returns: expected Dataset, found NoneType",
+        ),
+        ("init_trainer", lambda *given, **named: None, "init_trainer returns: expected Trainer, found NoneType"),
+        ("init_trainer", trainer_with(metrics=lambda predictions: 0.5), "training stopped with TypeError"),
+    ],
+)
+def test_what_no_check_has_passed_ends_in_a_sentence_that_names_the_checks(settings, monkeypatch, name, wrong, said):
+    monkeypatch.setattr(exercises, name, wrong)
+    with pytest.raises(CourseError, match=f"{said}.*the checks of problems 1d, 2a and 2b"):
+        train_all(settings, [Run("full", epochs=1)], workers=0, progress=Listener())
+
+
+def test_training_gives_init_trainer_what_the_check_gives_it(settings, monkeypatch):
+    def init_trainer(model_name, train_data, val_data, use_bitfit=False):
+        assert {len(row) for row in train_data["attention_mask"]} == {512} and train_data["label"][:2] == [0, 1]
+        return exercises_init_trainer(model_name, train_data.remove_columns(["text"]), val_data, use_bitfit)
+
+    exercises_init_trainer = exercises.init_trainer
+    monkeypatch.setattr(exercises, "init_trainer", init_trainer)
+    (record,) = train_all(settings, [Run("full", epochs=1)], workers=0, progress=Listener())
+    assert len(record["history"]) == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_record(settings):
+    with pytest.raises(CourseError, match="loss of full, 1e\\+20.* is not a number"):
+        train_all(settings, [Run("full", learning_rate=1e20)], workers=0, progress=Listener())
+    assert not list(settings.folder.glob("runs/*/record.json"))
 
 
 def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_said(settings, monkeypatch):

@@ -44,6 +44,24 @@ def test_a_folder_is_found_from_the_notebooks_folder_too(monkeypatch, tmp_path: 
     assert load_settings().build == tmp_path / "build"
 
 
+@pytest.mark.parametrize(("name", "reason"), [("a" * 300, "name too long"), ("loop", "symbolic links")])
+def test_a_path_that_cannot_be_looked_at_is_named_with_the_reason(monkeypatch, tmp_path: Path, name, reason) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    for variable in ("model", "data"):
+        with pytest.raises(CourseError, match=f"Cannot look at .*{name}: .*{reason}.* Give another"):
+            load_settings(**{variable: name})
+
+
+def test_a_home_folder_is_found_where_there_is_one(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_BUILD", "~/build")
+    (tmp_path / "mine").mkdir()
+    settings = load_settings(model="~no-such-user/x", data="~/mine")
+    assert (settings.model, settings.data) == ("~no-such-user/x", str(tmp_path / "mine"))
+    assert settings.build == tmp_path / "build"
+
+
 def test_the_line_about_the_settings_names_no_folder_of_the_machine(tmp_path: Path) -> None:
     assert str(load_settings()) == "profile quick · model offline checkpoint · data offline reviews"
     assert str(load_settings("full")) == "profile full · model prajjwal1/bert-tiny · data stanfordnlp/imdb"
@@ -82,6 +100,6 @@ def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fill)
-    with pytest.raises(CourseError, match="No space left on device"):
+    with pytest.raises(CourseError, match="No space left on device. Make room."):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]

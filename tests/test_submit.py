@@ -127,9 +127,14 @@ SPOILERS = {
     "results of other code": ([results(lambda r: r["provenance"].update(code="0" * 16))], ["other functions"]),
     "a function of the training changed": ([code('padding="max_length"', "padding=True")], ["other functions"]),
 }
+LAST = "args=arguments, compute_metrics=compute_metrics)\n"  # of init_tester
 HARMLESS = {
     "a function that training never reads changed": code('"n_trials": 20', '"n_trials": 21'),
     "a pruned search": results(prune),
+    "the stub's last line left": code(LAST, f"{LAST}    raise NotImplementedError\n"),
+    "a function by another spelling": code(
+        "def init_tester(", "init_tester = lambda folder: _test(folder)\ndef _test("
+    ),
     "the hand-in's own cell, which is running": cell(FOURTH, "hand-in-check", execution_count=None, outputs=ERROR),
     "copies and sidecars": copy("02_hyperparameters-Copy1.ipynb", f"Copy of {SECOND}", f"._{THIRD}"),
 }

@@ -90,6 +90,20 @@ def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
     assert read_table(path) == (["It's good", "No"] * 6, [1, 0] * 6)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
+        "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
+    ],
+)
+def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
+    path = tmp_path / "train.csv"
+    path.write_text(content)
+    with pytest.raises(CourseError, match="train.csv, row 12: its quotes do not fit"):
+        read_table(path)
+
+
 def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b"text,label,stars\r" + b"\nGood,positive,10\r")

@@ -171,6 +171,8 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody() -> None:
         ("import os\nx = os\nx._exit(0)", 3, "_exit"),
         ("from os import *", 1, "os.*"),
         ("import helpers.checks.inputs", 1, "checks"),
+        ("from helpers.models import POLICIES", 1, "POLICIES"),
+        ("from helpers import models\nmodels.apply_policy", 2, "apply_policy"),
         ("from helpers import checks", 1, "checks"),
         ("from . import checks", 1, "checks"),
         ("from .checks.judge import judge", 1, "checks"),

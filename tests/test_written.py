@@ -1,6 +1,10 @@
 """What is read of a submission without running its code: answers, images, changed notebooks, results."""
 
+import base64
 import json
+import math
+import multiprocessing
+import os  # noqa: F401  (a broken reader's)
 import time
 from pathlib import Path
 
@@ -9,12 +13,12 @@ import pytest
 pytest.importorskip("instructor", reason="the student version has no grader")
 
 from helpers.answers import NOTEBOOKS, read_notebook
-from helpers.results import fingerprint_code
+from helpers.results import best_run, fingerprint_code
 from instructor import written
 
 ROOT = Path(__file__).parents[1]
 COURSE = written.describe_course({name: read_notebook(ROOT / "notebooks" / name) for name in NOTEBOOKS})
-PNG = "iVBORw0KGgoAAAA="
+PNG, JPEG = "iVBORw0KGgoAAAA=", "/9j/4AAA"
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -26,6 +30,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 NESTED = {
     "01_bert_inputs.ipynb": b"[" * 10**7,
+    "03_full_vs_bitfit.ipynb": b'{"cells": [], "metadata": {"a": ' + b"[" * 700 + b"]" * 700 + b"}}",
     "02_hyperparameters.ipynb": b'{"cells": [' + b"{}," * 3 * 10**6 + b"{}]}",
 }
 
@@ -34,11 +39,21 @@ def test_what_a_submission_does_to_its_reader_is_its_own_matter(tmp_path: Path, 
     deep = write(tmp_path / "deep", {"exercises.py": b"x = " + b"(" * 10**5, "results.json": b"[" * 10**6, **NESTED})
     found = written.examine_apart([("deep", deep, "")], COURSE)
     assert found["exercises"] and len(found["notes"]) == 4 and found["results"][0].startswith("ODD")
+    assert sum("not a readable notebook" in note for note in found["notes"]) == 3
     monkeypatch.setattr(written, "SECONDS", 0.01)
     started = time.monotonic()
     ended = written.examine_apart([("deep", deep, "")], COURSE)
     assert "reading it takes more than" in ended["refused"] and time.monotonic() - started < 10
     assert ended.keys() == found.keys()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"), [("os.kill(os.getpid(), 9)", "reader failed (exit code -9)"), ("bytearray(2**40)", "MiB")]
+)
+def test_what_ended_a_reader_is_said(monkeypatch, broken: str, words: str) -> None:
+    monkeypatch.setattr(written, "_context", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(written, "examine", lambda *_: eval(broken))
+    assert words in written.examine_apart([], COURSE)["refused"]
 
 
 def notebook_with(edit) -> bytes:
@@ -74,6 +89,10 @@ def test_answers_and_changes_of_a_notebook_are_shown(tmp_path: Path) -> None:
 def test_a_notebook_that_lost_its_ids_is_the_same_and_another_one_is_noted(tmp_path: Path) -> None:
     found = examine(tmp_path, lambda cells: [cell.pop("id") for cell in cells])
     assert not [note for note in found["notes"] if "missing" not in note] and "1b" in found["answers"]
+    found = examine(
+        tmp_path, lambda cells: [c.update(source="".join(c["source"]).replace("\n", "\r\n")) for c in cells]
+    )
+    assert not [note for note in found["notes"] if "missing" not in note] and "1b" in found["answers"]
     found = examine(tmp_path, lambda cells: [cells.clear(), cells.append({"cell_type": "code", "source": "1"})])
     assert "is another notebook" in " ".join(found["notes"]) and found["answers"] == {}
 
@@ -86,12 +105,21 @@ def test_an_answer_hides_nothing_and_is_no_longer_than_can_be_read(tmp_path: Pat
 
 def test_images_reach_the_reader_and_other_attachments_are_named(tmp_path: Path) -> None:
     attached = {"a.png": {"image/png": PNG}, "b.svg": {"image/svg+xml": "PHN2Zz4="}, "c.png": {"image/png": "PGh0bWw+"}}
+    attached |= {"half \ud83d": {"image/jpg": JPEG}}
     found = examine(
         tmp_path, lambda cells: answer(cells, source="![](attachment:a.png) ![](my.png)", attachments=attached)
     )
-    assert list(found["images"].values()) == [PNG] and "1b-1-" in found["answers"]["1b"]
+    assert sorted(found["images"].values()) == [JPEG, PNG] and "1b-1-" in found["answers"]["1b"]
     said = " ".join(found["notes"])
     assert said.count("no image of a usual kind") == 2 and "shows my.png, which was not handed in" in said
+
+
+def test_photos_are_shown_as_long_as_all_together_are_not_too_large(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(written, "MAX_ALBUM", 16 * 2**20)
+    photo = base64.b64encode(b"\xff\xd8\xff" + bytes(15 * 2**19)).decode()
+    attached = {f"{number}.jpg": {"image/jpeg": photo} for number in range(3)}
+    found = examine(tmp_path, lambda cells: answer(cells, attachments=attached))
+    assert [*found["images"].values()] == [photo, photo] and "one too many" in " ".join(found["notes"])
 
 
 def describe(results: bytes, code: bytes = (ROOT / "helpers" / "exercises.py").read_bytes()) -> list[str]:
@@ -109,7 +137,20 @@ def test_results_are_described_and_earn_nothing() -> None:
     assert "not hold all 20 cells" in describe(json.dumps(results).encode())[-1]
     results["runs"] = [run for run in results["runs"] if "test" not in run]
     assert "ODD" in describe(json.dumps(results).encode())[-1]
+    assert "not hold all 20 cells, and the test" in describe(json.dumps(results).encode())[-1]
     assert written.describe_results({}) == ["results.json is missing."]
+
+
+ABSURD = [("validation_accuracy", 1.7), ("trainable_parameters", -5), ("test", {"accuracy": -3, "n": 9})]
+ABSURD += [("test", {"accuracy": value, "n": 9}) for value in (math.nan, math.inf, 1.7)]
+
+
+@pytest.mark.parametrize(("field", "value"), [*ABSURD, ("wall_seconds", math.inf), ("wall_seconds", -60)])
+def test_figures_that_no_run_gives_are_odd(field: str, value: object) -> None:
+    results = json.loads((ROOT / "results" / "quick.json").read_text(encoding="utf-8"))
+    record = results["provenance"] if field == "wall_seconds" else best_run(results, "full")
+    record[field] = value
+    assert [line[:3] for line in describe(json.dumps(results).encode())].count("ODD") == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"{}", b'{"provenance": 1, "runs": {}}', b"[" * 10**5])

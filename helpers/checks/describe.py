@@ -30,13 +30,17 @@ HINTS = {
     "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
     "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
     "must be a list of `minimize`": "a direction is the word minimize or the word maximize.",
+    "text input must be of type": "a column of a data set is no list for the tokenizer: list(dataset['text']).",
     "evaluation_strategy": "its name is eval_strategy in this version of transformers.",
     "argument 'tokenizer'": "its name is processing_class in this version of transformers.",
 }
 
 
 def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
-    """Labels, number type, and of each parameter: its size, whether it is trained, a hash of its values as float32."""
+    """Labels, number type, parts, the root mean square of the classifier's weight, and what is known of each parameter.
+
+    That is its size, whether it is trained, and a hash of its values as float32.
+    """
     parameters = {
         name: {
             "numbers": parameter.numel(),
@@ -45,7 +49,15 @@ def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
         }
         for name, parameter in classifier.named_parameters()
     }
-    return {"labels": classifier.config.num_labels, "dtype": str(classifier.dtype), "parameters": parameters}
+    config = classifier.config
+    parts = [line.strip() for line in str(classifier).splitlines()[1:]]
+    return {
+        "labels": config.num_labels,
+        "dtype": str(classifier.dtype),
+        "parts": [*parts, f"problem_type: {config.problem_type or 'single_label_classification'}"],
+        "head": float(classifier.classifier.weight.detach().float().square().mean().sqrt()),
+        "parameters": parameters,
+    }
 
 
 def describe_data(dataset: Any) -> dict[str, Any]:

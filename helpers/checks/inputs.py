@@ -34,11 +34,24 @@ def give_public(problem: str, model: str) -> dict[str, Any]:
         # Short reviews alone tell padding to 512 from padding to the longest.
         return give_1d(model, SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
-        return {"model": model, "table": "relative_attention_bias"}
+        return {"model": change_model(model, "changed"), "table": "relative_attention_bias"}
     if problem == "2b":
-        return give_2b(model, os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)])
+        return give_2b(
+            change_model(model, "changed"), os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)]
+        )
     cells = Settings().cells
     return {"accuracies": [[cell, 0.5 + 0.02 * (7 * index % len(cells))] for index, cell in enumerate(cells)]}
+
+
+def change_model(model: str, folder: str) -> str:
+    """Save a model like this one with other weights, which a function finds that goes by the name it is given."""
+    classifier = load_classifier(model)
+    with torch.no_grad():
+        for parameter in classifier.bert.parameters():
+            parameter += 0.001
+    classifier.bert.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    return os.path.abspath(folder)
 
 
 def give_1d(model: str, short: list[str], long: list[str], labels: list[int]) -> dict[str, Any]:
@@ -81,8 +94,8 @@ def _expect_1d(given: dict[str, Any]) -> dict[str, Any]:
 
 def _expect_2a(given: dict[str, Any]) -> dict[str, Any]:
     models, table = _expect_models(given["model"]), f"bert.{given['table']}.weight"
-    for policy, parameters in models.items():
-        parameters[table] = {"numbers": 0, "trained": policy == "full", "values": None}
+    for policy, model in models.items():
+        model["parameters"][table] = {"numbers": 0, "trained": policy == "full", "values": None}
     return {"models": models, "table": table}
 
 
@@ -100,11 +113,12 @@ def _expect_2b(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expect_models(model: str) -> dict[str, dict[str, Any]]:
-    """From a policy to its model's parameters; the values of the classifier are drawn, hence any (None)."""
+    """From a policy to its model; the values of the classifier are drawn, hence any (None)."""
     models = {}
     for policy in ("full", "bitfit"):
-        models[policy] = describe_model(apply_policy(load_classifier(model), policy))["parameters"]
-        for name, facts in models[policy].items():
+        classifier = apply_policy(load_classifier(model), policy)
+        models[policy] = describe_model(classifier) | {"head": classifier.config.initializer_range}
+        for name, facts in models[policy]["parameters"].items():
             facts["values"] = facts["values"] if name.startswith("bert.") else None
     return models
 

@@ -5,9 +5,10 @@ compare the two. The judges see plain data only: a grader's judge never shares a
 """
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
-from helpers.recipe import ASKED, COLUMNS, MEANINGS, Mistake, demand
+from helpers.recipe import ASKED, COLUMNS, MEANINGS, Mistake, demand, tell
 
 # What is often trained in place of the bias terms: a name's test, and the hint.
 HABITS: tuple[tuple[Callable[[str], bool], str], ...] = (
@@ -70,10 +71,12 @@ def _judge_1d(seen: Iterator, expected: dict[str, Any]) -> str:
 
 
 def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
-    for policy in ("full", "bitfit", "full"):
-        _judge_model(next(seen), expected["models"][policy], policy, expected["table"])
+    models = [next(seen) for _ in range(3)]
+    for policy, found in zip(("full", "bitfit", "full"), models, strict=True):
+        _judge_model(found, expected["models"][policy], policy, expected["table"])
+    _judge_draws(models)
     bitfit, full = (
-        sum(facts["numbers"] for facts in expected["models"][policy].values() if facts["trained"])
+        sum(facts["numbers"] for facts in expected["models"][policy]["parameters"].values() if facts["trained"])
         for policy in ("bitfit", "full")
     )
     return f"bitfit trains {bitfit:,} of {full:,} parameters, all of them biases."
@@ -82,6 +85,7 @@ def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
 def _judge_model(found: dict[str, Any], wanted: dict[str, Any], policy: str, table: str = "") -> None:
     """The model must be the checkpoint's under 2 labels, in float32, and train what the policy says."""
     hint, parameters = "call load_classifier(model_name) each time anew.", found["parameters"]
+    expected, wanted = wanted, wanted["parameters"]
     demand("number of labels", 2, found["labels"], hint)
     demand("number type", "torch.float32", found["dtype"], hint)
     _judge_values(parameters, wanted, "init_model's model", hint)
@@ -97,6 +101,21 @@ def _judge_model(found: dict[str, Any], wanted: dict[str, Any], policy: str, tab
         if name == table:
             what += ", a tensor that this check adds, under the name it has in T5, where it is no bias term"
         demand(what, STATES[wanted[name]["trained"]], STATES[facts["trained"]], hint)
+    hint = "leave its parts and its first weights as load_classifier gives them, for everybody's runs have the same."
+    parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]
+    for right, part in zip_longest(expected["parts"], parts):
+        demand("a part of init_model's model", right, part, hint)
+    times = found["head"] / expected["head"]
+    size = "as drawn" if 0.4 < times < 2.5 else f"{times:.1f} times that"
+    demand("the size of the classifier's first weight", "as drawn", size, hint)
+
+
+def _judge_draws(models: list[dict[str, Any]]) -> None:
+    """Every model was made after another seed was set, so its classifier is another draw."""
+    draws = {found["parameters"]["classifier.weight"]["values"] for found in models}
+    hint = "set no seed yourself, and call load_classifier each time anew: the course sets each run's own seed."
+    kind = "another" if len(draws) == len(models) else "the same"
+    demand("the classifier's first weight under another seed", "another", kind, hint)
 
 
 def _judge_values(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
@@ -114,8 +133,10 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
             demand(f"rows of the Trainer's {name}", wanted["rows"], found["rows"], hint)
             values = "the same" if wanted["values"] == found["values"] else "other values or another order"
             demand(f"ids, masks and labels of the Trainer's {name}", "the same", values, hint)
-        for _ in range(2):
-            _judge_model(next(seen), expected["models"][policy], policy)
+        models = [next(seen) for _ in range(2)]
+        for found in models:
+            _judge_model(found, expected["models"][policy], policy)
+        _judge_draws(models)
         _judge_accuracy(seen, expected["labels"], "eval")
 
     tester, hint = next(seen), "the tester has the model that is saved in `directory`, and no training data."
@@ -133,7 +154,7 @@ def _judge_arguments(found: dict[str, Any], wanted: dict[str, Any], whose: str) 
     """The fields must have the wanted values; and nothing of a solution may be dropped in silence."""
     wrong = [name for name, value in wanted.items() if found["arguments"][name] != value]
     if wrong:
-        told = "; ".join(f"{name}: expected {wanted[name]}, found {found['arguments'][name]}" for name in wrong)
+        told = "; ".join(f"{name}: {tell(wanted[name], found['arguments'][name])}" for name in wrong)
         others = ", ".join(name for name in wrong if name not in ASKED)
         hints = ["4 epochs, measured after each, nothing saved on the way"] if ASKED.keys() & wrong else []
         hints += [f"leave {others} as it is, for everybody's runs have the same recipe"] if others else []

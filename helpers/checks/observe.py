@@ -13,12 +13,12 @@ from unittest.mock import patch
 
 import optuna
 import torch
-from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets import Dataset
 from transformers import BertForSequenceClassification, BertModel, PrinterCallback, Trainer, TrainingArguments
 
 from helpers.checks.describe import describe_error, describe_model, describe_trainer, make_plain
 from helpers.models import POLICIES, apply_policy, load_classifier, load_tokenizer, quiet_library
-from helpers.recipe import CHOICES, COLUMNS, HARMLESS, MEANINGS, SEARCH, UNUSED, Mistake, demand, read_rows
+from helpers.recipe import CHOICES, COLUMNS, HARMLESS, MEANINGS, SEARCH, UNUSED, Mistake, demand, read_rows, require
 from helpers.settings import Settings
 
 
@@ -37,21 +37,12 @@ def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]
     return {"records": records, "stopped": stopped}
 
 
-def _require(function: str, found: Any, wanted: type) -> None:
-    """What a student's function returns must be of this class, or nothing more can be seen of it."""
-    if not isinstance(found, wanted):
-        hint = "mind the `return`." if found is None else f"the whole result, a {wanted.__name__}, is returned."
-        kind = type(found).__name__
-        kind = f"another {kind}" if kind == wanted.__name__ else kind
-        raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
-
-
 def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator[dict]:
     tokenizer = load_tokenizer(given["model"])
     for rows in given["reviews"]:
         found = preprocess_dataset(Dataset.from_dict(rows), tokenizer)
-        _require("preprocess_dataset", found, Dataset)
-        if found.column_names == list(rows) and found.format["type"] is None:
+        require("preprocess_dataset", found, Dataset)
+        if found.format["type"] is None and found[:] == rows:
             hint = "`map` gives back a new one, made of what its function returns."
             raise Mistake(f"the data set came back unchanged: {hint}")
         try:
@@ -63,7 +54,8 @@ def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator
 
 def _observe_2a(given: dict[str, Any], init_model: Callable) -> Iterator[dict]:
     with patch.dict(POLICIES, dict.fromkeys(POLICIES, _refuse)), _bias_table(given["table"]):
-        for options in ({}, {"use_bitfit": True}, {}):
+        for seed, options in enumerate(({}, {"use_bitfit": True}, {})):
+            torch.manual_seed(seed)
             yield _observe_model(init_model(None, given["model"], **options))
 
 
@@ -91,7 +83,7 @@ def _bias_table(name: str) -> Iterator[None]:
 
 def _observe_model(classifier: Any) -> dict[str, Any]:
     """Describe a classifier, then spoil it, so that the next one has to be fresh."""
-    _require("init_model", classifier, BertForSequenceClassification)
+    require("init_model", classifier, BertForSequenceClassification)
     described = describe_model(classifier)
     for parameter in classifier.parameters():
         torch.nn.init.zeros_(parameter)
@@ -108,16 +100,17 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments would live on there, in the Trainers that are built later.
                 trainer = init_trainer(given["model"], train, val, **options)
-            _require("init_trainer", trainer, Trainer)
+            require("init_trainer", trainer, Trainer)
             hint = "a Trainer with model=... cannot start afresh, as every run of a search must."
             demand("the Trainer's model_init", "there", "there" if trainer.model_init else "missing", hint)
             yield describe_trainer(trainer)
-            for _ in range(2):
+            for seed in range(2):
+                torch.manual_seed(seed)
                 yield _observe_model(trainer.call_model_init())
             yield from _observe_metrics(trainer.call_model_init(), trainer.compute_metrics, few, "eval")
 
         tester = init_tester(given["saved"])
-        _require("init_tester", tester, Trainer)
+        require("init_tester", tester, Trainer)
         yield describe_trainer(tester) | describe_model(tester.model)
         yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
 
@@ -130,10 +123,10 @@ def _right_init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
     """Two classifiers that always say the same tell the accuracy from every other metric."""
     trainer = _build_quiet_trainer({}, model=model, compute_metrics=compute_metrics)
-    for label in (0, 1):
+    for logits in ([3.0, 1.0], [-3.0, -1.0]):  # Only the larger one counts, whatever its sign.
         with torch.no_grad():
             model.classifier.weight.zero_()
-            model.classifier.bias.copy_(torch.tensor([1.0 - label, label]))
+            model.classifier.bias.copy_(torch.tensor(logits))
         metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
             kind = "a number" if isinstance(value, (int, float)) else type(value).__name__
@@ -144,17 +137,17 @@ def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dat
 def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable) -> Iterator[dict]:
     """Run the search with a toy whose accuracies are given: pairs of a cell and an accuracy."""
     search = hyperparameter_search_settings()
-    _require("hyperparameter_search_settings", search, dict)
+    require("hyperparameter_search_settings", search, dict)
     _check_keys(search)
     accuracies = {tuple(cell): accuracy for cell, accuracy in given["accuracies"]}
     grid = dict(zip(CHOICES, (Settings().learning_rates, Settings().batch_sizes), strict=True))
-    cells, studies = [], []
+    cells, studies, losses = [], [], iter([3, 1, 4, 1, 5, 9, 2, 6] * 9)
 
     def watched_space(trial: optuna.Trial) -> dict[str, Any]:
         hint = "this pruner can stop a cell half-way; every cell is trained to its end."
         demand("pruner", "NopPruner", type(trial.study.pruner).__name__, hint)
         chosen = search["hp_space"](trial)
-        _require("hp_space", chosen, dict)
+        require("hp_space", chosen, dict)
         plain = make_plain(chosen)
         demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
         for name in CHOICES:
@@ -171,7 +164,7 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
 
     toy = _build_quiet_trainer(
         {"num_train_epochs": 1, "eval_strategy": "epoch", "save_strategy": "no"},
-        model_init=_Toy,
+        model_init=lambda: _Toy(next(losses)),
         train_dataset=[{"labels": 0}],
         eval_dataset=[{"labels": 0}],
         compute_metrics=lambda predictions: {"accuracy": accuracies[cells[-1]]},
@@ -187,7 +180,7 @@ def _check_keys(search: dict[str, Any]) -> None:
     known = (*SEARCH, *HARMLESS, *UNUSED)
     for name, value in search.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(str(name), known, 1, 0.7)
             hint = f"do you mean {near[0]}?" if near else f"the search needs none but {', '.join(SEARCH)}."
             raise Mistake(f"key {name}: expected no such key, found it. Hint: {hint}")
         if name in UNUSED and value not in UNUSED[name]:
@@ -210,14 +203,14 @@ def _build_quiet_trainer(arguments: dict[str, Any], **options: Any) -> Trainer:
 
 
 class _Toy(torch.nn.Module):
-    """The least that a Trainer can train; its loss never changes."""
+    """The least that a Trainer can train; training does not change its loss, which has nothing to do with accuracy."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss: float) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.weight, self.loss = torch.nn.Parameter(torch.zeros(1)), loss
 
     def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": (self.weight * 0 + 1).sum(), "logits": torch.zeros(len(labels), 2)}
+        return {"loss": (self.weight * 0 + self.loss).sum(), "logits": torch.zeros(len(labels), 2)}
 
 
 OBSERVERS = {"1d": _observe_1d, "2a": _observe_2a, "2b": _observe_2b, "2c": _observe_2c}
@@ -230,9 +223,6 @@ def quiet_workshop() -> Iterator[None]:
         warnings.simplefilter("ignore")
         restore.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if not are_progress_bars_disabled():
-            restore.callback(enable_progress_bars)
-        disable_progress_bars()
         # The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out.
         restore.callback(gc.unfreeze)
         gc.freeze()
