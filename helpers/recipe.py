@@ -24,9 +24,9 @@ SEARCH = ("hp_space", "compute_objective", "n_trials", "direction", "backend", "
 HARMLESS = ("storage", "study_name", "load_if_exists", "gc_after_trial", "show_progress_bar")
 UNUSED = {"n_jobs": [1], "timeout": [None], "catch": [[], ()], "callbacks": [[], None]}
 
-# The fields of TrainingArguments that are the student's: with the values that the assignment wants, or as the library
-# has them. All others are the course's own in every run, whatever the student's Trainer has: the check says so, and
-# passes. Of these nobody needs to hear.
+# The fields of TrainingArguments that are the student's: with the values that the assignment wants (`ASKED`), or as the
+# library has them (the rest of `CHECKED`). All others are the course's own in every run, whatever the student's Trainer
+# has: the check says so, and passes; of those in `QUIET` it says nothing.
 ASKED = {"num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "no"}
 CHECKED = """
     num_train_epochs max_steps eval_strategy eval_delay save_strategy load_best_model_at_end lr_scheduler_type

@@ -82,10 +82,10 @@ def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
     return f"bitfit trains {bitfit:,} of {full:,} parameters, all of them biases."
 
 
-def _judge_model(found: dict[str, Any], wanted: dict[str, Any], policy: str, table: str = "") -> None:
+def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, table: str = "") -> None:
     """The model must be the checkpoint's under 2 labels, in float32, and train what the policy says."""
-    hint, parameters = "call load_classifier(model_name) each time anew.", found["parameters"]
-    expected, wanted = wanted, wanted["parameters"]
+    parameters, wanted = found["parameters"], expected["parameters"]
+    hint = "call load_classifier(model_name) each time anew."
     demand("number of labels", 2, found["labels"], hint)
     demand("number type", "torch.float32", found["dtype"], hint)
     _judge_values(parameters, wanted, "init_model's model", hint)
