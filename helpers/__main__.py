@@ -1,6 +1,7 @@
 """The command line: python -m helpers VERB."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options) or 0
+    except BrokenPipeError:  # `... | head`: nobody reads the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         unwritten = isinstance(error, NotImplementedError) and str(error).startswith("Problem ")
         said = str(error) if unwritten or isinstance(error, CourseError) else blame_exercises(error)

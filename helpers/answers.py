@@ -11,7 +11,7 @@ from urllib.parse import quote
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.results import load_results, published
+from helpers.results import expecting_a_search, load_results, published
 from helpers.settings import OFFLINE, CourseError, project_folder, short_name, write_atomically
 
 # Those with problems, which are handed in; the lab discusses two of the answers again, at full size.
@@ -221,7 +221,8 @@ def _describe_figures(results: dict[str, Any]) -> list[str]:
 def write_answers(notebooks: Path, results: Path, out: Path) -> None:
     """Write `out`, and the images of the answers into a folder beside it."""
     found = collect_answers(read_notebooks(notebooks, (*NOTEBOOKS, LAB)))
-    text, figures = export_answers(found, load_results(results), f"{out.stem}_files")
+    with expecting_a_search(str(results)):
+        text, figures = export_answers(found, load_results(results), f"{out.stem}_files")
     for name, content in figures.items():
         write_atomically(out.parent / name, content)
     write_atomically(out, text)

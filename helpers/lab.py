@@ -5,6 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from helpers import models
+from helpers import models, report
 from helpers.prepare import prepare
 from helpers.progress import Progress
-from helpers.report import format_rate
 from helpers.results import describe_origin, load_results, peak_memory_gb, save_results
 from helpers.runs import explained, train_all
 from helpers.settings import CourseError, Run, Settings
@@ -69,10 +69,10 @@ def list_runs(settings: Settings, experiment: str, seeds: Sequence[int] = (0, 1,
     experiments = list_experiments(base)
     if experiment not in experiments:
         raise CourseError(f"Unknown experiment {experiment!r}. Choose one of: {', '.join(experiments)}.")
-    common = {"reviews": base, "at_end": True}
-    return [Run(**common | change, seed=seed) for seed in seeds for change in experiments[experiment]]
+    return [Run(**{"reviews": base} | change, seed=seed) for seed in seeds for change in experiments[experiment]]
 
 
+@explained()
 def run_lab(
     settings: Settings,
     name: str,
@@ -81,13 +81,16 @@ def run_lab(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the runs that are not finished yet, write `lab/<name>.json` into the settings' folder, and return that."""
+    """Train the runs that are not finished yet, write `lab/<name>.json` into the settings' folder, and return that.
+
+    All are measured once, at their end.
+    """
+    runs = [replace(run, at_end=True) for run in runs]
     records = train_all(settings, runs, workers, scheduler, progress=progress)
     _, provenance = prepare(settings)
     provenance["recipe"] = {key: provenance["recipe"][key] for key in ("max_length", "split_seed", "precision")}
     results = {"experiment": name, "provenance": provenance | describe_origin(records), "runs": records}
-    with explained(settings):
-        save_results(results, settings.folder / "lab" / f"{name}.json")
+    save_results(results, settings.folder / "lab" / f"{name}.json")
     return results
 
 
@@ -102,6 +105,7 @@ def load_measured(experiment: str) -> dict[str, Any]:
     return load_results(path)
 
 
+@explained()
 def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> dict[str, Any]:
     """What each policy costs, each measured in a process of its own; written to `lab/cost.json`.
 
@@ -120,6 +124,7 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
     return results
 
 
+@explained()
 def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) -> dict[str, Any]:
     started = time.monotonic()
     reviews, _ = prepare(settings)
@@ -160,10 +165,12 @@ class _StepClock(TrainerCallback):
 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
-    runs = pd.DataFrame(results["runs"])
-    runs["learning_rate"] = runs["learning_rate"].map(format_rate)
-    fields = ("reviews",) if runs["reviews"].nunique() > 1 else ("encoder", "epochs", "learning_rate", "head_scale")
-    varied = [name for name in fields if runs[name].nunique() > 1]
+    listed = report.fill_in_counts(results)
+    runs, varied = pd.DataFrame(listed), report.list_varied(listed)
+    if (runs["reviews"] * runs["epochs"]).round().nunique() == 1:  # More epochs of fewer reviews say nothing new.
+        varied = [name for name in varied if name != "epochs"]
+    varied = [name for name in varied if name != "seed"]
+    runs["learning_rate"] = runs["learning_rate"].map(report.format_rate)
     grouped = runs.groupby(["policy", *varied], sort=False)
     accuracy = grouped["validation_accuracy"]
     table = pd.DataFrame(

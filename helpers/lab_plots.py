@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
 from helpers.plots import MEASURED
-from helpers.report import FIELDS, describe_source, format_rate, list_varied, name_run
+from helpers.report import FIELDS, describe_source, fill_in_counts, format_rate, list_varied, name_run
 from helpers.settings import CourseError, Settings
 
 COSTS = {
@@ -45,6 +45,9 @@ def plot_variants(results: dict[str, Any]) -> Figure:
 
 def plot_curve(results: dict[str, Any], field: str) -> Figure:
     """Draw accuracy over a numeric field of the runs (log axis): seeds as dots, means as lines; a panel an encoder."""
+    numeric = [name for name in FIELDS if name != "encoder"]
+    if field not in numeric:
+        raise CourseError(f"Runs have no numeric field {field!r}. Choose one of: {', '.join(numeric)}.")
     # More epochs of fewer reviews are no variants, where the reviews are what the axis shows.
     runs = _tabulate(results, {field, "encoder"} | ({"epochs"} if field == "reviews" else set()))
     panels = list(runs.groupby("encoder", sort=False))
@@ -111,33 +114,37 @@ def plot_costs(results: dict[str, Any]) -> Figure:
 
 def describe_finding(results: dict[str, Any]) -> str:
     """One sentence with the main figures of what the runs vary, whatever they turn out to be."""
-    runs, varied = _tabulate(results), list_varied(results["runs"])
+    runs, varied = _tabulate(results), list_varied(fill_in_counts(results))
 
     def mean(*by: str) -> pd.Series:
         return runs.groupby(list(by), sort=False)[MEASURED].mean()
 
     policies, rates = set(runs["policy"]), "learning_rate" in varied
-    if {"full", "bitfit+head"} <= policies and {"encoder", "reviews"} & set(varied):
-        field = "encoder" if "encoder" in varied else "reviews"
+    others = set(varied) - {"learning_rate", "seed"}  # Where more than one thing differs, nothing is compared.
+    if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}, {"reviews", "epochs"}):
+        field = "encoder" if "encoder" in others else "reviews"
         best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
         gap = (best["full"] - best["bitfit+head"]).dropna()
         if field == "reviews" and len(gap) > 1:
             gap = gap.sort_index().iloc[[0, -1]]
         article = "the " if field == "encoder" else ""
         parts = [f"{_points(value)} with {article}{FIELDS[field][1](level)}" for level, value in gap.items()]
-        return f"Full fine-tuning against BitFit + classifier{', each at its best rate' * rates}: {', '.join(parts)}"
-    if "epochs" in varied:
+        if parts:
+            rate = ", each at its best rate" * rates
+            return f"Full fine-tuning against BitFit + classifier{rate}: {', '.join(parts)}"
+    if others == {"epochs"}:
         table = mean("policy", "epochs").unstack().sort_index(axis=1)
         few, many = table.columns[0], table.columns[-1]
         change = (table[many] - table[few]).dropna()
         parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
-        return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{' (mean of the rates)' * rates}"
-    if rates:
+        if parts:
+            return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{' (mean of the rates)' * rates}"
+    if rates and not others:
         best = mean("policy", "learning_rate").unstack().idxmax(axis=1)
         parts = [f"{LOOKS[policy][0]} is best at {format_rate(rate)}" for policy, rate in best.items()]
         return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
     plain = runs[runs["head_scale"] == 1].groupby("policy")[MEASURED].mean()
-    if {"bitfit", "bitfit+head", "head"} <= set(plain.index):
+    if {"bitfit", "bitfit+head", "head"} <= set(plain.index) and others <= {"head_scale"} and not rates:
         change = _points(plain["bitfit+head"] - plain["bitfit"])
         return (
             f"Training the classifier too changes BitFit by {change}; the classifier alone reaches {plain['head']:.3f}"
@@ -151,12 +158,8 @@ def describe_finding(results: dict[str, Any]) -> str:
 
 
 def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
-    """The runs, those of all reviews (None) with their number.
-
-    The column `variant` names their policy and all that they differ in, but the seed and the fields `apart`.
-    """
-    every = results["provenance"]["data"]["train"]
-    runs = [run | {"reviews": run["reviews"] or every} for run in results["runs"]]
+    """The runs; the column `variant` names their policy and all that they differ in, but the seed and `apart`."""
+    runs = fill_in_counts(results)
     fields = [name for name in list_varied(runs) if name not in {"seed", *apart}]
     table = pd.DataFrame(runs)
     table["variant"] = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]

@@ -90,6 +90,9 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
                 with models.quiet_library():
                     found.save_to_disk(beside / split)
             os.replace(beside, folder)
+        except OSError:
+            if not folder.exists():  # Else another worker was quicker.
+                raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return {split: load_from_disk(str(folder / split)) for split in reviews}, provenance

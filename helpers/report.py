@@ -40,13 +40,20 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "encoder": ("encoder", lambda value: f"{ENCODERS.get(value, value)} encoder"),
     "learning_rate": ("learning rate", lambda value: f"rate {format_rate(value)}"),
     "batch_size": ("batch size (reviews)", "batch {:.0f}".format),
-    "epochs": ("epochs", "{:g} epochs".format),
+    "epochs": ("epochs", lambda value: f"{value:g} epoch{'s' * (value != 1)}"),
     "reviews": ("different training reviews", "{:,.0f} reviews".format),
     "tokens": ("tokens of a review that are read", "{:,.0f} tokens".format),
     "head_scale": ("factor of the classifier's first weight", "classifier weight x {:g}".format),
     "validation": ("validation reviews", "{:,.0f} validation reviews".format),
     "seed": ("seed", "seed {:.0f}".format),
 }
+
+
+def fill_in_counts(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs' records, with the number of their reviews also where they had all of them (None)."""
+    counts = results["provenance"]["data"]
+    splits = {"reviews": "train", "validation": "validation"}
+    return [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]
 
 
 def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:

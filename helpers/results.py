@@ -12,7 +12,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +54,18 @@ def load_results(path: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or results.get("schema") != SCHEMA or not _are_runs(results.get("runs")):
         raise CourseError(f"{path} is not a results file. Move it aside and run the search again.")
     return results
+
+
+@contextmanager
+def expecting_a_search(name: str) -> Iterator[None]:
+    """What is not as a whole search writes it, in the results file `name`, becomes one sentence: CourseError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise CourseError(
+            f"{name} is damaged, or does not hold the results of a search ({error!r}). Move it aside and run the search"
+            " of notebook 03 again."
+        ) from error
 
 
 def _are_runs(runs: Any) -> bool:

@@ -39,6 +39,33 @@ class TrainingStopped(KeyboardInterrupt):
         return [str(self)]
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Give a mistake in a student's function, a full disk, Ctrl-C, and what else stops a training, a sentence each.
+
+    As a decorator: it stands on whatever trains, tests, or is run by a worker.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise TrainingStopped(STOPPED) from None
+    except NotImplementedError as error:  # A function that the student has not written yet.
+        raise CourseError(str(error)) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        place = getattr(error, "filename", None) or find_build_folder()
+        raise CourseError(f"Could not read or write {place}: {reason}. What is there is kept; run it again.") from error
+    except CourseError:
+        raise
+    except Exception as error:
+        said = blame_exercises(error)
+        if not said and not isinstance(error, Mistake):
+            said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        said = (said or str(error)).removesuffix(".")
+        raise CourseError(f"{said}. Mend it; the checks of problems 1d, 2a and 2b name what is wrong.") from error
+
+
+@explained()
 def train_all(
     settings: Settings,
     runs: Sequence[Run],
@@ -55,10 +82,12 @@ def train_all(
     run's last whole epoch. With `keep_best` the model of each policy's best run is kept in its folder, `model/`. Raises
     CourseError where something is wrong, and TrainingStopped, a KeyboardInterrupt, where the user stops it.
     """
+    if not runs:
+        raise CourseError("There is nothing to train: the list of runs is empty.")
     for run in runs:
         check_policy(run.policy)
     progress = progress or choose_progress()
-    with locked(settings, progress), explained(settings):
+    with locked(settings, progress):
         _, provenance = prepare(settings)
         board = Board(settings, runs, provenance, until, keep_best, progress)
         unlucky = 0
@@ -174,6 +203,7 @@ def drop_checkpoints(folder: Path) -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+@explained()
 def train(
     run: Run, settings: Settings, provenance: dict[str, Any], until: float | None, with_weights: bool
 ) -> tuple[Record, bytes | None]:
@@ -181,30 +211,29 @@ def train(
     settings = replace(settings, precision=provenance["recipe"]["precision"])
     if not settings.build.is_dir():  # On another machine.
         settings = replace(settings, build=find_build_folder())
-    with explained(settings):
-        reviews, own = prepare_once(settings, json.dumps(provenance))
-        different = [name for name in ("model", "data", "code") if own[name] != provenance[name]]
-        if different:
-            raise CourseError(
-                f"A worker has another {' and another '.join(different)} than the process that started the search: was"
-                " a file changed meanwhile? Start again; on other machines, start the workers anew, too."
-            )
-        folder = settings.folder / "runs" / identify(run, provenance)
-        folder.mkdir(parents=True, exist_ok=True)
-        told = 0.0
+    reviews, own = prepare_once(settings, json.dumps(provenance))
+    different = [name for name in ("model", "data", "code") if own[name] != provenance[name]]
+    if different:
+        raise CourseError(
+            f"A worker has another {' and another '.join(different)} than the process that started the search: was"
+            " a file changed meanwhile? Start again; on other machines, start the workers anew, too."
+        )
+    folder = settings.folder / "runs" / identify(run, provenance)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = 0.0
 
-        def tell(epoch: float, history: list[dict[str, Any]]) -> None:
-            nonlocal told
-            if (now := time.time()) > told + 0.8:
-                told = now
-                seen = {"time": now, "epoch": epoch, "history": history}
-                write_atomically(folder / "progress.json", json.dumps(seen))
+    def tell(epoch: float, history: list[dict[str, Any]]) -> None:
+        nonlocal told
+        if (now := time.time()) > told + 0.8:
+            told = now
+            seen = {"time": now, "epoch": epoch, "history": history}
+            write_atomically(folder / "progress.json", json.dumps(seen))
 
-        with one_thread():
-            model, record = train_run(settings, run, reviews, folder, until, tell)
-        whole = with_weights and is_whole(record)
-        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        return record, save(state) if whole else None
+    with one_thread():
+        model, record = train_run(settings, run, reviews, folder, until, tell)
+    whole = with_weights and is_whole(record)
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    return record, save(state) if whole else None
 
 
 @cache
@@ -238,27 +267,3 @@ def locked(settings: Settings, progress: Progress) -> Iterator[None]:
         progress.close()
         with suppress(OSError):
             lock.release()
-
-
-@contextmanager
-def explained(settings: Settings) -> Iterator[None]:
-    """Give a mistake in a student's function, a full disk, Ctrl-C, and what else stops a training, a sentence each."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise TrainingStopped(STOPPED) from None
-    except NotImplementedError as error:  # A function that the student has not written yet.
-        raise CourseError(str(error)) from error
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        place = getattr(error, "filename", None) or settings.folder
-        raise CourseError(f"Could not read or write {place}: {reason}. What is there is kept; run it again.") from error
-    except CourseError:
-        raise
-    except Exception as error:
-        said = blame_exercises(error)
-        if not said and not isinstance(error, Mistake):
-            said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise CourseError(
-            f"{said or error} Mend it; the checks of problems 1d, 2a and 2b name what is wrong."
-        ) from error

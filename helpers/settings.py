@@ -164,8 +164,8 @@ def project_folder() -> Path:
 
 
 def find_build_folder() -> Path:
-    """COURSE_BUILD, else `build` in the project's folder."""
-    return Path(os.path.expanduser(os.environ.get("COURSE_BUILD") or project_folder() / "build")).absolute()
+    """COURSE_BUILD, else `build`; a relative one lies in the project's folder, for notebooks and commands alike."""
+    return project_folder() / os.path.expanduser(os.environ.get("COURSE_BUILD") or "build")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -14,7 +14,14 @@ from nbformat import NotebookNode
 
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
-from helpers.results import choose_best, defined_by, fingerprint_code, load_results, select_runs
+from helpers.results import (
+    choose_best,
+    defined_by,
+    expecting_a_search,
+    fingerprint_code,
+    load_results,
+    select_runs,
+)
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
 
 # From the functions that a student writes to their problems.
@@ -157,7 +164,7 @@ def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, so
     path = next((path for path in paths if path.exists()), paths[0])
     results = load_results(path)
     hand_in.files["results.json"] = path.read_bytes()
-    try:
+    with expecting_a_search("results.json"):
         check_results(results, settings)
         if all(found.values()):
             text, figures = answers.export_answers(found, results, "answers_files")
@@ -167,8 +174,6 @@ def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, so
                 "results.json: it was made with other functions than those in the present exercises.py. Run the search"
                 " of notebook 03 again, or take your changes back."
             )
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise CourseError(f"results.json is damaged ({error!r}). Move it aside and run notebook 03 again.") from error
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:

@@ -25,9 +25,10 @@ def list_grid(settings: Settings, policy: str) -> list[Run]:
     return [Run(policy, rate, size, settings.seed, settings.epochs) for rate, size in settings.cells]
 
 
+@explained()
 def run_sweep(
     settings: Settings,
-    policies: Sequence[str] = ("full", "bitfit"),
+    policies: str | Sequence[str] = ("full", "bitfit"),
     workers: int | None = None,
     prune: bool = False,
     scheduler: str | None = None,
@@ -39,7 +40,8 @@ def run_sweep(
     promising runs early (successive halving, see `rungs`). For the rest see `runs.train_all`.
     """
     progress = progress or choose_progress()
-    runs, records, before = [run for policy in policies for run in list_grid(settings, policy)], {}, 0
+    names = dict.fromkeys([policies] if isinstance(policies, str) else policies)
+    runs, records, before = [run for policy in names for run in list_grid(settings, policy)], {}, 0
     for until, share in rungs(settings, prune):
         if share < 1:
             runs = choose_runs(records, before, math.ceil(share * len(settings.cells)))
@@ -55,12 +57,12 @@ def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
     """The rounds of the search: (epoch to reach, share of the runs that go on to it).
 
     With `prune`, successive halving: after a quarter of the epochs the better two fifths of the runs go on, after half
-    of them one fifth (see `choose_runs`). For the assignment's 20 runs of 4 epochs these are 36 of 80 epochs.
+    of them one fifth (see `choose_runs`). For the assignment's 20 runs of 4 epochs these are 36 of 80 epochs. Runs of
+    fewer epochs have fewer rounds.
     """
-    if not prune:
-        return [(settings.epochs, 1.0)]
-    quarter, half = max(1, settings.epochs // 4), max(1, settings.epochs // 2)
-    return list({quarter: 1.0, half: 0.4, settings.epochs: 0.2}.items())
+    parts = (4, 2, 1) if prune else (1,)
+    ends = sorted({max(1, settings.epochs // part) for part in parts})
+    return list(zip(ends, (1.0, 0.4, 0.2), strict=False))
 
 
 def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]:
@@ -80,27 +82,26 @@ def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]
 
 def collect(settings: Settings, progress: Progress) -> dict[str, Any]:
     """Test the best models, and write the records of every policy whose grid has been searched to `results.json`."""
-    with explained(settings):
-        reviews, provenance = prepare(settings)
-        runs: list[Record] = []
-        for policy in models.POLICIES:
-            grid = list_grid(settings, policy)
-            records = [read_record(find_folder(settings, run, provenance), progress) for run in grid]
-            best = choose_best(filter(None, records))
-            if best is None or not all(records):
-                continue
-            test = test_best(settings, grid[records.index(best)], provenance, reviews, progress)
-            runs += [record | {"test": test} if record is best else record for record in records]
-        path = settings.folder / "results.json"
-        try:
-            kept = load_results(path)
-        except CourseError:
-            kept = None
-            if path.exists():
-                progress.say(f"{path} is damaged or of an older shape; it is now {set_aside(path).name}.")
-        if kept is None or kept["runs"] != json.loads(json.dumps(runs)):
-            save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
-        return load_results(path)
+    reviews, provenance = prepare(settings)
+    runs: list[Record] = []
+    for policy in models.POLICIES:
+        grid = list_grid(settings, policy)
+        records = [read_record(find_folder(settings, run, provenance), progress) for run in grid]
+        best = choose_best(filter(None, records))
+        if best is None or not all(records):
+            continue
+        test = test_best(settings, grid[records.index(best)], provenance, reviews, progress)
+        runs += [record | {"test": test} if record is best else record for record in records]
+    path = settings.folder / "results.json"
+    try:
+        kept = load_results(path)
+    except CourseError:
+        kept = None
+        if path.exists():
+            progress.say(f"{path} is damaged or of an older shape; it is now {set_aside(path).name}.")
+    if kept is None or kept["runs"] != json.loads(json.dumps(runs)):
+        save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
+    return load_results(path)
 
 
 def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Path:
@@ -135,6 +136,7 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
     return result
 
 
+@explained()
 def run_cell(settings: Settings, run: Run) -> Path:
     """Train and test a single run, also one beside the grid; returns its results file, `cells/<run>.json`."""
     progress = choose_progress()

@@ -40,8 +40,7 @@ def build_trainer(
     The student's are the model, the metric and the arguments that `recipe.take_checked` gives; all else is the
     course's own: `init_trainer` is given a few made-up reviews. `reviews` are already cut to the run's size, and
     `start` is the model it starts from. The policies that the assignment does not ask for are applied to the student's
-    full model. `whole_table` keeps the rows of the
-    word embeddings that occur in no review.
+    full model. `whole_table` keeps the rows of the word embeddings that occur in no review.
     """
     few = preprocess(settings, Dataset.from_dict({"text": ["A film."] * 8, "label": [0, 1] * 4}))
     base = exercises.init_trainer(start, few, few, use_bitfit=run.policy == "bitfit")

@@ -47,10 +47,14 @@ def collect() -> None:
         shutil.copyfile(quick, RESULTS / "quick.json")
     for path in (load_settings("full").folder / "lab").glob("*.json"):
         shutil.copyfile(path, RESULTS / f"lab_{path.name}")
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("build/matrix/*/row.json"))]
-    if rows:
-        tried = {"hardware": describe_machine(), "rows": rows}
-        write_atomically(BENCHMARKS / "matrix.json", json.dumps(tried, indent=1) + "\n")
+    rows = {row["name"]: row for row in read(BENCHMARKS / "matrix.json")["rows"]}
+    for row in map(read, ROOT.glob("build/matrix/*/row.json")):
+        rows[row["name"]] = row | {"hardware": describe_machine()}
+    write_atomically(BENCHMARKS / "matrix.json", json.dumps({"rows": [*rows.values()]}, indent=1) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def describe_all() -> dict[str, str]:
@@ -65,7 +69,7 @@ def describe_all() -> dict[str, str]:
         "first_figure": describe_first_figure,
         "matrix": describe_matrix,
     }.items():
-        measured = json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+        measured = read(BENCHMARKS / f"{name}.json")
         blocks[name] = f"{describe(measured)} File: `benchmarks/{name}.json`."
     return blocks
 
@@ -223,14 +227,14 @@ def describe_first_figure(measured: dict[str, Any]) -> str:
 
 def describe_matrix(measured: dict[str, Any]) -> str:
     """What passed under which versions."""
-    rows, machine = {}, measured["hardware"]
+    rows, machines = {}, {row["hardware"]["processor"] for row in measured["rows"]}
     for row in measured["rows"]:
         cells = rows[row["name"]] = dict(row["versions"])
         for step in ("tests", "notebooks"):
             counts = [str(row[step][name]) for name in ("passed", "failed", "skipped")]
             cells[f"{step}: passed / failed / skipped"] = " / ".join(counts)
-    last = max(row["finished"] for row in measured["rows"])
-    return describe_table(rows, f"Measured on {machine['cores']} cores ({machine['processor']}); finished {last}.")
+        cells["finished"] = row["finished"][:10]
+    return describe_table(rows, f"Each on 2 cores ({' or '.join(sorted(machines))}).")
 
 
 if __name__ == "__main__":

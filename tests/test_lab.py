@@ -1,18 +1,19 @@
 """The lab: runs that change what they say and nothing else, kept, repeatable; deltas that give the model back."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from conftest import Listener, accuracies, tokenised
 from transformers import BertConfig, BertModel
 
-from helpers import lab
+from helpers import exercises, lab
 from helpers.models import apply_policy, load_classifier, load_delta, load_tokenizer, save_delta
 from helpers.prepare import cut, make_start
 from helpers.results import load_results
 from helpers.settings import CourseError, Run, Settings
+from helpers.workers import open_executor
 
 
 def start_of(settings, **change):
@@ -69,13 +70,15 @@ def test_another_encoder_is_a_folder_or_hub_id_with_the_same_vocabulary(settings
 
 
 def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(settings, tmp_path):
-    small = {"reviews": 16, "epochs": 3, "tokens": 6, "validation": 8, "at_end": True}
+    small = {"reviews": 16, "epochs": 3, "tokens": 6, "validation": 8}
     runs = [Run("bitfit", seed=0, **small), Run("bitfit+head", seed=0, head_scale=10, **small)]
     results = lab.run_lab(settings, "mine", runs, workers=0, progress=Listener())
     assert [run["policy"] for run in results["runs"]] == ["bitfit", "bitfit+head"]
     assert {run["steps"] for run in results["runs"]} == {6}
     assert all(value > 0 for value in results["runs"][1]["bias_movement"].values())
     assert load_results(settings.folder / "lab" / "mine.json")["runs"] == results["runs"]
+
+    assert all(run["at_end"] for run in results["runs"]), "a list in a notebook need not say so"
 
     again = Listener()
     assert lab.run_lab(settings, "mine", runs, workers=0, progress=again)["runs"] == results["runs"]
@@ -84,6 +87,27 @@ def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(setting
     repeated = lab.run_lab(elsewhere, "mine", runs, workers=1, progress=Listener())["runs"]
     assert accuracies(repeated) == accuracies(results["runs"])
     assert repeated[1]["bias_movement"] == results["runs"][1]["bias_movement"]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("batch_size", (8, 16)),
+        ("tokens", (64, 512)),
+        ("validation", (None, 100)),
+        ("reviews", (None, 40)),
+        ("seed", (0, 1)),
+    ],
+)
+def test_a_table_pools_seeds_and_nothing_else(field, values):
+    runs = [
+        asdict(Run("head", **{field: value}))
+        | {"validation_accuracy": accuracy, "train_accuracy": accuracy, "trainable_parameters": 258}
+        for value, accuracy in zip(values, (0.5, 0.7), strict=True)
+    ]
+    provenance = {"data": {"train": 2000, "validation": 500}}
+    table = lab.summarise({"provenance": provenance, "runs": runs})
+    assert list(table["validation accuracy"]) == ([0.6] if field == "seed" else [0.5, 0.7])
 
 
 def test_more_reviews_than_there_are_is_one_message(settings):
@@ -98,6 +122,16 @@ def test_costs_are_measured_for_each_policy(settings):
     assert list(table.index) == ["full", "bitfit", "bitfit+head", "head"]
     assert table.loc["full", "of full"] == "100%"
     assert table.loc["full", "optimizer (KB)"] > table.loc["bitfit", "optimizer (KB)"]
+
+
+def test_what_goes_wrong_while_costs_are_measured_is_one_sentence(settings, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="Could not read or write .*file"):
+        lab.measure_cost(replace(settings, build=tmp_path / "file"))
+    monkeypatch.setattr(lab, "open_executor", lambda workers, scheduler: open_executor(0, None))  # this process
+    monkeypatch.setattr(exercises, "init_trainer", lambda *given, **named: 1 / 0)
+    with pytest.raises(CourseError, match="ZeroDivisionError"):
+        lab.measure_cost(settings, steps=8, batch_size=4)
 
 
 def test_a_delta_gives_the_model_back_and_is_small(bert_tiny, small_bert, tmp_path):

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from helpers.__main__ import main
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def run(*arguments, **kwargs):
@@ -31,6 +34,8 @@ def test_help_imports_no_torch():
         (["cell", "--seed", "-1"], ["--seed", "2**32"]),
         (["cell", "--learning-rate", "nan"], ["--learning-rate", "between 0 and 1"]),
         (["answers", "--results", "no-results.json"], ["no-results.json"]),
+        (["answers", "--results", f"{RESULTS}/lab_cost.json"], ["lab_cost.json", "history"]),
+        (["lab", "cost", "--data", f"{RESULTS}/lab_cost.json"], ["no column text"]),
     ],
 )
 def test_a_mistake_gets_one_message_and_exit_code_2(arguments, words, tmp_path, monkeypatch, capsys):
@@ -46,6 +51,15 @@ def test_the_process_ends_with_that_code_and_developers_alone_get_a_traceback(tm
     assert done.returncode == 2 and "Traceback" not in done.stderr
     done = run("sweep", "--profile", "fast", "--traceback", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr and "--traceback" not in run("sweep", "--help").stdout
+
+
+def test_a_reader_that_leaves_gets_no_traceback():
+    code = "import sys; from helpers.__main__ import main; sys.exit(main(['doctor']))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
+        doctor.stdout.readline()
+        doctor.stdout.close()
+        assert doctor.stderr.read() == ""
 
 
 def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkeypatch, capsys):

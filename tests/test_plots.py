@@ -195,6 +195,19 @@ def test_a_list_that_a_student_shortened_is_drawn_too(name, policy):
         assert "nan" not in all_text(figure)
 
 
+def test_where_two_things_differ_nothing_is_compared():
+    results = load("lab_steps")
+    mixed = [run | {"batch_size": 16 if run["epochs"] == 16 else 8} for run in results["runs"]]
+    sentence = lab_plots.describe_finding(results | {"runs": mixed})
+    assert sentence.startswith("From BitFit") and "batch 16, 16 epochs" in sentence
+
+
+def test_a_field_without_numbers_is_refused_with_the_choices():
+    for field in ("rate", "encoder"):
+        with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
+            lab_plots.plot_curve(load("lab_rate"), field)
+
+
 def test_all_reviews_are_a_number_of_reviews_too():
     results = load("lab_data")
     results["runs"] = [

@@ -198,6 +198,27 @@ def test_training_gives_init_trainer_what_the_check_gives_it(settings, monkeypat
     assert len(record["history"]) == 1
 
 
+def test_an_error_without_words_is_named_by_its_kind(settings, monkeypatch):
+    def stop(*given, **named):
+        raise TimeoutError
+
+    monkeypatch.setattr(exercises, "init_trainer", stop)
+    with pytest.raises(CourseError, match="TimeoutError"):
+        train_all(settings, [Run("full")], workers=0, progress=Listener())
+
+
+def test_two_workers_of_one_machine_may_prepare_the_reviews_at_once(settings, monkeypatch):
+    def overtake(rows):
+        monkeypatch.setattr(prepare, "strip_padding", strip)
+        prepare.prepare(settings)  # Another worker begins later, and is done first.
+        return strip(rows)
+
+    strip = prepare.strip_padding
+    monkeypatch.setattr(prepare, "strip_padding", overtake)
+    reviews, _ = prepare.prepare(settings)
+    assert len(reviews["train"]) == 32 and not list(settings.folder.glob("*.part"))
+
+
 def test_a_loss_that_is_no_number_ends_the_run_without_a_record(settings):
     with pytest.raises(CourseError, match="loss of full, 1e\\+20.* is not a number"):
         train_all(settings, [Run("full", learning_rate=1e20)], workers=0, progress=Listener())

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from conftest import Listener, accuracies
 
-from helpers import sweep
+from helpers import sweep, training
 from helpers.data import load_reviews
 from helpers.models import load_classifier, load_tokenizer
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
-from helpers.settings import CourseError, Run
+from helpers.settings import CourseError, Run, Settings
 
 
 def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(settings):
@@ -53,9 +53,30 @@ def test_provenance_names_what_the_figures_rest_on_and_a_later_policy_joins_the_
     assert select_runs(results, policy="head") == first["runs"]
 
 
-def test_an_unknown_policy_is_refused(settings):
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 16])
+def test_pruning_begins_with_every_run_and_ends_with_whole_ones(epochs):
+    (_, share), *others = rounds = sweep.rungs(Settings(epochs=epochs), prune=True)
+    assert share == 1 and all(share < 1 for _, share in others)
+    assert rounds[-1][0] == epochs and rounds == sorted(rounds)
+
+
+@pytest.mark.parametrize("policies", ["head", ["head", "head"]])
+def test_pruning_takes_few_epochs_and_a_policy_alone_or_named_twice(settings, policies):
+    results = sweep.run_sweep(settings, policies, workers=0, prune=True, progress=Listener())
+    assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, 2]
+
+
+def test_a_tester_that_is_none_is_one_sentence_after_a_single_run_too(settings, monkeypatch):
+    monkeypatch.setattr(training.exercises, "init_tester", lambda directory: None)
+    with pytest.raises(CourseError, match="init_tester returns: expected Trainer, found NoneType"):
+        sweep.run_cell(settings, Run("head", epochs=1))
+
+
+def test_an_unknown_policy_and_no_policy_are_refused(settings):
     with pytest.raises(CourseError, match="bitfit\\+head"):
         sweep.run_sweep(settings, ["bitfti"])
+    with pytest.raises(CourseError, match="list of runs is empty"):
+        sweep.run_sweep(settings, [])
 
 
 def test_damaged_results_and_models_are_set_aside_and_made_again(settings):
