@@ -227,7 +227,8 @@ def train(
         if (now := time.time()) > told + 0.8:
             told = now
             seen = {"time": now, "epoch": epoch, "history": history}
-            write_atomically(folder / "progress.json", json.dumps(seen))
+            with suppress(CourseError):  # Windows replaces no file that is being read; the next one will do.
+                write_atomically(folder / "progress.json", json.dumps(seen))
 
     with one_thread():
         model, record = train_run(settings, run, reviews, folder, until, tell)

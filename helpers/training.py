@@ -54,8 +54,6 @@ def build_trainer(
         model = speed_up(model if run.policy in ("full", "bitfit") else apply_policy(model, run.policy))
         return model if whole_table or base.args.weight_decay else shrink_vocabulary(model, rows)
 
-    gpu = torch.cuda.is_available()
-    bf16 = choose_precision(settings.precision) == "bf16"
     own = {
         "output_dir": str(folder or settings.folder / "trainer"),
         "num_train_epochs": run.epochs,
@@ -69,11 +67,10 @@ def build_trainer(
         "logging_nan_inf_filter": False,
         "save_strategy": "no" if folder is None else "epoch",
         "save_total_limit": 2,
-        "bf16": bf16,
-        "use_cpu": bf16 and not gpu,
+        "bf16": choose_precision(settings.precision) == "bf16",
+        "use_cpu": not torch.cuda.is_available(),  # Apple's GPU is not used.
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_pin_memory": gpu,
     }
     trainer = PartsTrainer(
         model_init=init_model,
@@ -251,13 +248,12 @@ def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, 
     student = exercises.init_tester(str(directory))
     recipe.require("init_tester", student, Trainer)
     with tempfile.TemporaryDirectory() as folder:
-        gpu = torch.cuda.is_available()
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_eval_batch_size=EVALUATION_BATCH,
             report_to="none",
             disable_tqdm=True,
-            dataloader_pin_memory=gpu,
+            use_cpu=not torch.cuda.is_available(),
         )
         collator = DataCollatorWithPadding(load_tokenizer(settings.model))
         tester = PartsTrainer(model=speed_up(student.model), args=arguments, data_collator=collator)

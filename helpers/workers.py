@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from tqdm.std import tqdm
 from helpers.settings import CourseError
 
 GPU_WORKERS = 4
-# Where it can, a process that has imported these forks the workers, for as long as this one lives. Of the course it
-# imports nothing: a student may have changed it since.
+# On Linux, a process that has imported these forks the workers, for as long as this one lives. Of the course it imports
+# nothing: a student may have changed it since. On macOS what numpy has computed with cannot be used after a fork.
+START = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = ["datasets", "optuna", "transformers.trainer", "transformers.models.bert.modeling_bert"]
 
 
@@ -43,11 +45,9 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
             yield pool, 1
         return
     others = multiprocessing.active_children()
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context(START)
+    if START == "forkserver":
         context.set_forkserver_preload(PRELOADED)
-    else:  # Windows
-        context = multiprocessing.get_context("spawn")
     try:
         pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
     except OSError as error:

@@ -23,14 +23,14 @@ from conftest import Listener, accuracies
 from jupyter_client.manager import start_new_kernel
 from solutions import trainer_with
 
-from helpers import exercises, prepare, runs, training
+from helpers import exercises, prepare, runs, training, workers
 from helpers.results import fingerprint_code
 from helpers.runs import train_all
 from helpers.settings import CourseError, Run
 from helpers.sweep import list_grid
 
 
-def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(settings):
+def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(settings, monkeypatch):
     grid = list_grid(settings, "full") + list_grid(settings, "bitfit")
     listener = Listener()
     records = train_all(settings, grid, workers=2, keep_best=True, progress=listener)
@@ -44,6 +44,9 @@ def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(
 
     again = Listener()
     assert train_all(settings, grid, workers=2, progress=again) == records and again.lines == []
+    monkeypatch.setattr(workers, "START", "spawn")  # as on macOS and Windows
+    spawned = replace(settings, build=settings.build.with_name("spawned"))
+    assert accuracies(train_all(spawned, grid[:1], workers=1, progress=Listener())) == accuracies(records[:1])
     alone = replace(settings, build=settings.build.with_name("alone"))
     assert accuracies(train_all(alone, grid, workers=0, progress=Listener())) == accuracies(records)
 
