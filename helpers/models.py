@@ -100,6 +100,8 @@ def load_classifier(model: str) -> BertForSequenceClassification:
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
         if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
             raise ValueError("its weights are not all finite numbers: copy or download it again")
+        for tensor in classifier.parameters():
+            tensor.data = tensor.data.clone()  # Else it is the mapped file, which Windows could not remove meanwhile.
         return classifier
 
 

@@ -147,6 +147,15 @@ def test_a_fine_tuned_folder_keeps_its_classifier(small_bert: Path, tmp_path: Pa
     assert not torch.equal(load_classifier(str(small_bert)).classifier.weight, model.classifier.weight)
 
 
+def test_a_loaded_model_has_nothing_to_do_with_its_file_any_more(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    model, weights = load_classifier(str(folder)), folder / "model.safetensors"
+    before = {name: value.clone() for name, value in model.bert.named_parameters()}
+    with weights.open("r+b") as file:
+        file.write(b"\0" * weights.stat().st_size)
+    assert all(torch.equal(value, before[name]) for name, value in model.bert.named_parameters())
+
+
 def test_a_model_that_cannot_be_written_leaves_nothing_behind(small_bert: Path, tmp_path: Path, monkeypatch) -> None:
     def fill(*args) -> None:
         raise OSError(28, "No space left on device")
