@@ -114,7 +114,7 @@ def _hash(*parts: Any) -> str:
 
 def choose_precision(precision: str) -> str:
     """Make `auto` bf16 on a GPU that has it, else fp32, which is quicker on a CPU (docs/measurements.md)."""
-    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)  # Colab's T4 emulates.
     return ("bf16" if gpu else "fp32") if precision == "auto" else precision
 
 

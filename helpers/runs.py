@@ -25,7 +25,7 @@ from helpers.recipe import Mistake
 from helpers.results import blame_exercises, choose_best, is_whole
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
-from helpers.workers import count_workers, delayed_interrupts, is_loss, one_thread, open_executor
+from helpers.workers import count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
 
 STOPPED = "Stopped. What is finished is kept; running it again goes on from there."
 Record = dict[str, Any]
@@ -220,15 +220,18 @@ def train(
         )
     folder = settings.folder / "runs" / identify(run, provenance)
     folder.mkdir(parents=True, exist_ok=True)
-    told = 0.0
+    told = tidied = 0.0
 
     def tell(epoch: float, history: list[dict[str, Any]]) -> None:
-        nonlocal told
+        nonlocal told, tidied
         if (now := time.time()) > told + 0.8:
             told = now
             seen = {"time": now, "epoch": epoch, "history": history}
             with suppress(CourseError):  # Windows replaces no file that is being read; the next one will do.
                 write_atomically(folder / "progress.json", json.dumps(seen))
+        if now > tidied + 30:
+            tidied = now
+            return_memory()
 
     with one_thread():
         model, record = train_run(settings, run, reviews, folder, until, tell)

@@ -1,5 +1,6 @@
 """Who trains: local processes, or the workers of a Dask scheduler, behind one kind of executor."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -8,15 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import torch
 from tqdm.std import tqdm
 
 from helpers.settings import CourseError
 
 GPU_WORKERS = 4
+WORKER_MEMORY = 3 * 2**29  # bytes, about what one takes where reviews are as long as IMDb's
 # On Linux, a process that has imported these forks the workers, for as long as this one lives. Of the course it imports
 # nothing: a student may have changed it since. On macOS what numpy has computed with cannot be used after a fork.
 START = "forkserver" if sys.platform == "linux" else "spawn"
@@ -24,10 +27,17 @@ PRELOADED = ["datasets", "optuna", "transformers.trainer", "transformers.models.
 
 
 def count_workers() -> int:
-    """One worker a core that this process may use; a GPU is shared by four."""
+    """One worker a core that this process may use, if the free memory has room for them; a GPU is shared by four."""
     if torch.cuda.is_available():
         return GPU_WORKERS
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().available // WORKER_MEMORY))
+
+
+def return_memory() -> None:
+    """Give back what glibc keeps of freed memory: after some runs it would be twice what is in use."""
+    with suppress(AttributeError, OSError, TypeError):  # Another system.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

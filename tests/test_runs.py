@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pandas as pd
@@ -208,6 +209,22 @@ def test_an_error_without_words_is_named_by_its_kind(settings, monkeypatch):
     monkeypatch.setattr(exercises, "init_trainer", stop)
     with pytest.raises(CourseError, match="TimeoutError"):
         train_all(settings, [Run("full")], workers=0, progress=Listener())
+
+
+def test_there_are_no_more_workers_than_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    for gib, wanted in ((32, 8), (5, 3), (1, 1)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda gib=gib: SimpleNamespace(available=gib * 2**30))
+        assert workers.count_workers() == wanted
+
+
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_it, wanted in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has_it: has or including_emulation
+        )
+        assert prepare.choose_precision("auto") == wanted
 
 
 def test_two_workers_of_one_machine_may_prepare_the_reviews_at_once(settings, monkeypatch):

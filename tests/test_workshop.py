@@ -215,14 +215,19 @@ def test_what_knows_the_expectations_is_not_in_the_sandbox(workshop: Workshop) -
 
 
 def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
-    """The course in the site-packages of the very Python that grades."""
+    """The course in the site-packages of the very Python that grades, an environment made from another one."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    between, python = tmp_path / "between" / "bin" / "python", venv / "bin" / "python"
+    between.parent.mkdir(parents=True)
+    between.symlink_to(python.resolve())
+    python.unlink()
+    python.symlink_to(between)
     (packages,) = venv.glob("lib/python3*/site-packages")
     shutil.copytree(ROOT / "helpers", packages / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     others = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "others.pth").write_text("\n".join(others))
-    python, clean = venv / "bin" / "python", {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    clean = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     look = "import importlib.util; print(importlib.util.find_spec('helpers.exercises').origin)"
     found = subprocess.run([python, "-c", look], capture_output=True, text=True, cwd=tmp_path, env=clean, check=True)
     assert found.stdout.startswith(str(packages))
