@@ -174,7 +174,7 @@ WHAT = [
 ONE = [*WHAT, ("--precision", {"help": "fp32, bf16, or auto: bf16 on a GPU that has it; also COURSE_PRECISION"})]
 MANY = [
     *ONE,
-    ("--workers", {"type": positive, "help": "processes that share the runs (default: one a core)"}),
+    ("--workers", {"type": positive, "help": "processes that share the runs (default: one a core, if memory allows)"}),
     ("--scheduler", {"help": "Dask scheduler whose workers share the runs, tcp://HOST:PORT"}),
 ]
 PRUNE = ("--prune", {"action": "store_true", "help": "stop the less promising runs early"})
