@@ -167,9 +167,8 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
     listed = report.fill_in_counts(results)
     runs, varied = pd.DataFrame(listed), report.list_varied(listed)
-    if (runs["reviews"] * runs["epochs"]).round().nunique() == 1:  # More epochs of fewer reviews say nothing new.
-        varied = [name for name in varied if name != "epochs"]
-    varied = [name for name in varied if name != "seed"]
+    as_many = (runs["reviews"] * runs["epochs"]).round().nunique() == 1  # More epochs of fewer reviews say nothing new.
+    varied = [name for name in varied if name != "seed" and not (as_many and name == "epochs")]
     runs["learning_rate"] = runs["learning_rate"].map(report.format_rate)
     grouped = runs.groupby(["policy", *varied], sort=False)
     accuracy = grouped["validation_accuracy"]

@@ -193,7 +193,7 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
 
 def list_python() -> list[str]:
     """The folders of this Python and its packages, those above others first."""
-    found, link = {sys.base_prefix, sys.prefix}, sys.executable
+    found, link = {sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parents[1])}, sys.executable
     while os.path.islink(link):  # An environment may have been made from another one.
         link = os.path.join(os.path.dirname(link), os.readlink(link))
         found.add(str(Path(os.path.normpath(link)).parents[1]))
