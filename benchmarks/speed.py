@@ -11,7 +11,9 @@ import json
 import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from helpers.data import load_reviews
 from helpers.prepare import choose_precision
 from helpers.results import peak_memory_gb
 from helpers.settings import Run, load_settings, write_atomically
-from helpers.workers import count_workers
+from helpers.workers import count_workers, open_executor
 
 POLICIES = ("full", "bitfit")
 BATCH_SIZES = (8, 32, 128)
@@ -31,11 +33,12 @@ REVIEWS = {"train": 512, "validation": 256}
 EPOCH = {"training": 20_000, "validation": 5_000}  # what an epoch of the assignment has of each
 
 
-class EpochTimer(TrainerCallback):
-    """The seconds of one epoch's training, without setting up and without validation."""
+class Timer(TrainerCallback):
+    """The seconds of one epoch's training after its first step, in which memory is still being asked for."""
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.seconds = -time.perf_counter()
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            self.seconds = -time.perf_counter()
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.seconds += time.perf_counter()
@@ -44,24 +47,34 @@ class EpochTimer(TrainerCallback):
 def measure(settings, padded, side: str, run: Run, threads: int, start) -> dict[str, float]:
     """Train and validate once; returns examples a second of both and the process's peak memory in GB."""
     with open_trainer(side, settings, run, padded, threads) as trainer:
-        timer = EpochTimer()
+        timer = Timer()
         trainer.add_callback(timer)
         start.wait()
         trainer.train()
         start.wait()
         found = trainer.evaluate()
     return {
-        "training": len(padded["train"]) / timer.seconds,
+        "training": (len(padded["train"]) - run.batch_size) / timer.seconds,
         "validation": len(padded["validation"]) / found["eval_runtime"],
         "memory_gb": peak_memory_gb(),
     }
 
 
+@contextmanager
+def open_pool(side: str, count: int) -> Iterator[Executor]:
+    """The processes of a side: plain ones, or workers as the engine has them."""
+    if side == "reference":
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    else:
+        with open_executor(count, None) as (pool, _):
+            yield pool
+
+
 def measure_side(settings, padded, side: str, run: Run, cores: int) -> dict[str, float]:
     """The rates of all processes of a side together, and the largest one's memory."""
-    context = multiprocessing.get_context("spawn")
     count, threads = (1, cores) if side == "reference" else (cores, 1)
-    with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
+    with multiprocessing.Manager() as manager, open_pool(side, count) as pool:
         start = manager.Barrier(count, timeout=600)
         jobs = [pool.submit(measure, settings, padded, side, run, threads, start) for _ in range(count)]
         found = [job.result() for job in jobs]

@@ -31,6 +31,7 @@ START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import
 NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
 # Memory goes back to the system as soon as it is free: a fifth more time, a quarter less memory at the peak.
 LEAN = {"MALLOC_TRIM_THRESHOLD_": str(4 * MEBI), "MALLOC_MMAP_THRESHOLD_": str(4 * MEBI), "MALLOC_ARENA_MAX": "1"}
+LEAN |= {"GLIBC_TUNABLES": "", "THP_MEM_ALLOC_ENABLE": "0"}  # Else a training's workers would set both.
 # A corner of the grid is enough to see that a notebook runs; `full` trains all of it.
 WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 

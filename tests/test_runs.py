@@ -52,6 +52,14 @@ def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(
     assert accuracies(train_all(alone, grid, workers=0, progress=Listener())) == accuracies(records)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+def test_workers_are_told_how_to_take_memory_and_nobody_else_is(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # What is set already counts.
+    with workers.open_executor(1, None) as (executor, _):
+        assert executor.submit(os.getenv, "THP_MEM_ALLOC_ENABLE").result() == "1"
+    assert "THP_MEM_ALLOC_ENABLE" not in os.environ and os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+
+
 def test_other_data_another_model_or_code_are_other_runs_and_the_old_ones_stay(settings, sources, tmp_path):
     run = Run("head", epochs=1)
     (first,) = train_all(settings, [run], workers=0, progress=Listener())
