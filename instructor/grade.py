@@ -36,7 +36,8 @@ class Grader:
         self.workshop, self.out, self.mode = workshop, out, notebooks
         self.limits = limits or Limits()
         self.course = read_course()
-        self.notebooks = {name: clear_notebook(notebook)[0].decode() for name, notebook in self.course.items()}
+        # Without any output: nbval takes a cell that has one, and no number, for a mistake.
+        self.notebooks = {name: clear_notebook(notebook, "")[0].decode() for name, notebook in self.course.items()}
         self.cells: Course = describe_course(self.course)
         self.before = {record["submission"]: record for record in sheet.read_records(out)}
         self.entered = sheet.read_table(out / "grades.csv")[0]

@@ -145,8 +145,8 @@ def _parse(text: str, when: str = "") -> list[ast.FunctionDef]:
         raise CourseError(f"{EXERCISES} does not compile{when}: {error.msg}, line {error.lineno}.") from None
 
 
-def clear_notebook(notebook: NotebookNode) -> tuple[bytes, list[str]]:
-    """Make a file with prompts for answers, and without outputs but in reference cells; also the answers' lines."""
+def clear_notebook(notebook: NotebookNode, shown: str = "reference") -> tuple[bytes, list[str]]:
+    """Make a file with prompts for answers, and outputs in cells tagged `shown` alone; also the answers' lines."""
     notebook, secrets = copy.deepcopy(notebook), []
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
     for cell in notebook.cells:
@@ -158,7 +158,7 @@ def clear_notebook(notebook: NotebookNode) -> tuple[bytes, list[str]]:
             cell.pop("attachments", None)
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = cell.outputs if "reference" in tags else []
+            cell.outputs = cell.outputs if shown in tags else []
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = None

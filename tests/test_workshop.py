@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,9 +20,11 @@ pytest.importorskip("instructor", reason="the student version has no grader")
 
 from hostile import ALL, CODE, MISTAKES, NONE, REPRESENTATIVES, ROOT, SLEEP, SOLUTION, STUBS, WAITS
 
+from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
 from instructor import groups, sandbox
 from instructor.forgery import find_forgery
+from instructor.grade import Grader
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
 from instructor.workshop import PROBLEMS, Workshop, can_everybody_read, find_copies
@@ -263,3 +266,11 @@ def test_copies_of_the_course_beside_python_are_found() -> None:
     known = ("helpers", "instructor", "tests", ".git")
     assert all(Path(path).name in known or "exercises" in path or "bitfit" in path for path in find_copies())
     assert NONE.keys() == ALL.keys() == set(PROBLEMS)
+
+
+def test_notebooks_are_executed_again_and_what_stops_is_named(workshop, tmp_path):
+    notebooks = Grader(workshop, tmp_path).notebooks
+    for code, name, said in ((SOLUTION, NOTEBOOKS[1], ""), (STUBS, NOTEBOOKS[0], r"; stopped with an error: \d.*")):
+        (line,) = workshop.run_notebooks(code.encode(), {name: notebooks[name]})["lines"]
+        found = re.fullmatch(rf"{name}: (\d+) of (\d+) code cells ran{said}", line)
+        assert found and (found[1] == found[2]) is not bool(said), line
