@@ -96,7 +96,9 @@ class Grader:
             record["points"] = {p: most if verdict["passed"][p] else 0 for p, most in AUTOMATIC.items()}
             record["notes"] = [*(clip(note, 500) for note in verdict["notes"]), *record["notes"]]
             _add_usage(record, verdict)
-            if self.mode != "none":
+            if self.mode != "none" and verdict["broken"]:  # There it would take as long as it may, again.
+                record["notebooks"] = [f"not re-executed: the code broke a limit in {', '.join(verdict['broken'])}"]
+            elif self.mode != "none":
                 rerun = self.workshop.run_notebooks(code, self.notebooks, full=self.mode == "full")
                 record["notebooks"] = [clip(line, 500) for line in rerun["lines"]]
                 _add_usage(record, rerun)

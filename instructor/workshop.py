@@ -146,12 +146,12 @@ class Workshop:
     def grade_code(self, exercises: bytes, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
         """Run a submission's functions on fresh inputs within limits for each problem, and judge here what they gave.
 
-        Returns `said` and `passed` by problem, `notes` on what looks like forgery, `cpu_seconds`, `peak_memory` in
-        bytes, and `graded`, which is False where the sandbox itself failed. One Python runs all problems; where one of
-        them ends it, another runs those after it.
+        Returns `said` and `passed` by problem, `notes` on what looks like forgery, `broken`, the problems that broke
+        a limit, `cpu_seconds`, `peak_memory` in bytes, and `graded`, which is False where the sandbox itself failed.
+        One Python runs all problems; where one of them ends it, another runs those after it.
         """
         limits = replace(limits, memory=min(limits.memory, self.memory))
-        said, passed, notes = {}, dict.fromkeys(PROBLEMS, False), []
+        said, passed, notes, broken = {}, dict.fromkeys(PROBLEMS, False), [], []
         used, left, models = [], list(PROBLEMS), self.make_folder()
         job = {"exercises": exercises.decode("utf-8", "surrogateescape"), "limits": asdict(limits)}
         try:
@@ -172,16 +172,19 @@ class Workshop:
                     # It never came as far as the first function, and would not in another run.
                     why = f"Not run: exercises.py could not be imported; {imported.describe(limits)}"
                     said |= dict.fromkeys(left, why)
+                    broken += left
                     break
                 while left:
                     problem = left.pop(0)
                     ended = told.get(problem, outcome)
                     said[problem], passed[problem] = judge_outcome(problem, ended, inputs["expected"][problem], limits)
+                    broken += [problem] if ended.reason else []
                     if problem not in told:
                         break  # It has ended the sandbox.
         finally:
             remove_tree(str(models))
-        return {"said": said, "passed": passed, "notes": notes, "graded": "ready" in told} | add_up(used)
+        found = {"said": said, "passed": passed, "notes": notes, "broken": broken, "graded": "ready" in told}
+        return found | add_up(used)
 
     def run_notebooks(self, exercises: bytes, notebooks: dict[str, str], full: bool = False) -> dict[str, Any]:
         """Re-execute notebooks (file names and their JSON) with a submission's exercises, for reading: no points.

@@ -215,6 +215,15 @@ def test_what_goes_wrong_with_one_submission_is_said_and_the_others_are_graded(t
     assert ann["graded"], "what failed is graded again"
 
 
+def test_notebooks_are_not_executed_again_with_code_that_broke_a_limit(tmp_path: Path, monkeypatch) -> None:
+    """Each of their cells would take as long as it may."""
+    verdict = {"said": dict.fromkeys(ALL, "?"), "passed": dict.fromkeys(ALL, False), "notes": [], "broken": ["1d"]}
+    verdict |= {"graded": True, "cpu_seconds": 9.0, "peak_memory": 0}
+    monkeypatch.setattr(Workshop, "grade_code", lambda workshop, code, limits: verdict)
+    (record,) = grade_class([write(tmp_path / "class", ann={"exercises.py": b"#"})], tmp_path / "grades")
+    assert record["notebooks"] == ["not re-executed: the code broke a limit in 1d"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path, number: int) -> None:
     write(tmp_path, bob={"exercises.py": b"import os, time\nprint('here')\ntime.sleep(1e6)"})

@@ -81,6 +81,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
         graded = workshop.grade_code(code.encode(), limits)
         assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
         assert says in "\n".join(graded["said"].values()), graded
+        assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
         if workshop.degree == "namespaces":
             with pytest.raises(BlockingIOError):
                 listener.accept()
