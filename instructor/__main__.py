@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = add(grade)
     verb.add_argument("submissions", metavar="SUBMISSION", nargs="+", type=Path, help="zip, folder, or folder of them")
     verb.add_argument("--out", default="grades", type=Path, help="folder to write (default: %(default)s)")
-    verb.add_argument("--workers", type=int, help="submissions at a time (default: one a core)")
+    verb.add_argument("--workers", type=int, help="submissions at a time (default: one a core, if memory allows)")
     rerun = verb.add_mutually_exclusive_group()
     rerun.add_argument("--no-notebooks", action="store_const", const="none", help="do not re-execute the notebooks")
     rerun.add_argument("--full-rerun", action="store_const", const="full", help="re-execute them with the whole grid")

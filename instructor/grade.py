@@ -18,14 +18,16 @@ from nbformat import NotebookNode
 from helpers.answers import NOTEBOOKS, find_notebooks, read_notebook
 from helpers.settings import CourseError, write_atomically
 from instructor import sheet
+from instructor.limits import MEBI, Limits
 from instructor.places import Place, find_submissions
 from instructor.release import clear_notebook
-from instructor.sandbox import Limits, describe_degree
+from instructor.sandbox import describe_degree
 from instructor.sheet import AUTOMATIC, WRITTEN
 from instructor.workshop import Workshop
 from instructor.written import Course, clip, describe_course, examine_apart, shorten
 
 ROOT = Path(__file__).parents[1]
+SANDBOX_MEMORY = 1536 * MEBI  # what one takes with notebooks in it, and a little more
 
 
 class Grader:
@@ -132,7 +134,8 @@ def grade_class(
         workshop.alone = len(places) == 1
         grader = Grader(workshop, out, notebooks, limits)
         print(*describe_degree(workshop.degree), *workshop.reasons, sep="\n", flush=True)
-        with ThreadPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(places)))) as pool:
+        usual = min(len(os.sched_getaffinity(0)), workshop.memory // SANDBOX_MEMORY)
+        with ThreadPoolExecutor(max(1, min(workers or usual, len(places)))) as pool:
             waiting = [pool.submit(grader.grade_place, place) for place in places]
             try:
                 for number, done in enumerate(as_completed(waiting), start=1):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -21,7 +22,7 @@ from hostile import ALL, MISTAKES, NONE, SOLUTION, STUBS
 
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
-from instructor import autograder, sheet
+from instructor import autograder, sheet, workshop
 from instructor.grade import grade_class, read_course, read_rubric
 from instructor.limits import MEBI, Limits
 from instructor.release import ORDINARY_LINES, cut_solutions
@@ -201,10 +202,10 @@ def test_what_goes_wrong_with_one_submission_is_said_and_the_others_are_graded(t
     """The workshop fails for one submission, which no submission can make it do."""
     real = Workshop.grade_code
 
-    def grade_code(workshop: Workshop, code: bytes, limits: Limits) -> dict:
+    def grade_code(self: Workshop, code: bytes, limits: Limits) -> dict:
         if b"unlucky" in code:
             raise RuntimeError("no room")
-        return real(workshop, code, limits)
+        return real(self, code, limits)
 
     monkeypatch.setattr(Workshop, "grade_code", grade_code)
     class_ = write(tmp_path / "class", ann={"exercises.py": b"# unlucky"}, bob={NOTEBOOKS[0]: answered("Bob's.")})
@@ -215,13 +216,22 @@ def test_what_goes_wrong_with_one_submission_is_said_and_the_others_are_graded(t
     assert ann["graded"], "what failed is graded again"
 
 
-def test_notebooks_are_not_executed_again_with_code_that_broke_a_limit(tmp_path: Path, monkeypatch) -> None:
-    """Each of their cells would take as long as it may."""
+def test_no_more_at_a_time_than_memory_has_room_for_and_no_notebooks_where_code_broke_a_limit(tmp_path, monkeypatch):
     verdict = {"said": dict.fromkeys(ALL, "?"), "passed": dict.fromkeys(ALL, False), "notes": [], "broken": ["1d"]}
     verdict |= {"graded": True, "cpu_seconds": 9.0, "peak_memory": 0}
-    monkeypatch.setattr(Workshop, "grade_code", lambda workshop, code, limits: verdict)
-    (record,) = grade_class([write(tmp_path / "class", ann={"exercises.py": b"#"})], tmp_path / "grades")
-    assert record["notebooks"] == ["not re-executed: the code broke a limit in 1d"]
+    busy = threading.Lock()
+
+    def grade_code(self: Workshop, code: bytes, limits: Limits) -> dict:
+        assert busy.acquire(blocking=False), "two at a time"
+        time.sleep(0.2)
+        busy.release()
+        return verdict
+
+    monkeypatch.setattr(Workshop, "grade_code", grade_code)
+    monkeypatch.setattr(workshop, "find_memory", lambda: 2048 * MEBI)
+    class_ = write(tmp_path / "class", ann={"exercises.py": b"#"}, bob={"exercises.py": b"#"})
+    for record in grade_class([class_], tmp_path / "grades"):
+        assert record["graded"] and record["notebooks"] == ["not re-executed: the code broke a limit in 1d"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
