@@ -54,9 +54,9 @@ def find_folder(name: str, kind: str = "model") -> Path:
             return folder
         raise CourseError(
             f"The {what} {short_name(name)} is not a folder here, not in the hub's cache, and not to be had over the"
-            " network. Either work with --profile quick, which needs no network, or give a folder, or run"
-            f" `python -m helpers prefetch` where there is a network. (The library said: {first_line(error)}"
-            f"{describe_variables()})"
+            " network. Give a folder, or run this where there is a network: `python -m helpers prefetch` fetches what"
+            " the profile full needs. With --profile quick the assignment needs none. (The library said:"
+            f" {first_line(error)}{describe_variables()})"
         ) from error
 
 
