@@ -66,6 +66,13 @@ def test_the_discussion_gives_no_accuracy_without_its_file():
     assert not bare, f"figures without a file: {bare}"
 
 
+def test_the_usual_speed_in_notebook_02_is_the_measured_one():
+    cells = json.loads((ROOT / "benchmarks" / "speed.json").read_text(encoding="utf-8"))["cells"]
+    usual = f"{statistics.mean(cell['reference']['training'] for cell in cells):.0f}"
+    text = (ROOT / "notebooks" / "02_hyperparameters.ipynb").read_text(encoding="utf-8")
+    assert re.findall(r"about (\d+) reviews a second", text) == re.findall(r"seen / (\d+) / 3600", text) == [usual]
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [("0.804", True), ("0.805", False), ("80.4 %", True), ("80 %", True), ("80.4 points", True), ("-0.804", False)],
