@@ -4,7 +4,7 @@
 
 For both policies and batches of 8, 32 and 128: one process with all cores for the reference, one worker a core for the
 helpers, one after the other; training and validation apart. Writes benchmarks/speed.json, or speed_bf16.json where
-COURSE_PRECISION=bf16; about six minutes on 2 cores.
+COURSE_PRECISION=bf16; four to six minutes on 2 cores.
 """
 
 import json
