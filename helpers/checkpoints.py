@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load
 from transformers import BertForSequenceClassification
 
-from helpers.models import load_classifier, quiet_library
+from helpers.models import load_classifier
 from helpers.settings import set_aside, write_atomically
 
 
@@ -55,8 +55,7 @@ def save_model(weights: bytes, model: str, folder: Path) -> None:
     classifier.load_state_dict(load(weights))
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
-        with quiet_library():
-            classifier.save_pretrained(beside)
+        classifier.save_pretrained(beside)
         seal(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)

@@ -125,6 +125,7 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
 
 
 @explained()
+@models.quiet_library()
 def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) -> dict[str, Any]:
     started = time.monotonic()
     reviews, _ = prepare(settings)

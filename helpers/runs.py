@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from helpers.checkpoints import save_model
-from helpers.models import check_policy
+from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
 from helpers.recipe import Mistake
@@ -66,6 +66,7 @@ def explained() -> Iterator[None]:
 
 
 @explained()
+@quiet_library()
 def train_all(
     settings: Settings,
     runs: Sequence[Run],

@@ -155,6 +155,7 @@ def read_history(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+@quiet_library()
 def train_run(
     settings: Settings,
     run: Run,
@@ -180,8 +181,7 @@ def train_run(
         checkpoint = newest_checkpoint(folder) if folder else None
         log = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["log_history"] if checkpoint else []
         if run.at_end or len(read_history(log)) < until:
-            with quiet_library():
-                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             log = trainer.state.log_history
         record = measure_end(trainer, reviews, log) if run.at_end else measure_epochs(log)
         if not math.isfinite(record["history"][-1]["loss"]):
@@ -240,6 +240,7 @@ def measure_movement(model: torch.nn.Module, start: str) -> dict[str, float]:
     }
 
 
+@quiet_library()
 def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, Any]:
     """Test a saved model with the student's `init_tester`: accuracy, most confident mistakes, how far the biases moved.
 

@@ -122,6 +122,10 @@ def load_with(**options: Any) -> Callable:
     return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=2, **options)
 
 
+def load_from_hub(model_name: str) -> torch.nn.Module:
+    return BertForSequenceClassification.from_pretrained("nobody/bert-tiny", local_files_only=True)
+
+
 def load_half(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name).half()
 
@@ -354,6 +358,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ),
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
         ("another first weight", model_with(load=load_xavier), "first weight: expected as drawn, found"),
+        ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("three labels", model_with(load=load_with_labels(3)), "number of labels: expected 2, found 3"),
         ("other argument names", lambda trial, name, bitfit=False: load_classifier(name), "use_bitfit"),
         ("the course's function", by_policy, "expected a loop of your own"),
@@ -385,6 +390,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("keeps the best", trainer_with(args=KEEPS), "save_strategy: expected no, found epoch; load_best_model_at_end"),
         ("best, not saved", trainer_with(args={"load_best_model_at_end": True}), "no best model to load"),
         ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "its name is eval_strategy"),
+        ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name"),
         ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
         ("SGD", trainer_with(args={"optim": "sgd"}), "optim: expected adamw_torch_fused, found sgd"),
         ("optimizers", trainer_with(optimizers=(SGD, None)), "leave them out"),
@@ -440,6 +446,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
             "compute_objective",
         ),
+        ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "eval_: eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("minimised", search_with(direction="minimize"), "direction minimize"),

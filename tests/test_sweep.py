@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 from conftest import Listener, accuracies
+from solutions import load_with_labels, make_tester, model_with
+from transformers.utils import logging
 
-from helpers import sweep, training
+from helpers import exercises, sweep, training
 from helpers.data import load_reviews
 from helpers.models import load_classifier, load_tokenizer
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
@@ -25,6 +27,15 @@ def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(settings)
     assert best_run(results, "full")["test"]["bias_movement"]["bert.pooler.dense.bias"] > 0
     again = Listener()
     assert sweep.run_sweep(settings, workers=0, progress=again) == results and again.lines == []
+
+
+def test_the_library_reports_nothing_where_students_load_models_themselves(settings, monkeypatch, capfd):
+    """Its bars and its table of missing weights would come 40 times."""
+    monkeypatch.setattr(exercises, "init_model", model_with(load=load_with_labels(2)))
+    monkeypatch.setattr(exercises, "init_tester", make_tester(lambda folder: {"model": load_with_labels(2)(folder)}))
+    assert logging.is_progress_bar_enabled()
+    sweep.run_sweep(settings, ["bitfit"], workers=0, progress=Listener())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_mistake_is_the_review_that_it_names(settings):

@@ -33,6 +33,9 @@ HINTS = {
     "text input must be of type": "a column of a data set is no list for the tokenizer: list(dataset['text']).",
     "evaluation_strategy": "its name is eval_strategy in this version of transformers.",
     "argument 'tokenizer'": "its name is processing_class in this version of transformers.",
+    "TrainingArguments.__init__() got": "this version of transformers has no argument of that name: leave it out.",
+    "couldn't connect to": "load nothing by a name of your own: take the tokenizer or the name that is given.",
+    "'accuracy'": "what the Trainer measures in a search has names with eval_: eval_accuracy.",
 }
 
 
