@@ -163,6 +163,7 @@ def read_json(content: str) -> Rows:
             except ValueError as error:
                 raise WrongRow(row, f"it is no JSON: {error} (seen: {show(line)}).") from error
     if isinstance(records, dict) and all(isinstance(column, (dict, list)) for column in records.values()):
+        find_columns(list(records))
         records = pd.DataFrame(records, dtype=object).to_dict("records")
     records = [records] if isinstance(records, dict) else records
     if not isinstance(records, list):
@@ -233,6 +234,7 @@ def parse(content: str, aside: str, dialect: dict[str, Any]) -> Rows:
     """Read a table with Python's csv module: every row as long as the header, every label a label."""
     reader = filter(None, csv.reader(io.StringIO(content, newline=""), strict=True, **dialect))
     rows: Rows = []
+    header = None
     try:
         header = next(reader)
         text, label = find_columns(header)
@@ -244,5 +246,6 @@ def parse(content: str, aside: str, dialect: dict[str, Any]) -> Rows:
             check_label(len(rows), values[label])
             rows.append((values[text], values[label]))
     except csv.Error as error:
-        raise WrongRow(len(rows), f"its quotes do not fit ({error}). {QUOTE}") from error
+        said = f"its quotes do not fit ({error}). {QUOTE}"
+        raise (WrongRow(len(rows), said) if header else ValueError(f"in the header, {said}")) from error
     return rows

@@ -315,6 +315,15 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         raw("train.csv", b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
         r"train.csv, row 0: 3 values \(seen: Good film \| really 0 \| 0\)",
     ),
+    "no header, texts with a separator": (
+        raw("train.csv", b'"Good film, really",0\n"Bad film",1\n' * 6),
+        "no column text and no column label; it has: Good film, really, 0. Name them",
+    ),
+    "a header's quotes": (raw("train.csv", b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not fit"),
+    "pandas' JSON by parts": (
+        each(lambda rows, path: rows.to_json(f"{path}.json", orient="split")),
+        "no column label; it has: columns, index, data. Name them",
+    ),
     "a label that is a list": (
         lambda folder: write(folder, test=TEST.assign(label=[[1]] * 12), kind="jsonl"),
         r"row 0: the label is \[1\]",
