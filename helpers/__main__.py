@@ -51,20 +51,6 @@ def positive(text: str) -> int:
     return number
 
 
-def rate(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError("must be a number between 0 and 1")
-    return number
-
-
-def seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError("must be from 0 to 2**32 - 1")
-    return number
-
-
 def begin(options: argparse.Namespace) -> Settings:
     """The settings of a verb, shown before it starts."""
     settings = load_settings(options.profile, options.model, options.data, getattr(options, "precision", None))
@@ -184,9 +170,9 @@ VERBS = {
     cell: [
         *ONE,
         ("--policy", {"default": "full", "help": "default: %(default)s"}),
-        ("--learning-rate", {"type": rate, "default": 3e-4, "help": "default: %(default)s"}),
-        ("--batch-size", {"type": positive, "default": 64, "help": "examples a step (default: %(default)s)"}),
-        ("--seed", {"type": seed, "default": Settings.seed, "help": "of the classifier, the order and the dropout"}),
+        ("--learning-rate", {"type": float, "default": 3e-4, "help": "default: %(default)s"}),
+        ("--batch-size", {"type": int, "default": 64, "help": "examples a step (default: %(default)s)"}),
+        ("--seed", {"type": int, "default": Settings.seed, "help": "of the classifier, the order and the dropout"}),
     ],
     lab: [
         *MANY,

@@ -53,7 +53,9 @@ def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
     """The first `count` reviews; of a longer one the first `tokens` tokens, the last of which becomes its [SEP]."""
     count = count or len(dataset)
     if count > len(dataset):
-        raise CourseError(f"This run needs {count:,} reviews; there are {len(dataset):,}. Lower its `reviews`.")
+        raise CourseError(
+            f"This run needs {count:,} reviews; there are {len(dataset):,}. Lower its `reviews` or `validation`."
+        )
     chosen = dataset.select(range(count))
     if tokens >= 512:
         return chosen

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import time
 from contextlib import suppress
@@ -63,6 +64,19 @@ class Settings:
         return f"profile {self.profile} · model {short_name(self.model)} · data {short_name(self.data)}"
 
 
+# Of a run's numbers: whether it is whole, the least, and the most, where there is one.
+RANGES: dict[str, tuple[bool, float, int | None]] = {
+    "learning_rate": (False, 0, None),
+    "batch_size": (True, 1, None),
+    "seed": (True, 0, 2**32 - 1),
+    "epochs": (False, 0.001, None),
+    "reviews": (True, 1, None),
+    "tokens": (True, 2, 512),
+    "validation": (True, 1, None),
+    "head_scale": (False, 0, None),
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training, from the settings' model unless `encoder` names another one.
@@ -71,7 +85,7 @@ class Run:
     which the first `tokens` are read. `encoder` is `checkpoint`, `random` (the same architecture, nothing pre-trained)
     or the hub id or folder of another one with the same vocabulary. `head_scale` multiplies the randomly drawn weight
     of the classifier. The accuracy is measured after every epoch, or once, `at_end`, and then on reviews that were
-    trained on as well.
+    trained on as well. Numbers may be numpy's; CourseError where one makes no sense (see `RANGES`).
     """
 
     policy: str
@@ -85,6 +99,23 @@ class Run:
     encoder: str = "checkpoint"
     head_scale: float = 1
     at_end: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (whole, least, most) in RANGES.items():
+            number = given = getattr(self, name)
+            if given is None and name in ("reviews", "validation"):
+                continue
+            with suppress(AttributeError, ValueError, RuntimeError):  # Only numpy's and torch's have it, if it is one.
+                number = given.item()
+            fits = isinstance(number, (int, float)) and least <= number <= (most or math.inf) and math.isfinite(number)
+            if not fits or (whole and number != int(number)):
+                kind = "a whole number" if whole else "a number"
+                reach = f"from {least} to {most}" if most else f"of {least} or more"
+                raise CourseError(f"A run's {name} must be {kind} {reach}, but is {given!r}.")
+            object.__setattr__(self, name, int(number) if whole else number)
+        for name in ("policy", "encoder"):
+            if not isinstance(getattr(self, name), str):
+                raise CourseError(f"A run's {name} must be one name, but is {getattr(self, name)!r}.")
 
 
 PROFILES: dict[str, dict[str, Any]] = {

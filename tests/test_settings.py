@@ -1,10 +1,12 @@
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from helpers.settings import OFFLINE, CourseError, load_settings, write_atomically
+from helpers.settings import OFFLINE, CourseError, Run, load_settings, write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,33 @@ def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> N
     with pytest.raises(CourseError, match="No space left on device. Make room."):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("learning_rate", "1e-3", "a number of 0 or more, but is '1e-3'"),
+        ("learning_rate", float("nan"), "a number of 0 or more"),
+        ("learning_rate", np.array([1e-3, 1e-4]), "a number of 0 or more"),
+        ("head_scale", float("inf"), "a number of 0 or more"),
+        ("batch_size", 0, "a whole number of 1 or more"),
+        ("batch_size", 2.5, "a whole number of 1 or more"),
+        ("epochs", 0, "a number of 0.001 or more"),
+        ("reviews", 0, "a whole number of 1 or more"),
+        ("tokens", None, "a whole number from 2 to 512"),
+        ("tokens", 513, "a whole number from 2 to 512"),
+        ("seed", -1, "a whole number from 0 to 4294967295"),
+        ("policy", ("full", "bitfit"), "must be one name"),
+        ("encoder", None, "must be one name"),
+    ],
+)
+def test_a_run_of_values_that_make_no_sense_is_refused_by_name(name: str, value: object, words: str) -> None:
+    with pytest.raises(CourseError, match=f"A run's {name} .*{words}"):
+        Run(**{"policy": "head"} | {name: value})
+
+
+def test_the_numbers_of_numpy_are_a_runs_numbers() -> None:
+    """As in `for seed in np.arange(3)`: records are JSON, which knows Python's alone."""
+    run = Run("head", np.float64(1e-3), np.int32(8), np.int64(2), epochs=np.float32(2), reviews=2e4)
+    assert run == Run("head", 1e-3, 8, 2, epochs=2, reviews=20_000) and json.dumps(asdict(run))
+    assert asdict(Run("head", reviews=None, validation=None)) == asdict(Run("head"))
