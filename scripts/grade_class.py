@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers.answers import NOTEBOOKS  # noqa: E402
+from helpers.submit import make_zip  # noqa: E402
 
 hostile = importlib.import_module("hostile")  # of the tests
 HOSTILE = (
     *("fork bomb", "infinite loop", "10 GB at once", "a gigabyte of output", "writes outside", "a daemon"),
-    *("reads the solution by its path", "patches the checks", "zip slip", "a bomb", "calls home", "forged results"),
+    *("reads the solution by its path", "patches the checks", "calls home"),
 )
 MIXES = [*((problem,) for problem in hostile.MISTAKES), *(("1d", "2a"), ("2b", "2c"), ("2a", "2b"), hostile.MISTAKES)]
 
@@ -79,16 +80,28 @@ def write_class(folder: Path) -> dict[str, dict[str, int]]:
         codes[f"wrong{number:02}"] = code, hostile.ALL | dict.fromkeys(problems, 0)
     codes["stubs"] = hostile.STUBS, hostile.NONE
     for name, (code, _) in codes.items():
-        hostile.write_folder({"exercises.py": code.encode(), **notebooks})(folder / name)
+        hostile.write_files(folder / name, {"exercises.py": code.encode(), **notebooks})
     deserved = {name: points for name, (_, points) in codes.items()}
     for name in ("empty/notes.txt", "another-format.rar", "lone.py"):
-        hostile.write_folder({name: b"?"})(folder)
+        hostile.write_files(folder, {name: b"?"})
         deserved[Path(name).parts[0].removesuffix(".rar")] = hostile.NONE
-    submissions = hostile.all_hostile()
     for kind in HOSTILE:
+        code, points, _ = hostile.CODE[kind]
+        for word, value in (("ROOT", str(ROOT)), ("MARKED", "/tmp"), ("PORT", "9")):
+            code = code.replace(word, value)
         name = f"hostile-{kind.replace(' ', '-')}"
-        hostile.build(submissions[kind], folder, name)
-        deserved[name] = submissions[kind].points
+        hostile.write_files(folder / name, {"exercises.py": code.encode()})
+        deserved[name] = points
+    right = {"exercises.py": hostile.SOLUTION.encode()}
+    perfect = notebooks["results.json"].replace(b'"accuracy": 0.', b'"accuracy": 1.')
+    forged = {
+        "hostile-forged-results/exercises.py": hostile.STUBS.encode(),
+        "hostile-forged-results/results.json": perfect,
+        "hostile-zip-slip.zip": make_zip(right | {"../../evil.py": b"x"}),
+        "hostile-a-bomb.zip": make_zip(right | {"zeros": bytes(50 * 2**20)}),
+    }
+    hostile.write_files(folder, forged)
+    deserved |= {Path(name).parts[0].removesuffix(".zip"): hostile.NONE for name in forged}
     return deserved
 
 

@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def settings(sources: Path, tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture
+def shown(monkeypatch) -> list[dict[str, str]]:
+    """What is displayed, as plain text unless a test asks for more."""
+    bundles = []
+    monkeypatch.setenv("COURSE_PROGRESS", "plain")
+    monkeypatch.delenv("CI", raising=False)
+    for place in ("helpers.tokens.display", "IPython.display.display"):
+        monkeypatch.setattr(place, lambda bundle, **options: bundles.append(bundle))
+    return bundles
+
+
 class Listener(Progress):
     """Keeps what is said."""
 
@@ -105,3 +117,10 @@ class Listener(Progress):
 def accuracies(records: list[dict]) -> list[list[float]]:
     """Every run's losses and accuracies, for comparison bit for bit."""
     return [[epoch[name] for epoch in run["history"] for name in ("loss", "validation_accuracy")] for run in records]
+
+
+def wait_until(condition, seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found

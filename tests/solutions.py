@@ -329,7 +329,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("too few arguments", lambda data: data, "it stopped with TypeError"),
     ],
     "2a": [
-        ("unsolved", unsolved, "unsolved is not written yet."),
+        ("unsolved", unsolved, "unsolved is not written yet. Write it in helpers/exercises.py"),
         ("returns nothing", returns_nothing, "expected BertForSequenceClassification, found NoneType"),
         ("encoder only", lambda trial, name, **options: BertModel.from_pretrained(name), "found BertModel"),
         ("nothing frozen", model_with(lambda name, p: True), "found trained. Hint: nothing was frozen"),

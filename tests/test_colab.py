@@ -15,12 +15,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nox.project import load_toml
 from packaging.requirements import Requirement
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -92,7 +88,7 @@ class Colab:
         self.before = self.versions()
 
     def _install(self) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = load_toml(ROOT / "pyproject.toml")["project"]
         wanted = [line for line in project["dependencies"] if Requirement(line).name not in NOT_ON_COLAB]
         run(sys.executable, "-m", "venv", self.python.parents[1])
         self.pip("install", "--quiet", "-c", ROOT / "constraints-colab.txt", *wanted)

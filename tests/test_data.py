@@ -29,14 +29,10 @@ TRAIN.loc[:7, "text"] = TEXTS
 TEST = pd.DataFrame({"text": [f"Test {index}" for index in range(12)], "label": [1, 0, 0] * 4})
 
 
-def write_jsonl(rows: pd.DataFrame, path: Path) -> None:
-    rows.to_json(path, orient="records", lines=True, force_ascii=False)
-
-
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "parquet": lambda rows, path: rows.to_parquet(path),
     "csv": lambda rows, path: rows.to_csv(path, index=False),
-    "jsonl": write_jsonl,
+    "jsonl": lambda rows, path: rows.to_json(path, orient="records", lines=True, force_ascii=False),
 }
 
 

@@ -99,27 +99,6 @@ def test_this_machine_is_well(tmp_path):
         assert word in done.stdout
 
 
-def test_a_check_that_stops_does_not_stop_the_others(monkeypatch, capsys):
-    def say(said):
-        def check(settings):
-            if isinstance(said, Exception):
-                raise said
-            return said
-
-        return check
-
-    said = (ZeroDivisionError("no cores"), "plenty", CourseError("Wait."), doctor.Doubt("Hm."))
-    monkeypatch.setattr(doctor, "CHECKS", {f"check {number}": say(each) for number, each in enumerate(said)})
-    assert doctor.examine(Settings()) == 2
-    broken, *lines = capsys.readouterr().out.splitlines()
-    assert broken.startswith("FAIL  check 0") and "ZeroDivisionError: no cores" in broken and doctor.INSTALL in broken
-    assert [line.split() for line in lines[:3]] == [
-        ["ok", "check", "1", "plenty"],
-        ["FAIL", "check", "2", "Wait."],
-        ["warn", "check", "3", "Hm."],
-    ]
-
-
 def test_a_package_that_is_missing_ends_nothing(tmp_path):
     """Even those that the doctor uses itself."""
     for name in ("packaging", "psutil", "nbformat", "huggingface_hub", "jupyter_client"):
@@ -174,14 +153,6 @@ def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
         assert all(word in line and proxy not in line for line in said for word in words)
 
 
-def fill_cache(cache: Path, kind: str, name: str, files: list[str]) -> Path:
-    snapshot = cache / f"{kind}s--{name.replace('/', '--')}" / "snapshots" / REVISIONS[name]
-    for file in files:
-        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / file).touch()
-    return snapshot
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "files"),
     [
@@ -197,7 +168,10 @@ def fill_cache(cache: Path, kind: str, name: str, files: list[str]) -> Path:
 def test_the_cache_counts_only_when_every_file_is_there(tmp_path, monkeypatch, kind, name, files):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert hub.find_cached(name, kind) is None
-    snapshot = fill_cache(tmp_path, kind, name, files)
+    snapshot = tmp_path / f"{kind}s--{name.replace('/', '--')}" / "snapshots" / REVISIONS[name]
+    for file in files:
+        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / file).touch()
     assert hub.find_cached(name, kind)
     for file in files:
         (snapshot / file).rename(tmp_path / "aside")

@@ -15,7 +15,7 @@ from helpers.exercises import (
     init_trainer,
     preprocess_dataset,
 )
-from helpers.models import count_parameters, load_classifier, load_tokenizer
+from helpers.models import count_parameters, load_tokenizer
 from helpers.recipe import CHOICES, SEARCH, read_rows
 from helpers.settings import Settings
 
@@ -96,9 +96,3 @@ def test_the_whole_grid_is_searched(small_bert: Path, short: Dataset) -> None:
     study = trials[-1].study
     assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
     assert sorted(tuple(cell[name] for name in CHOICES) for cell in cells) == sorted(Settings().cells)
-
-
-def test_the_tester_reads_the_saved_classifier(small_bert: Path) -> None:
-    saved = load_classifier(str(small_bert))
-    saved.save_pretrained("saved")
-    assert torch.equal(init_tester("saved").model.cpu().classifier.weight, saved.classifier.weight)

@@ -18,11 +18,12 @@ import pytest
 
 pytest.importorskip("instructor", reason="the student version has no grader")
 
-from hostile import ALL, MISTAKES, NONE, SOLUTION, STUBS
+from conftest import wait_until
+from hostile import ALL, MISTAKES, NONE, SOLUTION, STUBS, write_files
 
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
-from instructor import autograder, sheet, workshop
+from instructor import autograder, workshop
 from instructor.grade import grade_class, read_course, read_rubric
 from instructor.limits import MEBI, Limits
 from instructor.release import ORDINARY_LINES, cut_solutions
@@ -49,9 +50,7 @@ def answered(text: str) -> bytes:
 
 def write(folder: Path, **students: dict[str, bytes]) -> Path:
     for student, files in students.items():
-        for name, data in files.items():
-            (folder / student).mkdir(parents=True, exist_ok=True)
-            (folder / student / name).write_bytes(data)
+        write_files(folder / student, files)
     return folder
 
 
@@ -243,10 +242,7 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
     # A shell that runs the tests in its background has them ignore Ctrl-C, and their children with them.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen([*command, "--no-notebooks"], **options) as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("grading-*/tmp*")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        assert wait_until(lambda: list(tmp_path.glob("grading-*/tmp*")), 60)
         time.sleep(1)
         process.send_signal(number)
         said = process.stderr.read().decode()
@@ -312,7 +308,3 @@ def test_gradescope_s_autograder_leaves_results_behind(tmp_path: Path, python: s
     assert results["score"] == (50 if works else 0), done.stdout
     assert [test.get("score") for test in results["tests"][:4]] == ([10, 0, 20, 20] if works else [])
     assert works or "autograder itself failed" in results["output"]
-
-
-def test_the_columns_of_the_table_are_the_problems() -> None:
-    assert [name for name in sheet.COLUMNS if name in TITLES] == list(TITLES)

@@ -50,11 +50,7 @@ COUNTS = {
 }
 
 
-def test_every_policy_has_its_count() -> None:
-    assert set(COUNTS) == set(POLICIES)
-
-
-@pytest.mark.parametrize("policy", COUNTS)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_parameter_counts(bert_tiny: Path, policy: str) -> None:
     model = apply_policy(load_classifier(str(bert_tiny)), policy)
     assert (count_parameters(model), count_parameters(model, with_head=False)) == COUNTS[policy]
@@ -117,10 +113,6 @@ def assert_same_encoder(model: BertForSequenceClassification, weights: dict[str,
     for name, parameter in model.bert.named_parameters():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, weights[name].float()), name
-
-
-def test_a_folder_of_today(bert_tiny: Path) -> None:
-    assert_same_encoder(load_classifier(str(bert_tiny)), BertModel.from_pretrained(bert_tiny).state_dict())
 
 
 @pytest.mark.parametrize("name", ["hub-copy", "distilbert-lookalike"])
@@ -341,21 +333,16 @@ def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
     assert "my-model" in str(caught.value)
 
 
-def test_a_vocabulary_that_is_a_pointer_is_named(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path, **SMALL)
-    (folder / "vocab.txt").write_bytes(POINTER)
-    with pytest.raises(CourseError, match="vocab.txt is a Git LFS pointer"):
-        load_tokenizer(str(folder))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]", b"\xef\xbb\xbf[PAD]\n[UNK]\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"one\ntwo\n", b"\xff\xfe[PAD]", b"\xef\xbb\xbf[PAD]\n[UNK]\n", POINTER]
+)
 def test_a_wrong_vocabulary_is_named(tmp_path: Path, content: bytes | None) -> None:
     folder = save_bert(tmp_path, **SMALL)
     if content is None:
         (folder / "vocab.txt").unlink()
     else:
         (folder / "vocab.txt").write_bytes(content)
-    with pytest.raises(CourseError, match="vocab"):
+    with pytest.raises(CourseError, match="vocab.txt is a Git LFS pointer" if content == POINTER else "vocab"):
         load_tokenizer(str(folder))
 
 

@@ -22,34 +22,6 @@ POINTS = {"1b": 10, "1c": 10, "1d": 10, "2a": 10, "2b": 20, "2c": 20, "3a": 10, 
 CHECKS = {"1d", "2a", "2b", "2c"}
 
 
-def graded_cells():
-    for path in NOTEBOOKS:
-        for cell in nbformat.read(path, as_version=4).cells:
-            if "nbgrader" in cell.metadata:
-                yield path.stem, cell, cell.metadata["nbgrader"]
-
-
-def test_every_problem_is_graded_once_with_its_points():
-    found = {}
-    for _, cell, role in graded_cells():
-        if role["grade"]:
-            problem = cell.id.partition("-")[2]
-            assert problem not in found
-            found[problem] = role["points"]
-            assert role["solution"] is (problem not in CHECKS) and role["locked"] is (problem in CHECKS)
-    assert found == POINTS
-
-
-def test_grade_ids_are_unique_and_the_keys_are_those_of_schema_3():
-    roles = [(cell, role) for _, cell, role in graded_cells()]
-    ids = [role["grade_id"] for _, role in roles]
-    assert len(set(ids)) == len(ids)
-    keys = {"schema_version", "grade_id", "cell_type", "task", "grade", "solution", "locked"}
-    for cell, role in roles:
-        assert set(role) == (keys | {"points"} if role["grade"] else keys)
-        assert role["schema_version"] == 3 and role["cell_type"] == cell.cell_type and role["task"] is False
-
-
 def test_the_script_that_tags_the_notebooks_would_change_nothing(tmp_path):
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "tag_notebooks.py", tmp_path / "scripts")
@@ -99,10 +71,8 @@ def query(course: Path, question: str) -> list[tuple]:
 
 
 def test_generate_assignment_takes_all_points_and_leaves_prompts(course):
-    rows = query(
-        course, "SELECT name, max_score, cell_type FROM grade_cells JOIN base_cell ON grade_cells.id = base_cell.id"
-    )
-    assert {name.rpartition("-")[2]: points for name, points, _ in rows} == POINTS
+    rows = query(course, "SELECT name, max_score FROM grade_cells JOIN base_cell ON grade_cells.id = base_cell.id")
+    assert sorted((name.rpartition("-")[2], points) for name, points in rows) == sorted(POINTS.items())
     for path in (course / "release" / "bitfit").glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             if "answer" in cell.metadata.get("tags", []):

@@ -36,10 +36,6 @@ def tagged(notebook, tag):
 BOOTSTRAP = tagged(nbformat.read(NOTEBOOKS[0], as_version=4), "bootstrap")[0].source
 
 
-def test_there_are_five_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
-
-
 def test_is_valid_and_executed_from_top_to_bottom_without_errors(notebook):
     nbformat.validate(notebook)
     counts = [cell.execution_count for cell in code_cells(notebook)]

@@ -11,13 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from nbval.plugin import get_sanitize_patterns
+from nox.project import load_toml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    tomllib = pytest.importorskip("tomli")
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {
@@ -42,7 +38,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture(scope="module")
 def project() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return load_toml(ROOT / "pyproject.toml")["project"]
 
 
 def parse(lines: list[str]) -> dict[str, Requirement]:
@@ -106,7 +102,7 @@ def imported_packages(folder: Path) -> set[str]:
     [
         ("helpers", ["cluster"], set()),
         ("instructor", ["test"], set()),
-        ("tests", ["test", "cluster"], {"tomli"}),
+        ("tests", ["test", "cluster"], set()),
         ("scripts", ["test"], set()),
         ("benchmarks", [], {"test_colab"}),
     ],

@@ -255,25 +255,9 @@ def test_plots_are_saved_and_closed(tmp_path, quick):
     assert not plt.get_fignums()
 
 
-def test_folder_that_cannot_be_made_is_one_message(tmp_path, quick):
-    (tmp_path / "plots").write_text("a file in the way")
-    with pytest.raises(CourseError, match="Could not write .*png"):
-        plots.save_plots(quick, tmp_path / "plots")
-
-
-@pytest.fixture
-def shown(monkeypatch) -> list[dict[str, str]]:
-    bundles = []
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("COURSE_PROGRESS", raising=False)
-    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: bundles.append(bundle))
-    return bundles
-
-
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, shown, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS", "plain" if plain else "")
-    monkeypatch.delenv("CI", raising=False)
     assert plots.explore_grid(quick) is None
     assert shown[-1]["text/plain"] == "full fine-tuning, rate 3e-4, batch 8: 0.950"
     assert shown[-1]["image/png"].startswith("iVBOR")
@@ -282,7 +266,6 @@ def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, show
 
 def test_an_explorer_draws_once_and_anew_when_a_choice_changes(shown, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS", "")
-    monkeypatch.delenv("CI", raising=False)
     size = ipywidgets.Dropdown(options=[8, 16])
     interact(lambda size: {"text/plain": f"batch {size}"}, "1em", size=size)
     size.value = 16

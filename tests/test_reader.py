@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("instructor", reason="the student version has no grader")
 
+from hostile import write_files as write
+
 from helpers.answers import NOTEBOOKS
 from instructor import reader
 from instructor.places import clean_name, find_submissions
@@ -32,13 +34,6 @@ def zipped(names, compression=zipfile.ZIP_DEFLATED) -> bytes:
         for name in names:
             archive.writestr(name, names[name] if isinstance(names, dict) else content(str(name)))
     return packed.getvalue()
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def read(path: Path) -> dict[str, reader.Submission]:

@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import Listener, accuracies
+from conftest import Listener, accuracies, wait_until
 from jupyter_client.manager import start_new_kernel
 from solutions import trainer_with
 
@@ -304,13 +304,6 @@ def seen(settings) -> set[str]:
 def kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.kill()
-
-
-def wait_until(condition, seconds: float = 120) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 def test_killed_at_random_until_the_grid_is_complete(settings):

@@ -75,15 +75,6 @@ def test_the_table_names_pieces_special_tokens_and_padding(tokenizer):
     assert (table["kind"] == "padding").tolist() == (table["attention_mask"] == 0).tolist()
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list[dict[str, str]]:
-    bundles = []
-    monkeypatch.setenv("COURSE_PROGRESS", "plain")
-    for place in ("helpers.tokens.display", "IPython.display.display"):
-        monkeypatch.setattr(place, lambda bundle, **options: bundles.append(bundle))
-    return bundles
-
-
 def test_a_table_is_shown_in_colours_and_as_plain_text_the_same_every_time_with_its_tokens_escaped(tokenizer, shown):
     for _ in range(2):
         show_tokens(token_table(tokenizer, "<b>Good & bad"))

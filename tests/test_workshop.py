@@ -14,24 +14,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("instructor", reason="the student version has no grader")
 
-from hostile import ALL, CODE, MISTAKES, NONE, REPRESENTATIVES, ROOT, SLEEP, SOLUTION, STUBS, WAITS
+from hostile import CODE, MISTAKES, REPRESENTATIVES, ROOT, SLEEP, SOLUTION, STUBS, WAITS
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
-from instructor import groups, sandbox
+from instructor import sandbox
 from instructor.forgery import find_forgery
 from instructor.grade import Grader
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
-from instructor.workshop import PROBLEMS, Workshop, can_everybody_read, find_copies
+from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
 SMALL = Limits(60, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 HOSTILE = sorted(CODE if os.environ.get("COURSE_HOSTILE") == "all" else REPRESENTATIVES)
-NEEDS_GROUP = {"System V memory that nobody holds"}
 # Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
 NEEDS_NAMESPACES = {"calls home", "reads the solution by its path", "searches every file for a solution"}
 NEEDS_NAMESPACES |= {"reads the solution from git", "kills its parent", "kills whatever it can", "writes outside"}
@@ -50,22 +50,12 @@ def workshop() -> Iterator[Workshop]:
             yield workshop
 
 
-def sleepers() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[:2] == [b"sleep", SLEEP.encode()]:
-            found.append(str(path))
-    return found
+def sleepers() -> list[int]:
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", SLEEP]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: Path, name: str) -> None:
-    if name in NEEDS_GROUP and (reason := groups.find_problem()):
-        pytest.skip(reason)
     if name in NEEDS_NAMESPACES and workshop.degree == "user":
         pytest.skip("needs namespaces")
     marked = tmp_path / "marked"
@@ -130,7 +120,7 @@ def test_what_is_no_observation_earns_nothing(result: str) -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "-Infinity", "1e999", '{"a": -1e999}'])
 def test_numbers_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         read_strictly(text)
 
 
@@ -261,12 +251,6 @@ def test_a_solution_that_everybody_can_read_is_noticed(tmp_path: Path) -> None:
     folder.chmod(0o700)
     assert not can_everybody_read(folder / "exercises.py") and not can_everybody_read(tmp_path / "gone")
     shutil.rmtree(folder)
-
-
-def test_copies_of_the_course_beside_python_are_found() -> None:
-    known = ("helpers", "instructor", "tests", ".git")
-    assert all(Path(path).name in known or "exercises" in path or "bitfit" in path for path in find_copies())
-    assert NONE.keys() == ALL.keys() == set(PROBLEMS)
 
 
 def test_notebooks_are_executed_again_and_what_stops_is_named(workshop, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("instructor", reason="the student version has no grader")
 
+from hostile import write_files as write
+
 from helpers.answers import NOTEBOOKS, read_notebook
 from helpers.results import best_run, fingerprint_code
 from instructor import written
@@ -19,13 +21,6 @@ from instructor import written
 ROOT = Path(__file__).parents[1]
 COURSE = written.describe_course({name: read_notebook(ROOT / "notebooks" / name) for name in NOTEBOOKS})
 PNG, JPEG = "iVBORw0KGgoAAAA=", "/9j/4AAA"
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 NESTED = {
@@ -56,14 +51,10 @@ def test_what_ended_a_reader_is_said(monkeypatch, broken: str, words: str) -> No
     assert words in written.examine_apart([], COURSE)["refused"]
 
 
-def notebook_with(edit) -> bytes:
+def examine(tmp_path: Path, edit) -> dict:
     notebook = json.loads((ROOT / "notebooks" / NOTEBOOKS[0]).read_text(encoding="utf-8"))
     edit(notebook["cells"])
-    return json.dumps(notebook).encode()
-
-
-def examine(tmp_path: Path, edit) -> dict:
-    path = write(tmp_path / "ann", {NOTEBOOKS[0]: notebook_with(edit)})
+    path = write(tmp_path / "ann", {NOTEBOOKS[0]: json.dumps(notebook).encode()})
     return written.examine([("ann", path, "")], COURSE)
 
 
