@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from helpers.hub import find_folder
 from helpers.settings import CourseError, Settings
@@ -109,13 +109,10 @@ def check_files(split: str, paths: list[Path]) -> list[Path]:
 
 
 def read_set(paths: list[Path]) -> Dataset:
-    texts, labels = [], []
-    for path in paths:
-        for column, more in zip((texts, labels), read_table(path), strict=True):
-            column += more
+    rows = concatenate_datasets([read_table(path) for path in paths])
     where = ", ".join(path.name for path in paths[:3])
-    if len(texts) < 10:
-        raise CourseError(f"{where} has {len(texts)} reviews; at least 10 are needed to train, validate and test.")
-    if len(set(labels)) < 2:
-        raise CourseError(f"{where} has only the label {labels[0]}: both 0 and 1 are needed.")
-    return Dataset.from_dict({"text": texts, "label": labels})
+    if len(rows) < 10:
+        raise CourseError(f"{where} has {len(rows)} reviews; at least 10 are needed to train, validate and test.")
+    if len(set(rows["label"])) < 2:
+        raise CourseError(f"{where} has only the label {rows['label'][0]}: both 0 and 1 are needed.")
+    return rows

@@ -32,10 +32,8 @@ def examine(settings: Settings) -> int:
     for what, check in CHECKS.items():
         try:
             verdict, found = "ok", check(settings)
-        except Doubt as doubt:
-            verdict, found = "warn", str(doubt)
         except CourseError as error:
-            verdict, found = "FAIL", str(error)
+            verdict, found = "warn" if isinstance(error, Doubt) else "FAIL", str(error)
         except Exception as error:  # A broken machine breaks libraries in ways that nobody can list.
             said = " ".join(str(error).split())[:300]
             verdict, found = "FAIL", f"{type(error).__name__}: {said}. Install the packages again: {INSTALL}"

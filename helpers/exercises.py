@@ -5,13 +5,7 @@ from typing import Any
 import numpy as np
 import optuna
 from datasets import Dataset
-from transformers import (
-    BertForSequenceClassification,
-    BertTokenizerFast,
-    EvalPrediction,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import BertForSequenceClassification, BertTokenizerFast, EvalPrediction, Trainer, TrainingArguments
 
 from helpers.models import load_classifier
 from helpers.settings import find_build_folder

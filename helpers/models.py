@@ -52,13 +52,9 @@ def apply_policy(model: torch.nn.Module, policy: str) -> torch.nn.Module:
     return model
 
 
-def count_parameters(model: torch.nn.Module, trainable_only: bool = True, with_head: bool = True) -> int:
-    """Count single numbers, not tensors; `with_head=False` leaves the classifier out."""
-    return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if (parameter.requires_grad or not trainable_only) and (with_head or not name.startswith("classifier."))
-    )
+def count_parameters(model: torch.nn.Module) -> int:
+    """Count the numbers that are trained: single numbers, not tensors."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_by_group(model: torch.nn.Module, policy: str) -> pd.DataFrame:

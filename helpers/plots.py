@@ -75,11 +75,12 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
         label, colour, marker = LOOKS[best["policy"]]
         thick = {"lw": 3, "marker": marker, "color": colour, "label": f"chosen: {describe_fields(best, CELL)}"}
         thin = {"lw": 0.8, "color": "#8c8c8c"}
-        axis.plot(*_list_history(best), **thick, zorder=3)
+        axis.plot(pd.DataFrame(best["history"]).set_index("epoch")[MEASURED], **thick, zorder=3)
         others = [run for run in select_runs(results, policy=best["policy"]) if run is not best]
         for run in others:
             # A run that was stopped after its first epoch is a dot: a line would not be seen.
-            axis.plot(*_list_history(run), **thin, marker="." if len(run["history"]) == 1 else None)
+            history = pd.DataFrame(run["history"]).set_index("epoch")
+            axis.plot(history[MEASURED], **thin, marker="." if len(history) == 1 else None)
         axis.plot([], [], **thin, label=f"the other {len(others)} cells")
         axis.set(xlabel="epoch", ylabel=_label(results), title=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -250,11 +251,6 @@ def save_plots(results: dict[str, Any], folder: Path) -> None:
 def count_steps(examples: int, batch_size: int) -> int:
     """Optimizer steps in one epoch; the last batch may be smaller."""
     return -(-examples // batch_size)
-
-
-def _list_history(run: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """The epochs of a run, and the validation accuracy after each."""
-    return [row["epoch"] for row in run["history"]], [row[MEASURED] for row in run["history"]]
 
 
 def _label(results: dict[str, Any]) -> str:

@@ -56,17 +56,12 @@ def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
         raise CourseError(
             f"This run needs {count:,} reviews; there are {len(dataset):,}. Lower its `reviews` or `validation`."
         )
-    chosen = dataset.select(range(count))
     if tokens >= 512:
-        return chosen
-
-    def shorten(row: dict[str, Any]) -> dict[str, Any]:
-        names = ("input_ids", "token_type_ids")
-        return {
-            name: row[name] if len(row[name]) <= tokens else row[name][: tokens - 1] + row[name][-1:] for name in names
-        }
-
-    return Dataset.from_list([row | shorten(row) for row in chosen])
+        return dataset.select(range(count))
+    rows = dataset[:count]
+    for name in ("input_ids", "token_type_ids"):
+        rows[name] = [ids if len(ids) <= tokens else ids[: tokens - 1] + ids[-1:] for ids in rows[name]]
+    return Dataset.from_dict(rows)
 
 
 def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:

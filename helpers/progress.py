@@ -124,9 +124,7 @@ class Progress:
 class NotebookProgress(Progress):
     """One output in place of the lines, always the same: a table that fills as the runs finish, a bar, and a text."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.output = None
+    output = None
 
     def draw(self, lines: list[str], note: str = STOP_NOTE) -> None:
         from IPython.display import display

@@ -51,7 +51,8 @@ def load_results(path: Path) -> dict[str, Any]:
         raise CourseError(
             f"{path} has the shape that results had before version 0.2. Move it aside and run the search again."
         )
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA or not _are_runs(results.get("runs")):
+    runs = results.get("runs") if isinstance(results, dict) and results.get("schema") == SCHEMA else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and "policy" in run for run in runs):
         raise CourseError(f"{path} is not a results file. Move it aside and run the search again.")
     return results
 
@@ -66,10 +67,6 @@ def expecting_a_search(name: str) -> Iterator[None]:
             f"{name} is damaged, or does not hold the results of a search ({error!r}). Move it aside and run the search"
             " of notebook 03 again."
         ) from error
-
-
-def _are_runs(runs: Any) -> bool:
-    return isinstance(runs, list) and all(isinstance(run, dict) and "policy" in run for run in runs)
 
 
 def list_policies(results: dict[str, Any]) -> list[str]:

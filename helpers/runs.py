@@ -104,7 +104,7 @@ def train_all(
                     " left. Is there enough memory? Try fewer workers; what is finished is kept."
                 )
         board.show()
-        return board.records()
+        return [board.known[run] for run in board.runs]
 
 
 def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
@@ -135,15 +135,9 @@ class Board:
         self.folders = {run: settings.folder / "runs" / identify(run, provenance) for run in self.runs}
         self.known = {run: record for run in self.runs if (record := read_record(self.folders[run], progress))}
 
-    def wanted(self, run: Run) -> float:
-        return min(self.until or run.epochs, run.epochs)
-
     def todo(self) -> list[Run]:
         """The runs to train; one whose last measured epoch is the wanted one is done."""
-        return [run for run in self.runs if run not in self.known or reached(self.known[run]) < self.wanted(run)]
-
-    def records(self) -> list[Record]:
-        return [self.known[run] for run in self.runs]
+        return [run for run in self.runs if not self.look(run).finished]
 
     def finish(self, run: Run, record: Record, weights: bytes | None) -> None:
         """Write a run's record, remove what only an unfinished run needs, and keep the policy's best model."""
@@ -158,25 +152,23 @@ class Board:
         if is_whole(record):
             drop_checkpoints(folder)
 
-    def look(self, run: Run) -> tuple[float, float | None, bool]:
+    def look(self, run: Run) -> State:
         """How many epochs a run has done, its last accuracy, and whether it is being trained."""
-        record = self.known.get(run)
-        if record and reached(record) >= self.wanted(run):
-            return self.wanted(run), record["validation_accuracy"], False
-        try:
-            seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
-            accuracy = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
-            done = min(seen["epoch"], self.wanted(run) - 0.001)  # After its last step a run is still measured.
-            return done, accuracy, time.time() - seen["time"] < 60
-        except (OSError, ValueError, KeyError):
-            return (reached(record), record["validation_accuracy"], False) if record else (0.0, None, False)
+        record, until = self.known.get(run), min(self.until or run.epochs, run.epochs)
+        done, accuracy = (reached(record), record["validation_accuracy"]) if record else (0.0, None)
+        if done < until:
+            with suppress(OSError, ValueError, KeyError):
+                seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
+                last = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
+                epoch = min(seen["epoch"], until - 0.001)  # After its last step a run is still measured.
+                return State(run, epoch, until, last, time.time() - seen["time"] < 60)
+        return State(run, min(done, until), until, accuracy)
 
     def count_epochs(self) -> int:
-        return sum(math.floor(self.look(run)[0]) for run in self.runs)
+        return sum(math.floor(self.look(run).done) for run in self.runs)
 
     def show(self) -> None:
-        looks = {run: self.look(run) for run in self.runs}
-        self.progress.show([State(run, done, self.wanted(run), *rest) for run, (done, *rest) in looks.items()])
+        self.progress.show([self.look(run) for run in self.runs])
 
 
 def reached(record: Record) -> float:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,7 @@ class Settings:
 
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the results, apart from model and data, as JSON values."""
-        kept = asdict(self)
-        for name in ("profile", "model", "data", "build"):
-            del kept[name]
+        kept = {name: value for name, value in vars(self).items() if name not in ("profile", "model", "data", "build")}
         return json.loads(json.dumps(kept))
 
     def __str__(self) -> str:
@@ -135,10 +133,7 @@ REVISIONS = {
 
 
 def load_settings(
-    profile: str | None = None,
-    model: str | None = None,
-    data: str | None = None,
-    precision: str | None = None,
+    profile: str | None = None, model: str | None = None, data: str | None = None, precision: str | None = None
 ) -> Settings:
     """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else as `quick` has."""
     profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
@@ -146,8 +141,7 @@ def load_settings(
         raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
     settings = replace(Settings(profile=profile), **PROFILES[profile])
     for name, value in (("model", model), ("data", data), ("precision", precision)):
-        value = value or os.environ.get(f"COURSE_{name.upper()}")
-        if value:
+        if value := value or os.environ.get(f"COURSE_{name.upper()}"):
             settings = replace(settings, **{name: value if name == "precision" else local_folder(value)})
     if settings.precision not in PRECISIONS:
         raise CourseError(f"Unknown precision {settings.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")

@@ -79,10 +79,8 @@ def split_batch(
         longest = int(lengths[rows[0]])
         size = max(1, int((lengths[rows].cumsum(0) <= tokens).sum()))
         part, rows = rows[:size], rows[size:]
-        yield (
-            part,
-            {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()},
-        )
+        cut = {name: values[part, :longest] if values.ndim == 2 else values[part] for name, values in batch.items()}
+        yield part, cut
 
 
 class QuickDropout(nn.Dropout):

@@ -14,14 +14,7 @@ from nbformat import NotebookNode
 
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
-from helpers.results import (
-    choose_best,
-    defined_by,
-    expecting_a_search,
-    fingerprint_code,
-    load_results,
-    select_runs,
-)
+from helpers.results import choose_best, defined_by, expecting_a_search, fingerprint_code, load_results, select_runs
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
 
 # From the functions that a student writes to their problems.

@@ -44,7 +44,7 @@ class WrongRow(ValueError):
         self.row = row
 
 
-def read_table(path: Path) -> tuple[list[str], list[int]]:
+def read_table(path: Path) -> Dataset:
     """The texts, as they stand in the file or folder, and the labels, 0 or 1; raises CourseError."""
     try:
         if pointer := find_pointer(path):
@@ -64,7 +64,7 @@ def read_table(path: Path) -> tuple[list[str], list[int]]:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
     except Exception as error:  # What a broken file makes the libraries raise has no common kind.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
-    return [text for text, _ in rows], [LABELS[spell(label)] for _, label in rows]
+    return Dataset.from_dict({"text": [text for text, _ in rows], "label": [LABELS[spell(label)] for _, label in rows]})
 
 
 def check_text(row: int, text: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -28,12 +29,7 @@ MEASURED_ON = 1000  # training reviews on which the accuracy of an `at_end` run 
 
 
 def build_trainer(
-    settings: Settings,
-    run: Run,
-    reviews: Reviews,
-    start: str,
-    folder: Path | None = None,
-    whole_table: bool = False,
+    settings: Settings, run: Run, reviews: Reviews, start: str, folder: Path | None = None, whole_table: bool = False
 ) -> "PartsTrainer":
     """Build a fresh Trainer for a run from the student's `init_trainer`.
 
@@ -183,28 +179,19 @@ def train_run(
         if run.at_end or len(read_history(log)) < until:
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             log = trainer.state.log_history
-        record = measure_end(trainer, reviews, log) if run.at_end else measure_epochs(log)
-        if not math.isfinite(record["history"][-1]["loss"]):
-            raise CourseError(f"The training loss of {describe(run)} is not a number. Try a smaller learning rate.")
+        record = measure_end(trainer, reviews, log) if run.at_end else {"history": read_history(log)}
+        history = record["history"]
+        if not history:
+            raise CourseError(NO_ACCURACY)
+        if not math.isfinite(history[-1]["loss"]):
+            name = f"{run.policy}, {run.learning_rate:g}, batch {run.batch_size}, seed {run.seed}"
+            raise CourseError(f"The training loss of {name} is not a number. Try a smaller learning rate.")
         model = expand_vocabulary(trainer.model)
         if run.at_end:
             record["bias_movement"] = measure_movement(model, start)
+    record["validation_accuracy"] = history[-1]["validation_accuracy"]
+    record["seconds"] = round(sum(epoch["seconds"] for epoch in history), 2)
     return model, asdict(run) | {"trainable_parameters": count_parameters(model)} | record
-
-
-def describe(run: Run) -> str:
-    return f"{run.policy}, {run.learning_rate:g}, batch {run.batch_size}, seed {run.seed}"
-
-
-def measure_epochs(log: list[dict[str, Any]]) -> dict[str, Any]:
-    history = read_history(log)
-    if not history:
-        raise CourseError(NO_ACCURACY)
-    return {
-        "history": history,
-        "validation_accuracy": history[-1]["validation_accuracy"],
-        "seconds": round(sum(epoch["seconds"] for epoch in history), 2),
-    }
 
 
 def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -> dict[str, Any]:
@@ -222,11 +209,9 @@ def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -
     epoch = {"epoch": trainer.args.num_train_epochs, "loss": loss, "validation_accuracy": validation}
     return {
         "history": [epoch | {"seconds": seconds}],
-        "validation_accuracy": validation,
         "train_accuracy": train,
         "steps": trainer.state.global_step,
         "measured_on": {"validation": len(reviews["validation"]), "train": len(seen)},
-        "seconds": seconds,
     }
 
 
@@ -260,21 +245,13 @@ def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, 
         tester = PartsTrainer(model=speed_up(student.model), args=arguments, data_collator=collator)
         tester.remove_callback(PrinterCallback)
         prediction = tester.predict(test)
-    probabilities = torch.softmax(torch.from_numpy(prediction.predictions), dim=-1).numpy()
-    predicted, labels = probabilities.argmax(-1), prediction.label_ids
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probabilities[wrong].max(-1), kind="stable")]
+    probabilities = torch.softmax(torch.from_numpy(prediction.predictions), dim=-1).double().numpy()
+    labels, predicted = prediction.label_ids, probabilities.argmax(-1)
+    table = pd.DataFrame({"label": labels, "predicted": predicted, "probability": probabilities.max(-1)})
+    wrong = table[labels != predicted].sort_values("probability", ascending=False, kind="stable")[:10]
     return {
         "accuracy": float((predicted == labels).mean()),
         "n": len(labels),
-        "mistakes": [
-            {
-                "row": int(row),
-                "label": int(labels[row]),
-                "predicted": int(predicted[row]),
-                "probability": round(float(probabilities[row].max()), 4),
-            }
-            for row in wrong[:10]
-        ],
+        "mistakes": wrong.round(4).rename_axis("row").reset_index().to_dict("records"),
         "bias_movement": measure_movement(student.model, settings.model),
     }

@@ -123,8 +123,8 @@ def test_while_no_run_has_left_guessing_the_training_loss_decides_which_lead():
     def choose(*epochs):
         names = ("validation_accuracy", "loss")
         reports = [{"history": [dict(zip(names, epoch, strict=True))]} for epoch in epochs]
-        records = {Run("bitfit", batch_size=size): report for size, report in enumerate(reports)}
-        return [run.batch_size for run in sweep.choose_runs(records, 1, 2)]
+        records = {Run("bitfit", seed=seed): report for seed, report in enumerate(reports)}
+        return [run.seed for run in sweep.choose_runs(records, 1, 2)]
 
     assert choose((0.51, 0.693), (0.49, 0.690), (0.50, 0.691)) == [1, 2]
     assert choose((0.51, 0.693), (0.49, 0.690), (0.60, 0.691)) == [0, 2]

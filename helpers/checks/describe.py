@@ -124,11 +124,9 @@ def _only_reports(callback: Any) -> bool:
 
 def make_plain(value: Any) -> Any:
     """Return what a JSON reader would give back; what JSON has no word for becomes text."""
-
-    def convert(odd: Any) -> Any:
-        return odd.tolist() if isinstance(odd, (np.generic, np.ndarray, torch.Tensor)) else str(odd)
-
-    return json.loads(json.dumps(value, default=convert), parse_constant=str)
+    arrays = (np.generic, np.ndarray, torch.Tensor)
+    text = json.dumps(value, default=lambda odd: odd.tolist() if isinstance(odd, arrays) else str(odd))
+    return json.loads(text, parse_constant=str)
 
 
 def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str:
