@@ -1,7 +1,15 @@
 """What the notebooks of the BitFit assignment import; students edit `exercises.py` only."""
 
 import logging
+import sys
 
 # Where it may not write into the home folder, or draws for the first time, matplotlib says so on stderr: in a notebook
 # that is an output which no other machine has.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def tolerate_any_encoding() -> None:
+    """Print what the terminal's encoding cannot show (such as `·` in cp932) as `?`, in place of ending in an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # A notebook's streams take every character.
+            stream.reconfigure(errors="replace")

@@ -5,14 +5,13 @@ import os
 import sys
 from pathlib import Path
 
+from helpers import tolerate_any_encoding
 from helpers.results import blame_exercises, load_results, published
 from helpers.settings import CourseError, Run, Settings, load_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):  # What a terminal's encoding cannot show (`·` in cp932) becomes `?`.
-        if hasattr(stream, "reconfigure"):  # A notebook's streams take every character.
-            stream.reconfigure(errors="replace")
+    tolerate_any_encoding()
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options) or 0

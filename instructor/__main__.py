@@ -6,10 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
+from helpers import tolerate_any_encoding
 from helpers.settings import CourseError, write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
+    tolerate_any_encoding()
     options = build_parser().parse_args(arguments)
     try:
         return options.run(options) or 0

@@ -43,7 +43,8 @@ class Grader:
         self.cells: Course = describe_course(self.course)
         self.before = {record["submission"]: record for record in sheet.read_records(out)}
         self.entered = sheet.read_table(out / "grades.csv")[0]
-        self.basis = f"{fingerprint_grader()} {notebooks} {workshop.degree} {self.limits}"
+        course = hashlib.sha256(json.dumps(self.notebooks).encode()).hexdigest()
+        self.basis = f"{fingerprint_grader()} {course} {notebooks} {workshop.degree} {self.limits}"
 
     def grade_place(self, place: Place) -> dict[str, Any]:
         """Everything that is known about a submission, as JSON data; what has not changed is not graded again."""

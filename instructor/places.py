@@ -10,7 +10,18 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-from instructor.reader import ARCHIVE, IGNORED, LARGEST, File, match_platform, name_members, open_file, open_zip
+from helpers.answers import is_copy
+from instructor.reader import (
+    ARCHIVE,
+    IGNORED,
+    LARGEST,
+    File,
+    is_graded,
+    match_platform,
+    name_members,
+    open_file,
+    open_zip,
+)
 from instructor.sheet import read_records
 
 CODE = {"exercises.py", "helpers"}
@@ -56,7 +67,7 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
 
 def _list_class(folder: Path, out: Path, deeper: int = 2) -> Iterator[Path]:
     """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one."""
-    inside = {name: _list_names(folder / name) for name in _list_names(folder)}
+    inside = {name: _look_into(folder / name) for name in _list_names(folder)}
     many = _holds_many(inside, deeper == 2) or deeper == 2 and not COURSE & inside.keys()
     if match_platform(folder.name) or not many:
         yield folder
@@ -68,6 +79,14 @@ def _list_class(folder: Path, out: Path, deeper: int = 2) -> Iterator[Path]:
             yield from _list_class(part, out, deeper - 1)
         else:
             yield part
+
+
+def _look_into(folder: Path) -> set[str]:
+    """The names in a folder, copies of exercises.py by its own; one folder around everything says nothing."""
+    names = _list_names(folder)
+    while len(names) == 1 and (within := folder / next(iter(names))).is_dir() and not within.is_symlink():
+        folder, names = within, _list_names(within)
+    return {"exercises.py" if is_copy(name, "exercises.py") else name for name in names}
 
 
 def _list_names(folder: Path) -> set[str]:
@@ -94,12 +113,12 @@ def _split_download(path: Path, alone: bool) -> list[str]:
     """
 
     def split(names: list[str]) -> list[str]:
-        below: dict[str, list[str]] = {}
+        below, ours = {}, {name.partition("/")[0] for name in names if is_graded(name)}
         for name in names:
             top, _, rest = name.partition("/")
             below.setdefault(top, []).append(rest)
         inside = {top: {rest.partition("/")[0] for rest in below[top]} for top in below}
-        if all(map(match_platform, below)) or alone and _holds_many(inside):
+        if ours and all(map(match_platform, ours)) or alone and _holds_many(inside):
             return list(below)
         if len(below) > 1 or "" in below[top]:
             return []

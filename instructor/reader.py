@@ -178,6 +178,12 @@ def match_platform(name: str) -> tuple[str, str] | None:
     return next(((match[1], match[2] or name) for match in matches if match), None)
 
 
+def is_graded(path: str) -> bool:
+    """Whether a file may be, or hold, what is graded: a platform's list, or a receipt, is not."""
+    name = path.rpartition("/")[2]
+    return bool(ARCHIVE.search(name)) or any(is_copy(name, wanted) for wanted in LARGEST)
+
+
 def open_zip(file: File) -> zipfile.ZipFile:
     stream = file.open()
     if isinstance(stream, zipfile.ZipExtFile):  # To go back in it would unpack it again from its start.
@@ -201,7 +207,8 @@ def _list_members(archive: zipfile.ZipFile, inside: str) -> Iterator[File]:
     members = [each for each in name_members(archive) if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     if len(members) > MAX_MEMBERS:
         raise Refused(f"the archive has more than {MAX_MEMBERS:,} members.")
-    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name, _ in members if not inside]
+    graded = [name for name, _ in members if not inside and is_graded(name)]
+    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name in graded]
     if all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
         raise Refused(f"it holds the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
     seen, unpacked = set(), 0

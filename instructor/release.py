@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.answers import PROMPT, read_notebook
+from helpers.answers import NOTEBOOKS, PROMPT, PROMPTS, TITLES, find_problem, read_notebook
 from helpers.settings import CourseError, project_folder
 from helpers.submit import FUNCTIONS, find_stubs
 
@@ -77,17 +77,21 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
     if repository and not re.fullmatch(r"[\w-]+/[\w.-]+", repository):
         raise CourseError(f"{repository!r} is not OWNER/NAME, a place on GitHub such as ada/bitfit-course.")
     owner, _, place = repository.removesuffix(".git").partition("/")
-    files, secrets = {}, set()
+    files, secrets, answered = {}, set(), set()
     for name, path in find_sources(source).items():
         content, lines = path.read_bytes(), []
         if name == EXERCISES:
             content, lines = cut_solutions(content.decode())
         elif name.endswith(".ipynb"):
-            content, lines = clear_notebook(read_notebook(path))
+            notebook = read_notebook(path)
+            answered |= {find_problem(cell) for cell in notebook.cells} if path.name in NOTEBOOKS else set()
+            content, lines = clear_notebook(notebook)
         if repository and (name == "README.md" or name.endswith(".ipynb")):
-            content = content.replace(OWNER, owner.encode()).replace(NAME, place.encode())
+            content = content.replace(NAME, place.encode()).replace(OWNER, owner.encode())
         files[name] = content
         secrets |= {line for line in lines if len(line) >= SHORTEST_SECRET}
+    if unmarked := [problem for problem in TITLES if problem not in answered]:
+        raise CourseError(f"No cell is tagged as the answer to {', '.join(unmarked)}; it would be given away.")
     return files, sorted(secrets - ORDINARY_LINES)
 
 
@@ -148,12 +152,13 @@ def _parse(text: str, when: str = "") -> list[ast.FunctionDef]:
 def clear_notebook(notebook: NotebookNode, shown: str = "reference") -> tuple[bytes, list[str]]:
     """Make a file with prompts for answers, and outputs in cells tagged `shown` alone; also the answers' lines."""
     notebook, secrets = copy.deepcopy(notebook), []
-    notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec", "language_info")}
+    kept = [name for name in ("kernelspec", "language_info") if name in notebook.metadata]
+    notebook.metadata = {name: notebook.metadata[name] for name in kept}
     for cell in notebook.cells:
         cell.metadata = {name: cell.metadata[name] for name in ("tags", "nbgrader") if name in cell.metadata}
         tags = cell.metadata.get("tags", [])
-        if "answer" in tags:
-            secrets += [line.strip() for line in cell.source.splitlines()]
+        if "answer" in tags or find_problem(cell):
+            secrets += [line.strip() for line in cell.source.splitlines() if cell.source.strip() not in PROMPTS]
             cell.source = PROMPT
             cell.pop("attachments", None)
         if cell.cell_type == "code":

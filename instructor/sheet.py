@@ -4,12 +4,13 @@ What comes from a submission stands in fences that it cannot close, and in table
 """
 
 import base64
+import codecs
 import contextlib
 import csv
 import io
 import json
 import re
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def write_answers(records: list[dict[str, Any]], course: dict[str, NotebookNode]
         for record in records:
             lines += ["", f"### {problem} · {record['student']}", "", f"Points: ____ of {most}", ""]
             lines.append(fence(record["answers"].get(problem, "(no answer)")))
-            lines += [f"\n![{Path(name).name}]({name})" for name in record["figures"] if f"/{problem}-" in name]
+            own = [name for name in record["figures"] if Path(name).name.startswith(f"{problem}-")]
+            lines += [f"\n![{Path(name).name}]({name})" for name in own]
     if others := [record for record in records if record["unplaced"]]:
         lines += ["", "## Cells that students added, or changed"]
     for record in others:
@@ -112,7 +114,7 @@ def update_table(records: list[dict[str, Any]], path: Path) -> str:
     if missing:
         said = f"The points in {path.name} could not be taken over: it has no column `{missing[0]}`. It is"
         said += f" {set_aside(path)} now. Copy the points from there, or give it that column and its old name again."
-    own = {name: "" for row in kept.values() for name in row if name and name not in COLUMNS}
+    own = {name: "" for row in kept.values() for name in row if name not in COLUMNS}
     rows = []
     for record in records:
         before = kept.pop(record["submission"], {})
@@ -139,16 +141,40 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     missing = ["submission"]
     if not path.exists():
         return {}, []
-    with contextlib.suppress(OSError, csv.Error):
+    with contextlib.suppress(OSError, ValueError, csv.Error):
         data = path.read_bytes()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "windows")
+        text = "\n".join(text.splitlines()) if "\n" not in text else text  # Excel's "CSV (Macintosh)"
         head = text.partition("\n")[0]
-        table = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
-        rows = list(table)
-        missing = [name for name in ("submission", *WRITTEN) if name not in (table.fieldnames or ())]
+        names, *rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
+        missing = [name for name in ("submission", *WRITTEN) if name not in names]
         if not missing:
-            return {row["submission"]: row for row in rows if row["submission"]}, []
+            return _name_rows(names, [row for row in rows if any(row)]), []
     return {}, missing
+
+
+def _name_rows(names: list[str], rows: list[list[str]]) -> dict[str, dict[str, str]]:
+    """Rows by submission; what a person has added or copied, rows and columns, has a key or a name of its own."""
+    width = max(map(len, [names, *rows]))
+    for at, name in enumerate(names := names + [""] * (width - len(names))):
+        if not name and any(row[at : at + 1] > [""] for row in rows) or name in names[:at]:
+            names[at] = next(new for n in count(2) if (new := f"{name or 'column'} {n}") not in names)
+    found: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        cells = {name: cell for name, cell in zip(names, row, strict=False) if name}
+        key = cells.get("submission") or f"row {number}"
+        if key in found:
+            key, cells = f"row {number}", cells | {"submission": ""}
+        found[key] = cells
+    return found
+
+
+def _read_as_windows(error: UnicodeDecodeError) -> tuple[str, int]:
+    """What is no UTF-8 in a table is what a spreadsheet on Windows has written there."""
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error("windows", _read_as_windows)
 
 
 def neutralise(text: str) -> str:

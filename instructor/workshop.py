@@ -26,6 +26,16 @@ PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
+NO_CHECKS = """class CheckFailed(AssertionError):
+    pass
+
+
+def problem_1d(*given, **options):
+    pass
+
+
+problem_2a = problem_2b = problem_2c = problem_1d
+"""
 COPIES = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
 START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import torch, whatever it is given to do.
 NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
@@ -68,7 +78,8 @@ class Workshop:
         # What knows the expectations is not where the points are decided; notebooks run the checks, for no points.
         self.blind = self.make_folder()
         copy_course(self.blind, *KNOWS_WHAT_IS_RIGHT)
-        (self.blind / "helpers" / "checks" / "__init__.py").write_text("")
+        # A student's file may import a check, and even run it: here it says nothing.
+        (self.blind / "helpers" / "checks" / "__init__.py").write_text(NO_CHECKS)
         return self
 
     def stop(self) -> None:

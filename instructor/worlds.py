@@ -151,7 +151,10 @@ class OtherUser:
         found = []
         for folder in SHARED:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                found += [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_uid == self.number]
+                for entry in entries:
+                    with contextlib.suppress(OSError):  # Somebody else has just removed it.
+                        if entry.stat(follow_symlinks=False).st_uid == self.number:
+                            found.append(entry.path)
         return found
 
     def list_system_v(self, kind: str) -> list[dict[str, str]]:

@@ -230,6 +230,13 @@ def init_model(trial, model_name, use_bitfit=False):
         without("1d", "2a"),
         "expected trained, found frozen",
     ),
+    "runs the checks itself": (
+        SOLUTION
+        + "\nfrom helpers import checks\nfrom helpers.checks import CheckFailed, problem_1d\n"
+        + "checks.problem_1d(preprocess_dataset)\nproblem_1d(preprocess_dataset, model=None)\n",
+        ALL,
+        "Problem 1d: correct",
+    ),
     "leaves with sys.exit at import": (at_import("import sys\nsys.exit(0)"), NONE, "cannot be imported: SystemExit"),
     "leaves with os._exit in a function": (
         before("init_model", "import os\nos._exit(0)"),
@@ -406,5 +413,5 @@ REPRESENTATIVES = {
     "fork bomb", "infinite loop", "10 GB at once", "sends far too much", "a daemon", "kills whatever it can",
     "reads the solution by its path", "calls home", "patches the checks", "forges what the probe sends",
     "memorised the public check", "writes at exit", "walks its frames to what is expected", "the stubs",
-    "leaves with os._exit in a function", "writes into the runner's own pipe", "traces the runner",
+    "leaves with os._exit in a function", "runs the checks itself", "writes into the runner's own pipe", "traces the runner",
 }  # fmt: skip

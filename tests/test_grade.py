@@ -128,14 +128,33 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
         assert (said in (out / "bob.md").read_text(encoding="utf-8")) is noted and rows["bob"]["1b"] == points
 
 
-@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "latin-1")])
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "cp1252")])
 def test_points_are_taken_over_from_what_a_spreadsheet_saved(tmp_path: Path, delimiter: str, encoding: str) -> None:
     path = tmp_path / "grades.csv"
     update_table([record_of("ann"), record_of("Zoë")], path)
     enter(path, delimiter, encoding, ann="7.5")
     assert update_table([record_of("ann"), record_of("Zoë")], path) == ""
-    row = read_table(path)["ann"]
-    assert row["1b"] == "7.5" and row["comment"] == "on ann" and [*row][-1] == "submission"
+    rows = read_table(path)
+    assert rows["ann"]["1b"] == "7.5" and rows["Zoë"]["comment"] == "on Zoë" and [*rows["ann"]][-1] == "submission"
+
+
+def test_what_a_person_adds_to_the_table_stays_and_gives_nobody_other_points(tmp_path: Path) -> None:
+    path = tmp_path / "grades.csv"
+    update_table([record_of("ann")], path)
+    enter(path, ann="7")
+    head, ann = path.read_text(encoding="utf-8").splitlines()
+    copied = ann.replace("ann", "bob, her partner").replace(",7,", ",4,")
+    added = [
+        "carl" + "," * head.count(",") + ",on paper",
+        ",,,",
+        f'"{copied.partition(",1")[0]}",1{copied.partition(",1")[2]}',
+    ]
+    path.write_text("\r".join([head, ann, *added]), encoding="utf-8")  # as Excel's "CSV (Macintosh)"
+    for _ in range(2):
+        assert update_table([record_of("ann")], path) == ""
+        rows = read_table(path)
+        assert [*rows] == ["ann", "carl", "bob, her partner"] and rows["ann"]["1b"] == "7"
+        assert rows["bob, her partner"]["1b"] == "4" and "on paper" in rows["carl"].values()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +197,7 @@ def test_a_fence_cannot_be_closed_from_within(text: str) -> None:
 def test_answers_stand_beside_question_model_answer_and_rubric() -> None:
     records = [
         record_of("ann"),
-        record_of("bob", answers={}, unplaced=["extra"], figures=["answers_files/bob/1b-1-1.png"]),
+        record_of("bob", answers={}, unplaced=["extra"], figures=["answers_files/3a-bob/1b-1-1.png"]),
     ]
     text = write_answers(records, read_course(), read_rubric())
     for problem in WRITTEN:
@@ -186,7 +205,7 @@ def test_answers_stand_beside_question_model_answer_and_rubric() -> None:
         order = ["<summary>Model answer", "<summary>Rubric", f"### {problem} · ann", f"### {problem} · bob"]
         assert [part.index(words) for words in order] == sorted(part.index(words) for words in order)
         assert part.count("Points: ____ of 10") == 2 and part.count("</details>") == 2
-    assert "explain each of the three inputs" in text and "(answers_files/bob/1b-1-1.png)" in text
+    assert "explain each of the three inputs" in text and text.count("(answers_files/3a-bob/1b-1-1.png)") == 1
     assert "Mine." in text and "extra" in text
 
 

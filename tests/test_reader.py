@@ -118,6 +118,7 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
 
 
 DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
+SECTIONS = ("a/ann", "a/bob", "b/ann", "b/di")
 CLASSES = {
     "the folder of grades": ({"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"}, ["ann"]),
     "classes": ({"a/ann.zip": b"", "a/bob.zip": b"", "b/ann/exercises.py": b"1", "b/di/exercises.py": b"2"},
@@ -132,6 +133,10 @@ CLASSES = {
     "files beside sections": ({FILES[1]: b"", "a/ann.zip": b"", "a/bob.zip": b"", "b/ann.zip": b"", "b/di.zip": b""},
                               ["a_ann", "a_bob", "b_ann", "b_di", FILES[1]]),
     "numbers that are no platform's": ({"hw_1_2_ann.zip": b"", "hw_1_2_bob.zip": b""}, ["hw_1_2_ann", "hw_1_2_bob"]),
+    "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS},
+                             ["a_ann", "a_bob", "b_ann", "b_di"]),
+    "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS},
+                              ["a_ann", "a_bob", "b_ann", "b_di"]),
     "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
                                   f"ann/books/{FILES[3]}": b"", "bob.zip": b""}, ["ann", "bob"]),
     "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2", "old/old.zip": b""}, ["class"]),
@@ -151,6 +156,19 @@ def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) 
     (tmp_path / "class.zip").write_bytes(zipped(files))
     found = read(tmp_path / "class.zip")
     assert len(found["ann_7"].files) == len(FILES) and "a bomb" in found["bob_8"].refused and found["cy_9"].refused
+
+
+def test_a_platform_s_own_files_in_a_download_do_not_hide_whose_the_others_are(tmp_path: Path) -> None:
+    names = ("12-34 - Ann Example - Nov 25, 2026 1000 AM", "12-35 - Bob Example - Nov 25, 2026 1001 AM")
+    downloads = []
+    for number in range(2):
+        downloads.append(tmp_path / f"download{number}.zip")
+        files = [f"{name.replace('12-', f'{number}2-')}/{FILES[0]}" for name in names]
+        downloads[-1].write_bytes(zipped([*files, "index.html"]))
+    rows = [place.student for place in find_submissions(downloads, tmp_path / "grades")]
+    assert len(rows) == 6 and sum("Example" in row for row in rows) == 4
+    place = write(tmp_path / "class", {path.name: path.read_bytes() for path in downloads})
+    assert all("several students" in submission.refused for submission in read(place).values())
 
 
 def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     """What the command writes."""
-    folder = tmp_path_factory.mktemp("student")  # An empty folder is as good as none.
+    folder = tmp_path_factory.mktemp("Übung")  # An empty folder is as good as none.
     done = python("-m", "instructor", "release", folder, cwd=ROOT, path=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--repo OWNER/NAME" in done.stdout
@@ -43,6 +43,7 @@ def source(tmp_path):
 def python(*arguments, cwd, path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
     environment |= {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"PYTHONIOENCODING": "ascii"}  # as in some terminals, which cannot show the name of the folder
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -122,6 +123,8 @@ def test_the_repository_s_place_is_written_where_a_student_needs_it(source):
         assert "https://github.com/ada-l/week.3" in bootstrap and 'isdir("week.3")' in bootstrap
         compile(bootstrap, name, "exec")
     assert b"github/ada-l/week.3/x" in files["README.md"]
+    files, _ = release.build_release(source, "our-bitfit-assignment/week")
+    assert b"github/our-bitfit-assignment/week/x" in files["README.md"]
 
 
 @pytest.mark.parametrize("repository", ["ada", "https://github.com/ada/week", "ada/we ek", "a/b/c", '"/x"'])
@@ -229,6 +232,10 @@ LEAKS = {
     "a marker in a cell": (say_in("run-2a", MARKERS), ["03_full_vs_bitfit.ipynb", "marker"]),
     "markers that are not balanced": (add_to(release.EXERCISES, "### END SOLUTION\n"), ["only '### BEGIN"]),
     "a notebook that is none": (lambda s: (s / "notebooks" / "02_hyperparameters.ipynb").write_text("{"), ["02_hyper"]),
+    "an answer that nothing marks": (
+        lambda s: change_cell(s, "answer-1b", lambda cell: cell.update(id="mine", metadata={})),
+        ["answer to 1b; it would be given away"],
+    ),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
 }
 
@@ -243,6 +250,17 @@ def test_a_source_at_fault_is_named_and_nothing_is_left_behind(source, tmp_path,
         release.write_release(target, source)
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert not list(target.parent.iterdir())
+
+
+def test_an_answer_is_known_without_its_tag_and_one_that_is_not_written_yet_stops_nothing(source, tmp_path):
+    change_cell(source, "answer-1b", lambda cell: cell.update(metadata={}))
+    say_in("answer-1c", answers.PROMPT)(source)
+    release.write_release(tmp_path / "student", source)
+    prompts = [cell for cell in cells_of(tmp_path / "student") if cell.source == answers.PROMPT]
+    assert {"answer-1b", "answer-1c"} <= {cell.id for cell in prompts}
+    assert release.clear_notebook(nbformat.v4.new_notebook())[1] == [], (
+        "without a kernel's name, as some editors save it"
+    )
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

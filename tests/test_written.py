@@ -17,6 +17,7 @@ from hostile import write_files as write
 from helpers.answers import NOTEBOOKS, read_notebook
 from helpers.results import best_run, fingerprint_code
 from instructor import written
+from instructor.release import build_release
 
 ROOT = Path(__file__).parents[1]
 COURSE = written.describe_course({name: read_notebook(ROOT / "notebooks" / name) for name in NOTEBOOKS})
@@ -88,10 +89,35 @@ def test_a_notebook_that_lost_its_ids_is_the_same_and_another_one_is_noted(tmp_p
     assert "is another notebook" in " ".join(found["notes"]) and found["answers"] == {}
 
 
+def test_the_place_that_release_wrote_into_the_first_cells_is_no_change(tmp_path: Path) -> None:
+    files, _ = build_release(ROOT, "ada/week.3")
+    path = write(tmp_path / "ann", {name: files[f"notebooks/{name}"] for name in NOTEBOOKS})
+    found = written.examine([("ann", path, "")], COURSE)
+    assert found["unplaced"] == [] and not [note for note in found["notes"] if "missing" not in note]
+
+
+def test_of_many_cells_it_is_said_how_many_are_shown(tmp_path: Path) -> None:
+    def edit(cells: list[dict]) -> None:
+        tags = {"tags": ["answer", "problem-1b"]}
+        cells += [{"cell_type": "markdown", "source": f"Part {n}.", "metadata": tags} for n in range(30)]
+        cells += [{"cell_type": "markdown", "source": f"Note {n}.", "metadata": {}} for n in range(30)]
+
+    found = examine(tmp_path, edit)
+    said = " ".join(found["notes"])
+    assert "answer 1b is in 31 cells; the first 20 are shown" in said and "Part 18." in found["answers"]["1b"]
+    assert "30 cells changed or added, the first 20 shown" in said and len(found["unplaced"]) == 20
+
+
 def test_an_answer_hides_nothing_and_is_no_longer_than_can_be_read(tmp_path: Path) -> None:
-    text = examine(tmp_path, lambda cells: answer(cells, source="seen \u202e \x1b[8m \u200b \ud800" + "x" * 10**6))
+    text = examine(
+        tmp_path, lambda cells: answer(cells, source="a\u3000\xa0\u202e \x1b[8m \u200b \ud800" + "x" * 10**6)
+    )
     shown = text["answers"]["1b"]
-    assert shown.startswith("seen \\u202e \\u001b[8m \\u200b") and len(shown) < 21_000 and "more characters]" in shown
+    assert (
+        shown.startswith("a\u3000\xa0\\u202e \\u001b[8m \\u200b")
+        and len(shown) < 21_000
+        and "more characters]" in shown
+    )
 
 
 def test_images_reach_the_reader_and_other_attachments_are_named(tmp_path: Path) -> None:
