@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors.torch import load
@@ -16,20 +16,21 @@ from helpers.settings import set_aside, write_atomically
 
 def seal(folder: Path) -> None:
     """Write down what the files of a finished checkpoint hold, so that a damaged one is known as such."""
-    write_atomically(folder / "seal.json", json.dumps(_digests(folder)))
+    names = {path.name for path in folder.iterdir()} - {"seal.json"}
+    write_atomically(folder / "seal.json", json.dumps(_digests(folder, names)))
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a checkpoint is there, finished, and as it was written."""
+    """Whether a checkpoint is there, finished, and as it was written, whatever a file manager has put beside it."""
     try:
-        return json.loads((folder / "seal.json").read_text()) == _digests(folder)
-    except (OSError, ValueError):
+        sealed = json.loads((folder / "seal.json").read_text())
+        return bool(sealed) and sealed == _digests(folder, sealed)
+    except (OSError, ValueError, TypeError):
         return False
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.iterdir() if path.name != "seal.json")
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path | None:

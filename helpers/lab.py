@@ -20,7 +20,7 @@ from helpers.results import describe_origin, load_results, peak_memory_gb, save_
 from helpers.runs import explained, train_all
 from helpers.settings import CourseError, Run, Settings
 from helpers.training import build_trainer
-from helpers.workers import open_executor
+from helpers.workers import call, open_executor
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # The grid's upper edge and beyond.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -117,7 +117,8 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
     runs = []
     for policy in ("full", "bitfit", "bitfit+head", "head"):
         with open_executor(1, None) as (executor, _):
-            runs.append(executor.submit(_measure_cost, settings, policy, steps, batch_size).result())
+            job = executor.submit(call, "helpers.lab", "_measure_cost", settings, policy, steps, batch_size)
+            runs.append(job.result())
     described = {"steps": steps, "batch_size": batch_size} | describe_origin(runs)
     results = {"experiment": "cost", "provenance": provenance | described, "runs": runs}
     save_results(results, settings.folder / "lab" / "cost.json")

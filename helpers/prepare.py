@@ -1,6 +1,7 @@
 """What runs start from: tokenised reviews without padding, a first model, and the name of all that decides a result."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -8,19 +9,31 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import BertForSequenceClassification
 
+import helpers
 from helpers import exercises, models, recipe
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
+
+
+def refresh_exercises() -> None:
+    """Import exercises.py anew if the file is no longer the one that this process has imported.
+
+    A run's name has the file's hash in it, and a notebook's kernel lives longer than a version of the file.
+    """
+    if (content := helpers.EXERCISES.read_bytes()) != helpers.imported:
+        importlib.reload(exercises)
+        helpers.imported = content
 
 
 def preprocess(settings: Settings, reviews: Dataset) -> Dataset:
@@ -66,6 +79,7 @@ def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
 
 def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
     """Tokenise train, validation and test with the student's function, once, and name all that results depend on."""
+    refresh_exercises()
     reviews = load_reviews(settings)
     provenance = {
         "profile": settings.profile,
@@ -79,7 +93,7 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
         "code": fingerprint_code(),
     }
     folder = settings.folder / f"tokens-{_hash(provenance['model'], provenance['data'], provenance['code'])}"
-    if not folder.exists():
+    if (tokens := load_tokens(folder, reviews)) is None:
         beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         try:
             for split, rows in reviews.items():
@@ -92,7 +106,20 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
                 raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return {split: load_from_disk(str(folder / split)) for split in reviews}, provenance
+        tokens = {split: load_from_disk(str(folder / split)) for split in reviews}
+    return tokens, provenance
+
+
+def load_tokens(folder: Path, reviews: DatasetDict) -> Reviews | None:
+    """The tokenised reviews in a folder; where one is not whole, it is removed, to be made again."""
+    try:
+        tokens = {split: load_from_disk(str(folder / split)) for split in reviews}
+        if all(len(tokens[split]) == len(rows) for split, rows in reviews.items()):
+            return tokens
+    except (OSError, ValueError, LookupError, TypeError):  # ValueError: Arrow's and JSON's
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def identify(run: Run, provenance: dict[str, Any]) -> str:
@@ -137,7 +164,7 @@ def make_start(settings: Settings, run: Run) -> Iterator[str]:
         raise CourseError(f"The encoder {run.encoder} has another vocabulary than {short_name(settings.model)}.")
     with torch.no_grad():
         model.classifier.weight *= run.head_scale
-    with tempfile.TemporaryDirectory() as folder, models.quiet_library():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, models.quiet_library():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         yield folder

@@ -119,8 +119,16 @@ def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
     while names != known:
         known = names
         body = [each for each in module.body if not (defined := defined_by(each)) or defined & known]
+        body = [each for each in body if _counts(each)]
         names = known | {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
     return ast.Module(body, type_ignores=[])
+
+
+def _counts(statement: ast.AST) -> bool:
+    """Whether a statement does anything on import: no text of its own, and no `if __name__ == "__main__":`."""
+    if isinstance(statement, ast.If) and not statement.orelse:
+        return ast.unparse(statement.test) not in ("__name__ == '__main__'", "'__main__' == __name__")
+    return not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
 
 
 def defined_by(statement: ast.stmt) -> set[str]:
@@ -150,11 +158,9 @@ def blame_exercises(error: BaseException) -> str | None:
 def _outline(node: Any) -> Any:
     """A syntax tree as lists and texts, without positions, docstrings and empty fields."""
     if isinstance(node, list):
-        return [_outline(part) for part in node]
+        return [_outline(part) for part in node if _counts(part)]
     if not isinstance(node, ast.AST):
         return repr(node)
-    if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-        node.body = node.body[1:]
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *([name, _outline(value)] for name, value in fields)]
 

@@ -1,5 +1,6 @@
 """The engine: a run with a record is done, and an executor trains the others."""
 
+import errno
 import gc
 import json
 import math
@@ -22,10 +23,10 @@ from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
 from helpers.recipe import Mistake
-from helpers.results import blame_exercises, choose_best, is_whole
+from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
-from helpers.workers import count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
+from helpers.workers import call, count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
 
 STOPPED = "Stopped. What is finished is kept; running it again goes on from there."
 Record = dict[str, Any]
@@ -49,20 +50,25 @@ def explained() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise TrainingStopped(STOPPED) from None
-    except NotImplementedError as error:  # A function that the student has not written yet.
-        raise CourseError(str(error)) from error
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        place = getattr(error, "filename", None) or find_build_folder()
-        raise CourseError(f"Could not read or write {place}: {reason}. What is there is kept; run it again.") from error
     except CourseError:
         raise
     except Exception as error:
-        said = blame_exercises(error)
-        if not said and not isinstance(error, Mistake):
-            said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        said = (said or str(error)).removesuffix(".")
-        raise CourseError(f"{said}. Mend it; the checks of problems 1d, 2a and 2b name what is wrong.") from error
+        raise CourseError(explain(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, and what to do."""
+    if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
+        return str(error)  # A function that the student has not written yet.
+    said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
+    if isinstance(error, (OSError, SafetensorError)) and (full or not said):
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        place = getattr(error, "filename", None) or find_build_folder()
+        return f"Could not read or write {place}: {reason.removesuffix('.')}. What is there is kept; run it again."
+    if not said and not isinstance(error, Mistake):
+        said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    said = (said or str(error)).removesuffix(".")
+    return f"{said}. Mend it; the checks of problems 1d, 2a and 2b name what is wrong."
 
 
 @explained()
@@ -104,6 +110,11 @@ def train_all(
                     " left. Is there enough memory? Try fewer workers; what is finished is kept."
                 )
         board.show()
+        if fingerprint_code() != provenance["code"]:
+            raise CourseError(
+                "exercises.py was changed while this was training. What was trained belongs to its functions as they"
+                " were: take the change back, or run this again, which trains with the new ones."
+            )
         return [board.known[run] for run in board.runs]
 
 
@@ -113,7 +124,7 @@ def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
     try:
         with delayed_interrupts():
             job = board.settings, board.provenance, board.until, board.keep_best
-            pending = {executor.submit(train, run, *job): run for run in todo}
+            pending = {executor.submit(call, "helpers.runs", "train", run, *job): run for run in todo}
         left = set(pending)
         while left:
             done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)

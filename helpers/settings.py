@@ -183,9 +183,9 @@ def short_name(name: str) -> str:
 
 
 def project_folder() -> Path:
-    """The working folder, or its parent when the kernel runs in `notebooks/`."""
+    """The working folder, or its parent when the kernel runs in `notebooks/`; a project may itself be called that."""
     here = Path.cwd()
-    return here.parent if here.name == "notebooks" else here
+    return here.parent if here.name == "notebooks" and not (here / "helpers").is_dir() else here
 
 
 def find_build_folder() -> Path:

@@ -144,11 +144,22 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     Such a function raises NotImplementedError before it returns anything.
     """
     stubs = {}
-    for statement in ast.parse(code).body:
+    for statement in _flatten(ast.parse(code).body):
         steps = [each for each in getattr(statement, "body", []) if isinstance(each, (ast.Raise, ast.Return))]
         is_stub = bool(steps) and "NotImplementedError" in ast.dump(steps[0])
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
+
+
+def _flatten(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """A module's statements, and those that it runs under a condition: in if, try, with and loops."""
+    for statement in statements:
+        yield statement
+        if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            handlers = [part for handler in getattr(statement, "handlers", []) for part in handler.body]
+            for name in ("body", "orelse", "finalbody"):
+                yield from _flatten(getattr(statement, name, []))
+            yield from _flatten(handlers)
 
 
 def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, solved: bool) -> None:

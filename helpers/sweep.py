@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,10 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
     folder = find_folder(settings, run, provenance)
     code = fingerprint_code(functions=("init_tester",))
     path = folder / f"test-{hashlib.sha256((folder.name + code).encode()).hexdigest()[:8]}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
-    if not is_sealed(folder / "model"):
+    if is_sealed(folder / "model"):
+        with suppress(OSError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8"))
+    else:
         if (folder / "model").exists():
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
             progress.say(f"The model in {folder} is damaged; it is now {aside.name}.")

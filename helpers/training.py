@@ -70,7 +70,7 @@ def build_trainer(
     }
     trainer = PartsTrainer(
         model_init=init_model,
-        args=TrainingArguments(**recipe.take_checked(base.args) | own),
+        args=make_arguments(**recipe.take_checked(base.args) | own),
         data_collator=DataCollatorWithPadding(load_tokenizer(settings.model)),
         train_dataset=reviews["train"],
         eval_dataset=reviews["validation"],
@@ -78,6 +78,18 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def make_arguments(**options: Any) -> TrainingArguments:
+    """Arguments that mean what they say: one device, and the precision of `bf16`.
+
+    The library would take every GPU it sees, with as many times the batch size, and the precision that the environment
+    names (ACCELERATE_MIXED_PRECISION).
+    """
+    arguments = TrainingArguments(**options)
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class PartsTrainer(Trainer):
@@ -234,7 +246,7 @@ def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, 
     student = exercises.init_tester(str(directory))
     recipe.require("init_tester", student, Trainer)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
+        arguments = make_arguments(
             output_dir=folder,
             per_device_eval_batch_size=EVALUATION_BATCH,
             report_to="none",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ import psutil
 import torch
 from tqdm.std import tqdm
 
+from helpers.results import blame_exercises
 from helpers.settings import CourseError
 
 GPU_WORKERS = 4
@@ -104,6 +106,16 @@ def connect(scheduler: str) -> Any:
             f"There is no Dask scheduler at {scheduler} ({type(error).__name__}). Start one: `dask scheduler`, and give"
             " the address that it prints, such as tcp://HOST:8786."
         ) from error
+
+
+def call(module: str, function: str, *arguments: Any) -> Any:
+    """A worker's job. Were it sent as a function, an exercises.py that cannot be imported would end the process."""
+    try:
+        job = getattr(import_module(module), function)
+    except Exception as error:
+        said = blame_exercises(error) or f"importing {module} stopped with {type(error).__name__}: {error}"
+        raise CourseError(f"A worker cannot start: {said}. Mend it, save the file, and run this again.") from error
+    return job(*arguments)
 
 
 def is_loss(error: Exception) -> bool:

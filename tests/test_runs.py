@@ -23,6 +23,7 @@ import torch
 from conftest import Listener, accuracies, wait_until
 from jupyter_client.manager import start_new_kernel
 from solutions import trainer_with
+from transformers import TrainingArguments
 
 from helpers import exercises, prepare, runs, training, workers
 from helpers.results import fingerprint_code
@@ -91,6 +92,78 @@ def test_the_code_of_the_search_is_no_part_of_a_runs_identity(tmp_path):
     constant = source.replace("max_length=512", "max_length=LONGEST")
     short, long = (fingerprint(f"{constant}\nLONGEST = {length}\n") for length in (128, 512))
     assert short != long, "a constant that a function names belongs to it"
+
+    for unrelated in ('"""A note."""', 'if __name__ == "__main__":\n    init_model()', "'old code'"):
+        assert plain == fingerprint(f"{source}\n\n{unrelated}\n"), "texts and what no import runs change nothing"
+    assert plain != fingerprint(f"{source}\n\nif __name__:\n    print()\n")
+
+
+KERNEL = """
+import builtins, json, sys
+from pathlib import Path
+from helpers import exercises, prepare
+from helpers.progress import Progress
+from helpers.runs import train_all
+from helpers.settings import CourseError, Run, Settings
+
+model, data, build = sys.argv[1:]
+settings, run = Settings(model=model, data=data, epochs=1, build=Path(build)), Run("head", epochs=1)
+file, given = Path(exercises.__file__), Path(exercises.__file__).read_text()
+
+class Edits(Progress):
+    def show(self, states):
+        if all(state.finished for state in states):
+            file.write_text(given.replace("True, max_length=512", "True, max_length=5"))
+
+def attempt(text, workers=0, progress=None):
+    if text:
+        file.write_text(text)
+    try:
+        return len(train_all(settings, [run], workers=workers, progress=progress or Progress()))
+    except CourseError as error:
+        return str(error)
+
+found = [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"]))]
+file.write_text(given.replace('padding="max_length"', 'padding="longest"').replace("max_length=512", "max_length=4"))
+found += [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"])), attempt(given, progress=Edits())]
+builtins.get_ipython = lambda: None
+found.append(attempt(given + "\\n\\nget_ipython()\\n", workers=1))
+found.append(attempt(given.replace("    return dataset", "    open('/no')\\n    return dataset")))
+Path("found.json").write_text(json.dumps(found))
+"""
+
+
+def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(sources, tmp_path):
+    """A kernel lives longer than a version of exercises.py, and its workers shorter."""
+    copy = tmp_path / "project"
+    shutil.copytree(Path(exercises.__file__).parent, copy / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"]
+    done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after, changed, worker, own = json.loads((copy / "found.json").read_text())
+    assert before > 4 and after == 4
+    assert "exercises.py was changed while this was training" in changed
+    assert re.match(
+        r"A worker cannot start: the import stopped in line \d+ of helpers/exercises.py with NameErr", worker
+    )
+    assert re.match(r"preprocess_dataset stopped in line \d+ of helpers/exercises.py with FileNotFoundError", own)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "gone"])
+def test_damaged_tokens_are_made_again(settings, damage):
+    first, _ = prepare.prepare(settings)
+    rows = first["train"][:]
+    for path in settings.folder.glob("tokens-*/train/*.arrow"):
+        path.write_bytes(b"") if damage == "emptied" else path.unlink()
+    assert prepare.prepare(settings)[0]["train"][:] == rows
+
+
+def test_a_run_has_one_device_and_its_own_precision_whatever_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", torch.device("cpu"))
+    monkeypatch.setattr(TrainingArguments, "_n_gpu", 2, raising=False)
+    arguments = training.make_arguments(output_dir=str(tmp_path))
+    assert arguments.mixed_precision == "no" and arguments.n_gpu == 1 and arguments.train_batch_size == 8
 
 
 def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(settings, tmp_path):

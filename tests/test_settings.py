@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.settings import OFFLINE, CourseError, Run, load_settings, write_atomically
+from helpers.settings import OFFLINE, CourseError, Run, load_settings, project_folder, write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,14 @@ def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> N
     with pytest.raises(CourseError, match="No space left on device. Make room."):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
+
+
+def test_the_project_is_above_notebooks_unless_it_is_itself_called_that(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "notebooks" / "helpers").mkdir(parents=True)
+    (tmp_path / "notebooks" / "notebooks").mkdir()
+    for here in ("notebooks", "notebooks/notebooks"):
+        monkeypatch.chdir(tmp_path / here)
+        assert project_folder() == tmp_path / "notebooks"
 
 
 @pytest.mark.parametrize(

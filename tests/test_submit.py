@@ -168,6 +168,11 @@ def test_what_does_no_harm_is_no_gap(project, change):
     assert hand_in.gaps == [] and sorted(hand_in.files) == CONTENT
 
 
+def test_a_function_may_be_defined_under_a_condition():
+    code = "try:\n    def one():\n        return 1\nexcept OSError:\n    two = 2\nif one:\n    def three():\n        "
+    assert submit.find_stubs(code + "raise NotImplementedError") == {"one": False, "two": False, "three": True}
+
+
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
     results(lambda r: r["provenance"].update(profile="full"))(project)
     (project / "build" / "quick").rename(project / "build" / "full")

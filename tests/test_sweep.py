@@ -1,5 +1,6 @@
 """The grid: complete, tested, pruned when asked, and repaired where a file is damaged."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -106,6 +107,12 @@ def test_damaged_results_and_models_are_set_aside_and_made_again(settings):
     assert best_run(again, "head")["test"] == best_run(results, "head")["test"]
     assert list(folder.glob("results-unreadable-*")) and list(folder.glob("runs/*-model-unreadable-*"))
     assert sum("damaged" in line for line in listener.lines) == 2
+    model = sweep.model_folder(settings, again, "head")
+    (model / ".DS_Store").write_bytes(b"the Finder's")
+    assert sweep.run_sweep(settings, ["head"], workers=0, progress=(listener := Listener())) and listener.lines == []
+    shutil.rmtree(model)
+    sweep.run_sweep(settings, ["head"], workers=0, progress=listener)
+    assert "is not here, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 0}', '{"schema": 2}', '{"schema": 2, "runs": [1]}'])

@@ -219,7 +219,12 @@ OBSERVERS = {"1d": _observe_1d, "2a": _observe_2a, "2b": _observe_2b, "2c": _obs
 @contextmanager
 def quiet_workshop() -> Iterator[None]:
     """Work in a temporary folder, without bars, logs and warnings."""
-    with quiet_library(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), ExitStack() as restore:
+    with (
+        quiet_library(),
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        warnings.catch_warnings(),
+        ExitStack() as restore,
+    ):
         warnings.simplefilter("ignore")
         restore.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
         optuna.logging.set_verbosity(optuna.logging.ERROR)
