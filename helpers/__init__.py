@@ -2,15 +2,10 @@
 
 import logging
 import sys
-from pathlib import Path
 
 # Where it may not write into the home folder, or draws for the first time, matplotlib says so on stderr: in a notebook
 # that is an output which no other machine has.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
-
-# The student's file as it is before anything can have imported it: `prepare.refresh_exercises` sees whether it changes.
-EXERCISES = Path(__file__).with_name("exercises.py")
-imported = EXERCISES.read_bytes() if EXERCISES.exists() else b""
 
 
 def tolerate_any_encoding() -> None:

@@ -29,6 +29,8 @@ def open_figure(panels: int, width: float, height: float, share: str = "y") -> t
         figure, axes = plt.subplots(rows, columns, squeeze=False, **{f"share{share}": True}, **size)
     for spare in axes.flat[panels:]:
         spare.remove()
+    for axis in axes.flat[max(0, panels - columns) : panels]:  # Below some of them there is none.
+        axis.xaxis.set_tick_params(labelbottom=True)
     return figure, list(axes.flat[:panels])
 
 

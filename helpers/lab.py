@@ -20,7 +20,7 @@ from helpers.results import describe_origin, load_results, peak_memory_gb, save_
 from helpers.runs import explained, train_all
 from helpers.settings import CourseError, Run, Settings
 from helpers.training import build_trainer
-from helpers.workers import call, open_executor
+from helpers.workers import call, one_thread, open_executor
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # The grid's upper edge and beyond.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -85,7 +85,7 @@ def run_lab(
 
     All are measured once, at their end.
     """
-    runs = [replace(run, at_end=True) for run in runs]
+    runs = [replace(run, at_end=True) for run in ([runs] if isinstance(runs, Run) else runs)]
     records = train_all(settings, runs, workers, scheduler, progress=progress)
     _, provenance = prepare(settings)
     provenance["recipe"] = {key: provenance["recipe"][key] for key in ("max_length", "split_seed", "precision")}
@@ -127,6 +127,7 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
 
 @explained()
 @models.quiet_library()
+@one_thread()
 def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) -> dict[str, Any]:
     started = time.monotonic()
     reviews, _ = prepare(settings)

@@ -45,11 +45,14 @@ def plot_variants(results: dict[str, Any]) -> Figure:
 
 def plot_curve(results: dict[str, Any], field: str) -> Figure:
     """Draw accuracy over a numeric field of the runs (log axis): seeds as dots, means as lines; a panel an encoder."""
-    numeric = [name for name in FIELDS if name != "encoder"]
+    numeric = [name for name in FIELDS if name not in ("encoder", "seed")]
     if field not in numeric:
         raise CourseError(f"Runs have no numeric field {field!r}. Choose one of: {', '.join(numeric)}.")
-    # More epochs of fewer reviews are no variants, where the reviews are what the axis shows.
-    runs = _tabulate(results, {field, "encoder"} | ({"epochs"} if field == "reviews" else set()))
+    # As many more epochs of fewer reviews are no variants, where the reviews are what the axis shows.
+    apart = {"epochs"} if field == "reviews" and _see_as_many(results) else set()
+    runs = _tabulate(results, {field, "encoder"} | apart)
+    if (runs[field] <= 0).any():
+        raise CourseError(f"This axis is logarithmic and has no 0: leave out the runs whose {field} is 0.")
     panels = list(runs.groupby("encoder", sort=False))
     figure, axes = open_figure(len(panels), *((6.6, 3.4) if len(panels) == 1 else (4.2, 4)))
     handles = {}
@@ -85,6 +88,8 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
 def plot_costs(results: dict[str, Any]) -> Figure:
     """Draw what each policy costs relative to full fine-tuning (log axis); raises CourseError where that is missing."""
     costs = pd.DataFrame(results["runs"]).set_index("policy")
+    if not {*COSTS} <= {*costs}:
+        raise CourseError("These are no costs, as `measure_cost` gives them: draw runs by plot_variants or plot_curve.")
     if "full" not in costs.index or len(costs) < 2:
         raise CourseError("Costs are drawn relative to those of the policy full: measure it and another one.")
     costs = costs[list(COSTS)].astype(float)
@@ -121,7 +126,9 @@ def describe_finding(results: dict[str, Any]) -> str:
 
     policies, rates = set(runs["policy"]), "learning_rate" in varied
     others = set(varied) - {"learning_rate", "seed"}  # Where more than one thing differs, nothing is compared.
-    if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}, {"reviews", "epochs"}):
+    if "reviews" in others and _see_as_many(results):
+        others -= {"epochs"}
+    if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}):
         field = "encoder" if "encoder" in others else "reviews"
         best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
         gap = (best["full"] - best["bitfit+head"]).dropna()
@@ -133,16 +140,21 @@ def describe_finding(results: dict[str, Any]) -> str:
             rate = ", each at its best rate" * rates
             return f"Full fine-tuning against BitFit + classifier{rate}: {', '.join(parts)}"
     if others == {"epochs"}:
-        table = mean("policy", "epochs").unstack().sort_index(axis=1)
+        table = mean("policy", "learning_rate", "epochs").unstack().sort_index(axis=1)
         few, many = table.columns[0], table.columns[-1]
-        change = (table[many] - table[few]).dropna()
+        change = (table[many] - table[few]).dropna()  # Where a policy has both at the same rate.
+        shared = change.index.unique("learning_rate")
+        where = f" at {format_rate(shared[0])}" if len(shared) == 1 else " (mean of the rates)"
+        change = change.groupby("policy", sort=False).mean()
         parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
         if parts:
-            return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{' (mean of the rates)' * rates}"
+            return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{where * rates}"
     if rates and not others:
-        best = mean("policy", "learning_rate").unstack().idxmax(axis=1)
+        tried = mean("policy", "learning_rate").unstack()
+        best = tried[tried.count(axis=1) > 1].idxmax(axis=1)  # Of a single rate nothing is best.
         parts = [f"{LOOKS[policy][0]} is best at {format_rate(rate)}" for policy, rate in best.items()]
-        return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
+        if parts:
+            return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
     plain = runs[runs["head_scale"] == 1].groupby("policy")[MEASURED].mean()
     if {"bitfit", "bitfit+head", "head"} <= set(plain.index) and others <= {"head_scale"} and not rates:
         change = _points(plain["bitfit+head"] - plain["bitfit"])
@@ -164,6 +176,11 @@ def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.Data
     table = pd.DataFrame(runs)
     table["variant"] = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
     return table
+
+
+def _see_as_many(results: dict[str, Any]) -> bool:
+    """Whether all runs see as many reviews in all."""
+    return len({round(run["reviews"] * run["epochs"]) for run in fill_in_counts(results)}) == 1
 
 
 def _points(difference: float) -> str:

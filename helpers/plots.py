@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from helpers.figures import GREY, LOOKS, PALE, draw_png, finish, open_figure, put_legend
 from helpers.progress import CELL, interact
-from helpers.report import describe_fields, describe_source, format_rate, name_tensor, tested_run
+from helpers.report import describe_fields, describe_source, format_rate, list_varied, name_tensor, tested_run
 from helpers.results import best_run, list_policies, published, select_runs
 from helpers.settings import CourseError, write_atomically
 
@@ -130,9 +130,11 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
             hollow = {"mfc": "white", "mew": 1.8, "transform": beside} if prefix else {}
             look = {"color": colour, "ms": 10, "ls": "", "label": f"{prefix}{label}: {accuracy:.3f} (n = {n:,})"}
             handles += axis.plot(trained, accuracy, marker, **look, **hollow)
+            axis.update_datalim([(trained, accuracy)])  # One that is moved does not count by itself.
             if not prefix:
                 axis.errorbar(trained, accuracy, 1.96 * (accuracy * (1 - accuracy) / n) ** 0.5, color=colour, capsize=4)
     handles.append(axis.axhline(0.5, color=GREY, lw=1, ls=":", label="guessing: 0.5"))
+    axis.autoscale_view()
     low, high = axis.get_xlim()
     axis.set_xlim(low / 2, high * 2)
     put_legend(axis, handles=handles)
@@ -153,11 +155,12 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
 
     A dot is a run; the rows follow the network. Raises CourseError where no run moved a bias.
     """
-    moved = []
+    moved, kept = [], []
     for run in results["runs"]:
         way = run.get("bias_movement") or run.get("test", {}).get("bias_movement", {})
         if any(way.values()) and run["head_scale"] == 1 and run["encoder"] == "checkpoint":
             moved.append({"policy": run["policy"], **way})
+            kept.append(run)
     if not moved:
         raise CourseError("No run here moved a bias of the checkpoint. Train one with the policy bitfit or full.")
     table = pd.DataFrame(moved).set_index("policy")
@@ -179,7 +182,9 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     axis.grid(axis="x", color=PALE)
     put_legend(axis)
     title = f"Most moved: {' · '.join(name_tensor(mean.max().idxmax()))}"
-    if {"full", "bitfit"} <= set(mean.index):
+    # A search's chosen cells may differ, as each is its policy's best; a lab's runs must not.
+    alike = all("test" in run for run in kept) or not set(list_varied(kept)) - {"seed"}
+    if {"full", "bitfit"} <= set(mean.index) and alike:
         times = mean.loc["bitfit"].mean() / mean.loc["full"].mean()
         title = f"BitFit moves its biases {times:.1f} times as far as full fine-tuning (mean)"
     note = f"{len(names)} bias tensors: the classifier's is left out, since it is not pre-trained · a dot is a run"
@@ -195,13 +200,13 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
     for axis, (title, effects) in zip(axes, texts.items(), strict=True):
         shown = effects.iloc[sorted(effects.abs().argsort()[::-1][:most])]
         axis.barh(range(len(shown)), shown, color=GREY)  # The colours of LOOKS mean policies.
-        axis.set_yticks(range(len(shown)), shown.index)
+        axis.set_yticks(range(len(shown)), map(_shorten, shown.index))
         axis.invert_yaxis()
         axis.axvline(0, color="black", lw=0.8)
         axis.set(xlabel="what the word adds to the log-odds of positive", title=textwrap.fill(title, 44))
         axis.xaxis.set_major_locator(MaxNLocator(5))
         strongest.append(effects.index[effects.abs().argmax()])
-    words = " and ".join(f"“{word}”" for word in dict.fromkeys(strongest))
+    words = " and ".join(f"“{_shorten(word)}”" for word in dict.fromkeys(strongest))
     note = f"the {most} words with the largest effect, in reading order; to the right: towards positive"
     return finish(figure, f"The words that weighed most: {words}", f"{source} · {note}")
 
@@ -251,6 +256,10 @@ def save_plots(results: dict[str, Any], folder: Path) -> None:
 def count_steps(examples: int, batch_size: int) -> int:
     """Optimizer steps in one epoch; the last batch may be smaller."""
     return -(-examples // batch_size)
+
+
+def _shorten(word: str) -> str:
+    return word if len(word) <= 20 else f"{word[:18]}…"
 
 
 def _label(results: dict[str, Any]) -> str:

@@ -17,23 +17,26 @@ import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import BertForSequenceClassification
 
-import helpers
 from helpers import exercises, models, recipe
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
+_made_of: tuple[bytes, Any] | None = None  # the file and the module's spec, when `refresh_exercises` last imported it
 
 
 def refresh_exercises() -> None:
-    """Import exercises.py anew if the file is no longer the one that this process has imported.
+    """Import exercises.py anew unless the module is what this function has made of the file as it is now.
 
-    A run's name has the file's hash in it, and a notebook's kernel lives longer than a version of the file.
+    A run's name has the file's hash in it, and a notebook's kernel lives longer than a version of the file. Who else
+    reloads the module, as the cells of the checks do, gives it another `__spec__`.
     """
-    if (content := helpers.EXERCISES.read_bytes()) != helpers.imported:
+    global _made_of
+    content = Path(exercises.__file__).read_bytes()
+    if _made_of is None or content != _made_of[0] or exercises.__spec__ is not _made_of[1]:
         importlib.reload(exercises)
-        helpers.imported = content
+        _made_of = content, exercises.__spec__
 
 
 def preprocess(settings: Settings, reviews: Dataset) -> Dataset:

@@ -51,6 +51,8 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 def fill_in_counts(results: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs' records, with the number of their reviews also where they had all of them (None)."""
+    if not all("train_accuracy" in run for run in results["runs"]):
+        raise CourseError("These are no results of the lab: `plots` draws a search, and `plot_costs` what runs cost.")
     counts = results["provenance"]["data"]
     splits = {"reviews": "train", "validation": "validation"}
     return [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertModel
 
 from helpers.models import load_tokenizer
-from helpers.prepare import strip_padding
+from helpers.prepare import refresh_exercises, strip_padding
 from helpers.progress import Progress
 from helpers.settings import OFFLINE, Settings
 
@@ -32,6 +32,12 @@ def quick_garbage_collection() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fresh_exercises() -> None:
+    """Import them here: else the first test that trains does, and undoes what it has put in their place."""
+    refresh_exercises()
 
 
 def save_bert(folder: Path, dtype: torch.dtype = torch.float32, **shape: int) -> Path:

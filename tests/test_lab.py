@@ -117,6 +117,16 @@ def test_more_reviews_than_there_are_is_one_message(settings):
         lab.list_runs(settings, "nonsense")
 
 
+def test_costs_are_those_of_one_thread(settings, monkeypatch):
+    """CPU time adds up all threads, and what they wait."""
+    seen = []
+    monkeypatch.setattr(lab, "build_trainer", lambda *given, **options: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    with pytest.raises(CourseError, match="AttributeError"):
+        lab._measure_cost(settings, "head", 8, 4)
+    assert seen == [1]
+
+
 def test_costs_are_measured_for_each_policy(settings):
     table = lab.tabulate_costs(lab.measure_cost(settings, steps=8, batch_size=4))
     assert list(table.index) == ["full", "bitfit", "bitfit+head", "head"]

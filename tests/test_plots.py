@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ipywidgets
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -138,6 +139,15 @@ def test_published_points_are_marked_and_do_not_hide_behind_ours(quick):
     assert theirs[0] - ours[0] > 10 * beside.dpi / 72
 
 
+def test_published_points_are_in_the_picture_wherever_ours_are(quick):
+    for run in quick["runs"]:
+        if "test" in run:
+            run["test"]["accuracy"], run["trainable_parameters"] = 0.55, 2_000
+    (axis,) = plots.plot_accuracy_against_parameters(quick, published()).axes
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    assert left < 2_000 and right > 4_386_178 and low < 0.5 and high > 0.878
+
+
 def test_biases_are_named_by_layer_and_the_one_left_out_is_named(quick):
     figure = plots.plot_bias_movement(quick)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -193,6 +203,38 @@ def test_a_list_that_a_student_shortened_is_drawn_too(name, policy):
         figure = LAB[name](results)
         assert_nothing_cut_off(figure)
         assert "nan" not in all_text(figure)
+
+
+def test_a_finding_compares_like_with_like_where_a_list_was_changed():
+    rates = load("lab_rate")
+    bitfit = keep(rates, lambda run: run["policy"] == "bitfit")
+    longer = {"epochs": 16, "validation_accuracy": 0.7, "learning_rate": 3e-4}
+    more = bitfit["runs"] + [run | longer for run in select_runs(bitfit, learning_rate=3e-4)]
+    change = 100 * (0.7 - np.mean([run["validation_accuracy"] for run in select_runs(bitfit, learning_rate=3e-4)]))
+    said = lab_plots.describe_finding(bitfit | {"runs": more})
+    assert said == f"16 epochs instead of 4 change BitFit by {change:+.1f} points at 3e-4"
+    full = [run | {"policy": "full"} for run in select_runs(bitfit, learning_rate=3e-4)]
+    assert "full" not in lab_plots.describe_finding(rates | {"runs": rates["runs"] + full})
+    data = load("lab_data")
+    equal = data["runs"] + [run | {"epochs": 4, "validation_accuracy": 0.5} for run in data["runs"]]
+    figure = lab_plots.plot_curve(data | {"runs": equal}, "reviews")
+    assert len(figure.axes[0].get_legend().get_texts()) > len(select_runs(data, seed=0)) / 2
+    moved = load("lab_head")
+    assert "times as far" in plots.plot_bias_movement(moved).get_suptitle()
+    moved["runs"].append(select_runs(moved, policy="bitfit")[0] | {"learning_rate": 1e-2})
+    assert "times as far" not in plots.plot_bias_movement(moved).get_suptitle()
+
+
+def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
+    for draw in (lab_plots.plot_variants, lab_plots.describe_finding):
+        with pytest.raises(CourseError, match="no results of the lab"):
+            draw(quick)
+    with pytest.raises(CourseError, match="These are no costs"):
+        lab_plots.plot_costs(load("lab_head"))
+    rates = load("lab_rate")
+    rates["runs"][0]["learning_rate"] = 0
+    with pytest.raises(CourseError, match="logarithmic and has no 0: leave out the runs whose learning_rate is 0"):
+        lab_plots.plot_curve(rates, "learning_rate")
 
 
 def test_where_two_things_differ_nothing_is_compared():

@@ -99,7 +99,7 @@ def test_the_code_of_the_search_is_no_part_of_a_runs_identity(tmp_path):
 
 
 KERNEL = """
-import builtins, json, sys
+import builtins, importlib, json, sys
 from pathlib import Path
 from helpers import exercises, prepare
 from helpers.progress import Progress
@@ -126,6 +126,11 @@ def attempt(text, workers=0, progress=None):
 found = [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"]))]
 file.write_text(given.replace('padding="max_length"', 'padding="longest"').replace("max_length=512", "max_length=4"))
 found += [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"])), attempt(given, progress=Edits())]
+file.write_text(given.replace("Problem 1d", "Another"))
+importlib.reload(exercises)  # as the cell of a check does
+file.write_text(given)
+prepare.prepare(settings)
+found.append(exercises.preprocess_dataset.__doc__[:10])
 builtins.get_ipython = lambda: None
 found.append(attempt(given + "\\n\\nget_ipython()\\n", workers=1))
 found.append(attempt(given.replace("    return dataset", "    open('/no')\\n    return dataset")))
@@ -140,8 +145,8 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
     command = [sys.executable, "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"]
     done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, after, changed, worker, own = json.loads((copy / "found.json").read_text())
-    assert before > 4 and after == 4
+    before, after, changed, taken_back, worker, own = json.loads((copy / "found.json").read_text())
+    assert before > 4 and after == 4 and taken_back == "Problem 1d"
     assert "exercises.py was changed while this was training" in changed
     assert re.match(
         r"A worker cannot start: the import stopped in line \d+ of helpers/exercises.py with NameErr", worker
@@ -232,12 +237,12 @@ def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
 @pytest.mark.parametrize(("name", "workers"), [("preprocess_dataset", 1), ("init_trainer", 0)])
 def test_a_function_that_is_not_written_yet_is_named_without_a_traceback(settings, monkeypatch, name, workers):
     def stub(*arguments, **named):
-        raise NotImplementedError(f"write {name}")
+        raise NotImplementedError(f"Problem 0: write {name}")
 
     monkeypatch.setattr(exercises, name, stub)
     with pytest.raises(CourseError, match=f"write {name}") as raised:
         train_all(settings, [Run("full")], workers=workers, progress=Listener())
-    assert raised.value._render_traceback_() == [f"error: write {name}"]
+    assert raised.value._render_traceback_() == [f"error: Problem 0: write {name}"]
 
 
 def test_an_error_in_a_students_function_is_named_with_its_line(settings, monkeypatch, tmp_path):
