@@ -5,6 +5,9 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 BASE = $(VENV)/.installed-base
 TEST = $(VENV)/.installed-test
+# Whether the environment can be gone on with: its Python is there and new enough, has pip, and was set up in this place.
+FITS = $(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 10) or \
+	sys.prefix not in open(sys.prefix + "/bin/activate").read())' 2>/dev/null
 # Settings for installations outside of virtual environments: inside one, pip refuses the first, and with the others it
 # would install elsewhere.
 export PIP_USER = 0
@@ -52,19 +55,19 @@ clean: ## remove build/ with all runs in it (the virtual environment stays)
 	rm -rf build
 
 # A stamp is written last, so a set-up that was cut short is done again; it names this folder, so a moved one is, too.
-ifneq ($(shell cat "$(BASE)" 2>/dev/null),$(CURDIR))
+ifneq ($(shell [ -x "$(PY)" ] && cat "$(BASE)" 2>/dev/null),$(CURDIR))
 .PHONY: $(BASE)
 endif
 
 $(BASE): WHAT = -e .
 $(BASE): pyproject.toml constraints.txt
 	@rm -f "$(BASE)" "$(TEST)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo \
+	@$(FITS) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo \
 		"Python 3.10 or newer is needed, and '$(PYTHON)' is not that. Name one: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	@$(FITS) || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
 		"'$(PYTHON) -m venv' does not work here. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV), once: 1.7 GB with PyTorch (its build for Nvidia GPUs, usual on Linux: several GB more)."
-	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"
+	@$(FITS) || $(PYTHON) -m venv "$(VENV)" $$([ ! -e "$(VENV)/pyvenv.cfg" ] || echo --clear)
 	@command -v uv >/dev/null || $(PIP) "uv>=0.5,<1" 2>/dev/null || true
 	@$(INSTALL)
 	@echo "$(CURDIR)" > $@

@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 
 import nox
 
+from helpers.results import describe_machine
+
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
 MATRIX = Path(__file__).parent / "build" / "matrix"
@@ -61,6 +63,7 @@ def try_row(session: nox.Session, constraints: str, extras: str, **variables: st
         shutil.copytree(trained, folder / "build" / "quick")
     env = CLEAN | {"COURSE_BUILD": str(folder / "build")} | variables
     row = {"name": session.name, "versions": json.loads(session.run("python", "-c", VERSIONS, silent=True))}
+    row["hardware"] = describe_machine()
     for step, arguments in {"tests": ("-n", "auto", "--dist", "loadgroup"), "notebooks": ("--nbval",)}.items():
         report = folder / f"{step}.xml"
         command = ("python", "-m", "pytest", f"--junitxml={report}", *arguments, step)

@@ -82,7 +82,7 @@ def profile_steps(settings, padded, policy: str) -> dict:
 def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    settings = load_settings("full")
+    settings = load_settings("full", precision="fp32")
     reviews = load_reviews(settings)
     sample = {split: reviews[split].select(range(count)) for split, count in REVIEWS.items()}
     padded = {split: reference.tokenise(rows, settings.model) for split, rows in sample.items()}

@@ -3,6 +3,9 @@
 import logging
 import sys
 
+if sys.version_info < (3, 10):  # noqa: UP036  (Older Pythons cannot read the other files, the doctor's among them.)
+    raise SystemExit(f"Python 3.10 or newer is needed; {sys.executable} is {sys.version.split()[0]}.")
+
 # Where it may not write into the home folder, or draws for the first time, matplotlib says so on stderr: in a notebook
 # that is an output which no other machine has.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

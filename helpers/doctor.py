@@ -17,7 +17,9 @@ from pathlib import Path
 from helpers.settings import CourseError, Settings, find_build_folder, is_hub_id, project_folder
 
 DISTRIBUTION = "bitfit-assignment"
-INSTALL = "python -m pip install -c constraints.txt -e ."
+# As it can be typed: whoever has not activated the environment has another `python`, or none.
+PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+INSTALL = f"{PYTHON} -m pip install -c constraints.txt -e ."
 BUILD = "Set COURSE_BUILD to a folder in which you may write."
 VARIABLES = [f"COURSE_{name}" for name in ("PROFILE", "MODEL", "DATA", "BUILD", "PRECISION", "PROGRESS")]
 
@@ -71,6 +73,8 @@ def check_versions(settings: Settings) -> str:
         if not each.specifier.contains(version, prereleases=True):
             wrong.append(f"{each.name} {version} (needed: {each.specifier})")
     if wrong:
+        if os.environ.get("PYTHONPATH"):
+            wrong[-1] += "; unset PYTHONPATH, whose packages go before this environment's"
         raise CourseError(f"{', '.join(wrong)}. Install it (another Python in a new environment): {INSTALL}")
     return f"{', '.join(found)}; in {sys.prefix}"
 
@@ -103,7 +107,7 @@ def check_notebooks(settings: Settings) -> str:
             unset = ", and unset PYTHONPATH" if os.environ.get("PYTHONPATH") else ""
             raise CourseError(
                 f"The kernel {kernel} ({python}) imports helpers from {imported}, not from this folder. Here, run:"
-                f" {INSTALL} && python -m ipykernel install --sys-prefix --name {kernel}{unset}"
+                f" {INSTALL} && {PYTHON} -m ipykernel install --sys-prefix --name {kernel}{unset}"
             )
     return f"kernel {', '.join(sorted(kernels))}; helpers from {imported}"
 
@@ -111,7 +115,8 @@ def check_notebooks(settings: Settings) -> str:
 def check_jupyter(settings: Settings) -> str:
     found = [name for name in ("jupyterlab", "notebook") if find_spec(name)]
     if not found:
-        raise Doubt("Neither JupyterLab nor Notebook; an editor with notebooks will do. Or: pip install -e '.[lab]'")
+        install = f'{PYTHON} -m pip install -c constraints.txt -e ".[lab]"'
+        raise Doubt(f"Neither JupyterLab nor Notebook; an editor with notebooks will do. Or: {install}")
     return ", ".join(found)
 
 
@@ -121,7 +126,7 @@ def check_inputs(settings: Settings) -> str:
 
     for name, kind in ((settings.model, "model"), (settings.data, "dataset")):
         if is_hub_id(name) and not Path(name).is_dir() and not find_cached(name, kind):
-            raise CourseError(f"{name} is not in the hub's cache. With a network, run: python -m helpers prefetch")
+            raise CourseError(f"{name} is not in the hub's cache. With a network, run: {PYTHON} -m helpers prefetch")
 
     from helpers.data import load_reviews
     from helpers.models import count_parameters, load_classifier, load_tokenizer
@@ -150,7 +155,7 @@ def check_machine(settings: Settings) -> str:
     free = psutil.virtual_memory().available / 2**30
     found = f"{device}; precision auto is {choose_precision('auto')} here; {free:.1f} GiB of memory free"
     if free < 3:
-        raise Doubt(f"{found}. Close other programs, or train with `python -m helpers assignment --workers 1`.")
+        raise Doubt(f"{found}. Close other programs, or train with `{PYTHON} -m helpers assignment --workers 1`.")
     return found
 
 
@@ -171,6 +176,13 @@ def check_sandbox(settings: Settings) -> str:
     """Only for those who grade: students have no folder instructor/."""
     if not (found := shutil.which("bwrap")):
         raise Doubt("bwrap is not here; without it grading has less isolation. On Debian: apt install bubblewrap")
+    command = [found, "--unshare-user", "--ro-bind", "/", "/", "true"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if tried.returncode:
+        raise Doubt(
+            f"{found} does not work here ({tried.stderr.strip()[:200]}). On Ubuntu 24.04 and newer AppArmor forbids it"
+            " until /etc/apparmor.d has a profile for bwrap with `userns,`; else only root can grade, less isolated."
+        )
     return found
 
 

@@ -20,7 +20,7 @@ apt-get update
 apt-get install -y --no-install-recommends python3 python3-venv python3-pip bubblewrap util-linux
 python3 -m venv "$ROOT/venv"
 PIP="$ROOT/venv/bin/python -m pip install --no-cache-dir -c $SOURCE/constraints.txt"
-$PIP ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+$PIP ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 # This installs what the course needs; the course itself runs from $SOURCE.
 $PIP "$SOURCE" pytest nbval psutil
 "$ROOT/venv/bin/python" -m pip uninstall -y bitfit-assignment

@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers import answers, lab_plots, plots, report
 from helpers.progress import describe_time
-from helpers.results import describe_machine, load_results, published
+from helpers.results import load_results, published
 from helpers.settings import load_settings, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def collect() -> None:
         shutil.copyfile(path, RESULTS / f"lab_{path.name}")
     rows = {row["name"]: row for row in read(BENCHMARKS / "matrix.json")["rows"]}
     for row in map(read, ROOT.glob("build/matrix/*/row.json")):
-        rows[row["name"]] = row | {"hardware": describe_machine()}
+        rows[row["name"]] = row
     write_atomically(BENCHMARKS / "matrix.json", json.dumps({"rows": [*rows.values()]}, indent=1) + "\n")
 
 
@@ -227,14 +227,15 @@ def describe_first_figure(measured: dict[str, Any]) -> str:
 
 def describe_matrix(measured: dict[str, Any]) -> str:
     """What passed under which versions."""
-    rows, machines = {}, {row["hardware"]["processor"] for row in measured["rows"]}
+    rows = {}
+    machines = {f"{row['hardware']['cores']} cores ({row['hardware']['processor']})" for row in measured["rows"]}
     for row in measured["rows"]:
         cells = rows[row["name"]] = dict(row["versions"])
         for step in ("tests", "notebooks"):
             counts = [str(row[step][name]) for name in ("passed", "failed", "skipped")]
             cells[f"{step}: passed / failed / skipped"] = " / ".join(counts)
         cells["finished"] = row["finished"][:10]
-    return describe_table(rows, f"Each on 2 cores ({' or '.join(sorted(machines))}).")
+    return describe_table(rows, f"Each on {' or '.join(sorted(machines))}.")
 
 
 if __name__ == "__main__":

@@ -279,7 +279,13 @@ def test_uv_installs_and_where_it_fails_pip_does(tmp_path, code):
 def test_a_finished_set_up_is_not_done_again_until_the_folder_moves(tmp_path):
     stamp = tmp_path / ".installed-base"
     stamp.write_text(f"{ROOT}\n")
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.symlink_to(sys.executable)
     assert "constraints.txt" not in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
+    python.unlink()
+    python.symlink_to("gone")
+    assert "constraints.txt" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
     stamp.write_text("another folder\n")
     assert "constraints.txt" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
 
