@@ -18,8 +18,9 @@ import pandas as pd
 
 from helpers import answers, lab_plots, plots, report
 from helpers.progress import describe_time
-from helpers.results import load_results, published
-from helpers.settings import load_settings, write_atomically
+from helpers.results import choose_best, list_policies, load_results, published, select_runs
+from helpers.settings import Run, Settings, load_settings, write_atomically
+from helpers.sweep import choose_runs, rungs
 
 ROOT = Path(__file__).parents[1]
 RESULTS, BENCHMARKS = ROOT / "results", ROOT / "benchmarks"
@@ -60,12 +61,12 @@ def read(path: Path) -> dict[str, Any]:
 def describe_all() -> dict[str, str]:
     """The content of every block of docs/measurements.md."""
     blocks = {"results": describe_results("quick"), "imdb": describe_results("imdb"), "lab": describe_lab()}
+    blocks["prune"] = describe_prune(load_results(RESULTS / "imdb.json"))
     for name, describe in {
         "speed": describe_speed,
         "speed_bf16": describe_speed,
         "step": describe_step,
         "accuracy": describe_accuracy,
-        "prune": describe_prune,
         "first_figure": describe_first_figure,
         "matrix": describe_matrix,
     }.items():
@@ -194,24 +195,37 @@ def dropout_error(runs: pd.DataFrame) -> float:
     return math.sqrt(variance * (1 / runs.side.value_counts()).sum())
 
 
-def describe_prune(measured: dict[str, Any]) -> str:
-    """What `--prune` chose beside what the exhaustive search did."""
+def replay_pruning(records: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
+    """The record that `--prune` would have chosen from a policy's exhaustive search, and the epochs it would train.
+
+    A run's epochs are the same, bit for bit, whether it is stopped after them or not.
+    """
+    known = {Run(one["policy"], one["learning_rate"], one["batch_size"]): one for one in records}
+    left, epochs, before = dict(known), 0, 0
+    for until, share in rungs(Settings(), prune=True):
+        if share < 1:
+            left = {run: known[run] for run in choose_runs(left, before, math.ceil(share * len(known)))}
+        epochs, before = epochs + len(left) * (until - before), until
+    return choose_best(left.values()), epochs
+
+
+def describe_prune(results: dict[str, Any]) -> str:
+    """What `--prune` chooses beside what the exhaustive search does; the difference is in points."""
     rows: dict[str, dict[str, str]] = {}
-    for policy, found in measured["found"].items():
+    for policy in list_policies(results):
+        runs = select_runs(results, policy=policy)
+        whole, (pruned, epochs) = choose_best(runs), replay_pruning(runs)
         row = rows[policy] = {}
-        for search in ("exhaustive", "pruned"):
-            best = found[search]
-            row[f"{search}: epochs"] = str(best["epochs"])
+        for search, best, trained in (
+            ("exhaustive", whole, sum(len(run["history"]) for run in runs)),
+            ("pruned", pruned, epochs),
+        ):
+            row[f"{search}: epochs"] = str(trained)
             row[f"{search}: cell"] = f"{report.format_rate(best['learning_rate'])}, batch {best['batch_size']}"
             row[f"{search}: validation accuracy"] = f"{best['validation_accuracy']:.4f}"
-        row["difference, points"] = f"{found['difference_points']:+.2f}"
-    run = measured["provenance"]
-    return describe_table(
-        rows,
-        f"Model: {run['model']['name']}; {run['data']['train']:,} training and {run['data']['validation']:,}"
-        f" validation reviews of IMDb; seed {run['recipe']['seed']}; {run['recipe']['precision']},"
-        f" {run['hardware']['processor']}; torch {run['versions']['torch']}; finished {run['finished']}.",
-    )
+        difference = 100 * (pruned["validation_accuracy"] - whole["validation_accuracy"])
+        row["difference, points"] = f"{difference:+.2f}"
+    return describe_table(rows, "The runs of `results/imdb.json`, described above.")
 
 
 def describe_first_figure(measured: dict[str, Any]) -> str:

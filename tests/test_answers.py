@@ -65,7 +65,7 @@ def test_the_header_names_profile_model_data_and_what_stands_in():
 
     assert all(words in head(RESULTS) for words in ("profile `quick`", "stand-in", "short, synthetic reviews"))
     results = load_results(FULL_SIZE)
-    assert all(words in head(results) for words in ("stand-in", "data: imdb", "72 of 160 epochs"))
+    assert all(words in head(results) for words in ("stand-in", "data: imdb", "25,000 test reviews"))
     assert "synthetic" not in head(results)
     results["provenance"]["model"]["name"] = "prajjwal1/bert-tiny"
     assert "stand-in" not in head(results)

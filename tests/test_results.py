@@ -1,14 +1,13 @@
 """The committed results belong to the committed checkpoint and reviews, and say what the cards claim."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.models import fingerprint_model
-from helpers.results import best_run, list_policies, load_results, select_runs
+from helpers.results import best_run, choose_best, list_policies, load_results, select_runs
 from helpers.settings import Settings
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -55,13 +54,23 @@ def test_runs_that_two_experiments_share_agree_within_what_the_readme_says_of_bf
     assert all(abs(one - other) <= 0.001 for one, other in shared), shared
 
 
-@pytest.mark.parametrize("path", ["results/quick.json", "benchmarks/prune.json"])
-def test_pruning_chooses_a_cell_as_good_as_the_exhaustive_search_with_less_than_half_the_epochs(path):
-    spec = importlib.util.spec_from_file_location("prune", RESULTS.parent / "benchmarks" / "prune.py")
-    spec.loader.exec_module(prune := importlib.util.module_from_spec(spec))
-    results = json.loads((RESULTS.parent / path).read_text(encoding="utf-8"))
-    found = prune.compare(Settings(), results)
-    assert found == results.get("found", found)
+@pytest.mark.parametrize("name", ["quick", "imdb"])
+def test_pruning_chooses_a_cell_about_as_good_as_the_exhaustive_search_with_less_than_half_the_epochs(name):
+    spec = importlib.util.spec_from_file_location("publish", RESULTS.parent / "scripts" / "publish.py")
+    spec.loader.exec_module(publish := importlib.util.module_from_spec(spec))
     for policy in ("full", "bitfit"):
-        assert found[policy]["exhaustive"]["epochs"] == 80 and found[policy]["pruned"]["epochs"] == 36
-        assert -0.3 <= found[policy]["difference_points"] <= 0
+        runs = select_runs(load_results(RESULTS / f"{name}.json"), policy=policy)
+        pruned, epochs = publish.replay_pruning(runs)
+        assert epochs == 36 and sum(len(run["history"]) for run in runs) == 80
+        assert 0 <= choose_best(runs)["validation_accuracy"] - pruned["validation_accuracy"] <= 0.003
+
+
+def test_what_notebook_05_says_of_the_grid_on_imdb():
+    results = load_results(RESULTS / "imdb.json")
+    full, bitfit = (select_runs(results, policy=policy) for policy in ("full", "bitfit"))
+    best = choose_best(full)["validation_accuracy"]
+    close = [run["batch_size"] for run in full if run["validation_accuracy"] >= best - 0.005]
+    assert len(close) == 9 and set(close) == {8, 16, 32, 64, 128}
+    for at, below, lowest in ((0, 11, 0.44), (-1, 6, 0.45)):
+        accuracies = [run["history"][at]["validation_accuracy"] for run in bitfit]
+        assert sum(accuracy < 0.5 for accuracy in accuracies) == below and round(min(accuracies), 2) == lowest
