@@ -6,7 +6,7 @@ BitFit is trained three times with each seed, by both sides, in runs that differ
 (`stream`): how far apart may two right programs be? The reference's second and third runs pad a batch to its longest
 review, not to 512: the mask hides padding, so this changes their speed alone.
 
-Writes benchmarks/accuracy.json after every run and goes on from there when run again; about five hours of one core,
+Writes benchmarks/accuracy.json after every run and goes on from there when run again; about eight hours of one core,
 nearly all of them the reference's. Runs are of one thread, as many at a time as there are cores.
 """
 

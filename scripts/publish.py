@@ -71,8 +71,25 @@ def describe_all() -> dict[str, str]:
         "matrix": describe_matrix,
     }.items():
         measured = read(BENCHMARKS / f"{name}.json")
-        blocks[name] = f"{describe(measured)} File: `benchmarks/{name}.json`."
+        origin = describe_origin(measured["provenance"]) if "provenance" in measured else ""
+        blocks[name] = f"{describe(measured)}{origin} File: `benchmarks/{name}.json`."
     return blocks
+
+
+def describe_origin(run: dict[str, Any]) -> str:
+    """What a benchmark's figures rest on, as far as its file says."""
+    parts = []
+    if "model" in run:
+        data, versions = run["data"], run["versions"]
+        parts = [
+            f"model: {run['model']['name']}",
+            f"data: {data['name']}, {data['train']:,} training and {data['validation']:,} validation reviews",
+            f"Python {versions['python']}, torch {versions['torch']}, transformers {versions['transformers']}",
+        ]
+    parts.append(f"{run['hardware']['cores']} cores ({run['hardware']['processor']})")
+    parts += [describe_time(run["wall_seconds"])] if "wall_seconds" in run else []
+    parts += [f"finished {run['finished']}"] if "finished" in run else []
+    return f" Measured: {'; '.join(parts)}."
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -133,14 +150,11 @@ def describe_speed(measured: dict[str, Any]) -> str:
             usual, here = cell["reference"][phase], cell["ours"][phase]
             row |= {f"{phase}: usual": f"{usual:.0f}", f"{phase}: here": f"{here:.0f}"}
             row[f"{phase}: ratio"] = f"{here / usual:.1f}×"
-    run, ratio = measured["provenance"], measured["ratio"]
+    ratio = measured["ratio"]
     return describe_table(
         rows,
         f"Over these cells {ratio['training']:.1f} times as fast in training, {ratio['validation']:.1f} times in"
-        f" validation, {ratio['epoch']:.1f} times for whole epochs. Measured on {run['cores']} cores"
-        f" ({run['hardware']['processor']}, {run['precision']}) with {run['data']['train']} training and"
-        f" {run['data']['validation']} validation reviews a figure; torch {run['versions']['torch']}; finished"
-        f" {run['finished']}.",
+        f" validation, {ratio['epoch']:.1f} times for whole epochs, in {measured['provenance']['precision']}.",
     )
 
 
@@ -154,10 +168,9 @@ def describe_step(measured: dict[str, Any]) -> str:
         } | {kind: f"{share:.0%}" for kind, share in step["shares"].items()}
     return describe_table(
         rows,
-        f"One thread, batches of {run['batch_size']} reviews of {measured['steps'][0]['tokens_a_review']} tokens in the"
-        f" mean, {run['precision']}, {run['hardware']['processor']}; products of large matrices reach"
-        f" {measured['gflops_of_large_products']:.0f} GFLOP/s in one thread there; torch {run['versions']['torch']};"
-        f" finished {run['finished']}.",
+        f"One thread, {run['precision']}, batches of {run['batch_size']} reviews of"
+        f" {measured['steps'][0]['tokens_a_review']} tokens in the mean; products of large matrices reach"
+        f" {measured['gflops_of_large_products']:.0f} GFLOP/s in one thread there.",
     )
 
 
@@ -176,12 +189,10 @@ def describe_accuracy(measured: dict[str, Any]) -> str:
             "difference, points": f"{points['ours']['mean'] - points['reference']['mean']:+.2f}",
             "its standard error": "" if group.stream.nunique() == 1 else f"{dropout_error(group):.2f}",
         }
-    run = measured["provenance"]
     return describe_table(
         rows,
-        f"Validation accuracy in percent on {run['data']['validation']:,} reviews after {run['epochs']} epochs on"
-        f" {run['data']['train']:,}, seeds {', '.join(map(str, sorted(runs.seed.unique())))}; model:"
-        f" {run['model']['name']}; {run['hardware']['processor']}, fp32, one thread; torch {run['versions']['torch']}.",
+        f"Validation accuracy in percent after {measured['provenance']['epochs']} epochs, seeds"
+        f" {', '.join(map(str, sorted(runs.seed.unique())))}, fp32, one thread.",
     )
 
 
@@ -230,26 +241,25 @@ def describe_prune(results: dict[str, Any]) -> str:
 
 def describe_first_figure(measured: dict[str, Any]) -> str:
     """How long it takes until notebook 01 shows its first picture."""
-    found, machine = measured["until_the_first_figure"], measured["provenance"]["hardware"]
+    found = measured["until_the_first_figure"]
     return (
         f"From opening notebook 01 to its first picture: {found['here']['notebook_seconds']:.0f} s here, after"
         f" {found['here']['set_up_seconds']:.0f} s of set-up; {found['colab']['notebook_seconds']:.0f} s in an"
-        " environment with Colab's packages, the course's installation included (a warm package cache,"
-        f" {machine['cores']} cores, {machine['processor']}, busy with other work as well)."
+        " environment with Colab's packages, the course's installation included. The package cache was warm."
     )
 
 
 def describe_matrix(measured: dict[str, Any]) -> str:
     """What passed under which versions."""
-    rows = {}
-    machines = {f"{row['hardware']['cores']} cores ({row['hardware']['processor']})" for row in measured["rows"]}
+    rows, machines = {}, pd.DataFrame([row["hardware"] for row in measured["rows"]]).astype(str)
+    cores, processors = (" or ".join(sorted(machines[name].unique())) for name in ("cores", "processor"))
     for row in measured["rows"]:
         cells = rows[row["name"]] = dict(row["versions"])
         for step in ("tests", "notebooks"):
             counts = [str(row[step][name]) for name in ("passed", "failed", "skipped")]
             cells[f"{step}: passed / failed / skipped"] = " / ".join(counts)
         cells["finished"] = row["finished"][:10]
-    return describe_table(rows, f"Each on {' or '.join(sorted(machines))}.")
+    return describe_table(rows, f"Each on {cores} cores ({processors}).")
 
 
 if __name__ == "__main__":

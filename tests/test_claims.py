@@ -1,4 +1,4 @@
-"""The measured figures in answers.md are in the files that they name.
+"""The measured figures that people read are in the files that they name.
 
 A figure is a link to its file, with what it is in the link's title: a path from a policy's best run
 (`best.full.test.accuracy`), or a column and a selection of runs whose mean it is
@@ -6,6 +6,7 @@ A figure is a link to its file, with what it is in the link's title: a path from
 quotient of two of these (`A - B`, `A / B`).
 """
 
+import importlib.util
 import json
 import re
 import statistics
@@ -13,6 +14,7 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+from test_prose import NOTEBOOKS, PAGES, read
 
 from helpers.results import best_run
 
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r'\[([^\]]+)\]\(([\w./-]+\.json) "([^"]+)"\)')
 SUMMARIES = {"std": statistics.stdev, "min": min, "max": max}
 VARIED = ("policy", "learning_rate", "epochs", "reviews", "encoder", "head_scale")
-ANSWERS = (ROOT / "answers.md").read_text(encoding="utf-8")
+ANSWERS, README, MEASUREMENTS = (read(ROOT / name) for name in ("answers.md", "README.md", "docs/measurements.md"))
 
 
 def look_up(results: dict, what: str) -> float:
@@ -52,18 +54,34 @@ def is_rounded(text: str, value: float) -> bool:
     return f"{value:.{len(number.partition('.')[2])}f}" == number
 
 
-@pytest.mark.parametrize(("text", "file", "what"), LINK.findall(ANSWERS))
-def test_a_figure_is_in_its_file(text, file, what):
-    value = look_up(json.loads((ROOT / file).read_text(encoding="utf-8")), what)
-    assert is_rounded(text, value), f"{text!r} in answers.md, but {file} has {value:.5f} for {what!r}"
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_a_figure_is_in_its_file(path):
+    for text, file, what in LINK.findall(read(path)):
+        value = look_up(json.loads((path.parent / file).read_text(encoding="utf-8")), what)
+        assert is_rounded(text, value), f"{text!r} in {path.name}, but {file} has {value:.5f} for {what!r}"
 
 
-def test_the_discussion_gives_no_accuracy_without_its_file():
-    discussion = ANSWERS[ANSWERS.index("## Problem 3a") :]
-    assert len(LINK.findall(discussion)) >= 10
-    written = [line for line in LINK.sub("", discussion).splitlines() if not line.startswith(("|", "Measured"))]
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        (ANSWERS[ANSWERS.index("## Problem 3a") :], 40),
+        (README[README.index("## Results") :], 10),
+        (re.sub(r"(?s)<!-- begin (\w+):.*?<!-- end \1 -->", "", MEASUREMENTS), 1),
+    ],
+    ids=["answers", "README", "measurements"],
+)
+def test_no_accuracy_is_given_without_its_file(text, least):
+    assert len(LINK.findall(text)) >= least
+    written = [line for line in LINK.sub("", text).splitlines() if not line.startswith(("| With", "Measured"))]
     bare = re.findall(r"\b0\.\d{3,}\b|[\d.]+ points", "\n".join(written))
     assert not bare, f"figures without a file: {bare}"
+
+
+def test_the_tables_of_the_measurements_are_what_publish_writes():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "scripts" / "publish.py")
+    spec.loader.exec_module(publish := importlib.util.module_from_spec(spec))
+    for name, content in publish.describe_all().items():
+        assert publish.replace_block(MEASUREMENTS, name, content) == MEASUREMENTS, f"{name}: run scripts/publish.py"
 
 
 def test_the_usual_speed_in_notebook_02_is_the_measured_one():

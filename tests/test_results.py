@@ -1,4 +1,4 @@
-"""The committed results belong to the committed checkpoint and reviews, and say what the cards claim."""
+"""The committed results belong to the committed checkpoint and reviews."""
 
 import importlib.util
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_both_grids_are_complete_and_the_best_run_is_tested(name):
         assert [run for run in runs if "test" in run] == [best_run(results, policy)]
 
 
-def test_runs_that_two_experiments_share_agree_within_what_the_readme_says_of_bf16_and_fp32():
+def test_runs_that_two_experiments_share_agree_within_what_is_said_of_bf16_and_fp32():
     rate, steps = (load_results(RESULTS / f"lab_{name}.json") for name in ("rate", "steps"))
     assert [each["provenance"]["recipe"]["precision"] for each in (rate, steps)] == ["fp32", "bf16"]
     decides = ("policy", "learning_rate", "seed", "epochs", "reviews", "batch_size")
