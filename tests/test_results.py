@@ -1,4 +1,4 @@
-"""The committed results belong to the committed checkpoint and reviews."""
+"""The committed results belong to the committed checkpoint and reviews, and its card to what made it."""
 
 import importlib.util
 from pathlib import Path
@@ -19,6 +19,14 @@ def test_quick_results_are_of_this_checkpoint_and_these_reviews():
     assert run["data"]["fingerprint"] == fingerprint_reviews(load_reviews(settings))
     recipe = settings.recipe()
     assert {key: recipe[key] for key in run["recipe"]} == run["recipe"]
+
+
+def test_the_checkpoint_s_card_says_what_its_training_logged():
+    folder = Path(Settings().model)
+    facts, card = json.loads((folder / "pretraining.json").read_text()), (folder / "README.md").read_text()
+    told = [facts["unique_tokens"], facts["steps"], *(value for row in facts["held_out"] for value in row.values())]
+    assert all(f"{value:,}" in card for value in told)
+    assert f"{facts['seconds'] / 60:.0f} minutes on {facts['threads']} thread" in card
 
 
 def test_full_size_results_are_of_this_checkpoint_and_no_text_of_the_data_is_in_them():
