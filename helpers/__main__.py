@@ -12,7 +12,11 @@ from helpers.settings import CourseError, Run, Settings, load_settings
 
 def main(arguments: list[str] | None = None) -> int:
     tolerate_any_encoding()
-    options = build_parser().parse_args(arguments)
+    return run_verb(build_parser().parse_args(arguments))
+
+
+def run_verb(options: argparse.Namespace) -> int:
+    """Run what was asked for; returns the exit code. What the user can mend is said in one message."""
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # `... | head`: nobody reads the rest.
@@ -21,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         unwritten = isinstance(error, NotImplementedError) and str(error).startswith("Problem ")
         said = str(error) if unwritten or isinstance(error, CourseError) else blame_exercises(error)
-        if options.traceback or not said:
+        if not said and isinstance(error, ModuleNotFoundError):
+            said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."
+        if getattr(options, "traceback", False) or not said:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2

@@ -7,20 +7,13 @@ import sys
 from pathlib import Path
 
 from helpers import tolerate_any_encoding
-from helpers.settings import CourseError, write_atomically
+from helpers.__main__ import run_verb
+from helpers.settings import write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
     tolerate_any_encoding()
-    options = build_parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Running the same command again goes on where this one stopped.", file=sys.stderr)
-        return 130
+    return run_verb(build_parser().parse_args(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -53,6 +53,15 @@ def test_the_process_ends_with_that_code_and_developers_alone_get_a_traceback(tm
     assert done.returncode == 1 and "Traceback" in done.stderr and "--traceback" not in run("sweep", "--help").stdout
 
 
+@pytest.mark.parametrize("command", ["helpers submit", "helpers lab head", "instructor grade x"])
+def test_a_python_without_the_packages_says_which_one_to_use(command):
+    module, *arguments = command.split()
+    bare = [sys.executable, "-S", "-m", module, *arguments]
+    done = subprocess.run(bare, cwd=RESULTS.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "No module named" in done.stderr and sys.executable in done.stderr and ".venv/bin/python" in done.stderr
+
+
 def test_a_reader_that_leaves_gets_no_traceback():
     code = "import sys; from helpers.__main__ import main; sys.exit(main(['doctor']))"
     command = [sys.executable, "-c", code]
