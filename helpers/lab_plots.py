@@ -36,7 +36,7 @@ def plot_variants(results: dict[str, Any]) -> Figure:
         axis.annotate(f"{mean:.3f}", (mean, row - 0.3), ha="center", va="bottom", fontsize=9)
     axis.set_yticks(range(len(variants)), [name.replace(", ", "\n", 1) for name, _ in variants])
     axis.set_ylim(len(variants) - 0.4, -0.75)
-    axis.set_xlabel(f"validation accuracy (n = {_measured_on(runs)})")
+    axis.set_xlabel(f"accuracy (validation: n = {_measured_on(runs)})")
     axis.axvline(0.5, color=GREY, lw=1, ls=":")
     axis.grid(axis="x", color=PALE)
     note = "line: mean over the seeds · hollow: accuracy on reviews that were trained on · dotted: guessing"
@@ -63,8 +63,9 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
             colour = 1 - (1 - np.array(to_rgb(colour))) * 0.6**rank  # Paler, variant by variant.
             means = group.groupby(field)[[MEASURED, "train_accuracy"]].mean()
             axis.plot(group[field], group[MEASURED], marker, color=colour, ms=7, alpha=0.7)
-            axis.plot(means["train_accuracy"], "--", color=colour, lw=1.3)
-            (handles[variant],) = axis.plot(means[MEASURED], color=colour, lw=2)
+            axis.plot(means["train_accuracy"], f"--{marker}", color=colour, lw=1.3, ms=4, mfc="white")
+            axis.plot(means[MEASURED], color=colour, lw=2)
+            (handles[variant],) = axis.plot([], [], marker=marker, color=colour, lw=2)
         ticks = sorted(here[field].unique())
         axis.set_xscale("log")
         axis.set_xticks(ticks, [format_rate(tick) if field == "learning_rate" else f"{tick:,g}" for tick in ticks])
@@ -95,18 +96,19 @@ def plot_costs(results: dict[str, Any]) -> Figure:
     costs = costs[list(COSTS)].astype(float)
     share = (costs / costs.loc["full"]).drop("full")
     figure, (axis,) = open_figure(1, 6.6, 3.4)
-    height = 0.8 / len(share)
     for place, (policy, row) in enumerate(share.iterrows()):
-        label, colour, _ = LOOKS[policy]
-        places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * height
-        axis.barh(places, row, height * 0.9, color=colour, label=label)
+        label, colour, marker = LOOKS[policy]
+        places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * 0.8 / len(share)
+        # Points, since a log axis has no 0 for bars to start at.
+        axis.plot(row, places, marker, color=colour, label=label, ms=8, zorder=3)
         for y, value in zip(places, row, strict=True):
             text = "not measured here" if np.isnan(value) else f"{value:.0%}" if value >= 0.1 else f"{value:.2%}"
             axis.text(1.01, y, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
     axis.axvline(1, color="black", lw=1.2)
     axis.set(xscale="log", xlabel="relative to full fine-tuning (log scale); line: full fine-tuning")
     axis.set_yticks(range(len(COSTS)), COSTS.values())
-    axis.invert_yaxis()
+    axis.set_ylim(len(COSTS) - 0.5, -0.5)
+    axis.grid(axis="x", color=PALE)
     put_legend(axis, ncols=3)
     policy, run = "bitfit" if "bitfit" in share.index else share.index[0], results["provenance"]
     title = (

@@ -167,10 +167,11 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     mean = table.groupby("policy", sort=False).mean().fillna(0)
     names = [name_tensor(tensor) for tensor in table]
     figure, (axis,) = open_figure(1, 6.6, 0.9 + 0.26 * len(names))
-    for policy in mean.index:
+    for place, policy in enumerate(mean.index):
         label, colour, marker = LOOKS[policy]
         dots = table.loc[[policy]]
-        rows = np.tile(range(len(names)), len(dots))
+        shift = 0.22 * (place - (len(mean) - 1) / 2)  # Side by side: the keys' biases move equally little.
+        rows = np.tile(np.arange(len(names)) + shift, len(dots))
         look = {"color": colour, "label": label, "clip_on": False, "zorder": 3, "alpha": 0.8}
         axis.plot(dots.to_numpy().ravel(), rows, marker, **look)
     axis.set_yticks(range(len(names)), [" · ".join(filter(None, name)) for name in names])

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from helpers import lab_plots, plots, report  # noqa: E402
+from helpers.figures import LOOKS  # noqa: E402
 from helpers.progress import interact  # noqa: E402
 from helpers.results import load_results, published, select_runs  # noqa: E402
 from helpers.settings import CourseError, Settings  # noqa: E402
@@ -162,6 +163,8 @@ def test_biases_are_named_by_layer_and_the_one_left_out_is_named(quick):
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[:3] == ["embeddings · LayerNorm", "layer 1 · attention query", "layer 1 · attention key"]
     assert labels[-1] == "pooler · dense" and len(labels) == 18
+    full, bitfit = (line.get_ydata()[2] for line in figure.axes[0].lines[:2])  # Neither hides behind the other.
+    assert full < 2 < bitfit
     assert "18 bias tensors: the classifier's is left out" in all_text(figure)
     lab = plots.plot_bias_movement(keep(load("lab_head"), lambda run: run["policy"] != "full"))
     assert "Most moved: layer 2 · attention query" in all_text(lab)  # counted as on the axis
@@ -178,6 +181,17 @@ def test_variants_have_names_of_their_own():
     assert len(set(rows)) == len(rows) == 16
     labels = [text.get_text() for text in lab_plots.plot_curve(seeds, "learning_rate").axes[0].get_legend().texts]
     assert len(set(labels)) == len(labels) == 11 and "BitFit, batch 16, 4 epochs" in labels
+
+
+@pytest.mark.parametrize("name", ["rate", "encoder", "data", "cost"])
+def test_a_policy_is_known_by_its_marker_too_where_colours_are_not_seen(name):
+    figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in LOOKS.values()}
+    legend = figure.axes[0].get_legend()
+    named = {text.get_text(): handle for text, handle in zip(legend.texts, legend.legend_handles, strict=True)}
+    shown = {label: named[label].get_marker() for label in known if label in named}
+    assert len(shown) >= 2 and shown.items() <= known.items()
+    drawn = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
+    assert {line.get_marker() for line in drawn if line.get_linestyle() == "--"} <= set(known.values())
 
 
 def test_a_line_that_is_in_the_second_panel_only_is_named_too():
