@@ -7,7 +7,7 @@ lint: $(TEST) ## what ruff says of the code
 	$(PY) -m ruff format --check .
 
 matrix: $(TEST) ## the tests and notebooks under other versions of Python and the libraries; takes an hour or two
-	$(PY) -m nox $(addprefix --session ,$(ROWS))
+	$(PY) -m nox
 
 browser: WHAT = -e ".[lab,browser]"
 browser: $(TEST) ## run the notebooks in JupyterLab in a real browser; screenshots in build/browser
