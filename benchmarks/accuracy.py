@@ -10,6 +10,7 @@ Writes benchmarks/accuracy.json after every run and goes on from there when run 
 nearly all of them the reference's. Runs are of one thread, as many at a time as there are cores.
 """
 
+import argparse
 import json
 import multiprocessing
 import sys
@@ -74,6 +75,7 @@ def train(settings, padded, job: dict) -> dict:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     settings = load_settings("full", precision="fp32")
     reviews = load_reviews(settings)
     reviews["train"] = reviews["train"].select(range(REVIEWS))

@@ -7,6 +7,7 @@ picture, in a new kernel. `colab`: the same cells in an environment that has Col
 where the bootstrap cell fetches and installs the course. Writes benchmarks/first_figure.json.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def measure(action: Callable, *arguments: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cells = folder / "cells.ipynb"

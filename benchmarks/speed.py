@@ -7,6 +7,7 @@ helpers, one after the other; training and validation apart. Writes benchmarks/s
 COURSE_PRECISION=bf16; four to six minutes on 2 cores.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -89,6 +90,7 @@ def grid_ratio(cells: list[dict], phases: list[str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     settings, cores = load_settings("full"), count_workers()
     precision = choose_precision(settings.precision)

@@ -5,6 +5,7 @@
 Profiles steps of 32 real reviews of up to 512 tokens, in one thread, for both policies. Writes benchmarks/step.json.
 """
 
+import argparse
 import json
 import os
 import time
@@ -80,6 +81,7 @@ def profile_steps(settings, padded, policy: str) -> dict:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     settings = load_settings("full", precision="fp32")

@@ -7,6 +7,7 @@ the pictures of both grids, the tables of docs/measurements.md and answers.md.
 python scripts/publish.py
 """
 
+import argparse
 import json
 import math
 import re
@@ -28,6 +29,7 @@ DOCUMENT = ROOT / "docs" / "measurements.md"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     collect()
     for name in ("quick", "imdb"):
         figure = plots.plot_grid(load_results(RESULTS / f"{name}.json"))

@@ -5,6 +5,7 @@
 Outputs stay as they are. Run it after adding a problem, an answer cell or a check.
 """
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ HEADING = re.compile(r"^## Problem (\w+) · .*?(\d+) points\)$", re.M)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         points = {problem: int(number) for cell in notebook.cells for problem, number in HEADING.findall(cell.source)}

@@ -1,5 +1,6 @@
 """The command line as its users meet it."""
 
+import runpy
 import subprocess
 import sys
 from contextlib import suppress
@@ -9,7 +10,9 @@ import pytest
 
 from helpers.__main__ import main
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+SCRIPTS = [path for room in ("scripts", "benchmarks") for path in sorted((ROOT / room).glob("*.py"))]
 
 
 def run(*arguments, **kwargs):
@@ -57,9 +60,21 @@ def test_the_process_ends_with_that_code_and_developers_alone_get_a_traceback(tm
 def test_a_python_without_the_packages_says_which_one_to_use(command):
     module, *arguments = command.split()
     bare = [sys.executable, "-S", "-m", module, *arguments]
-    done = subprocess.run(bare, cwd=RESULTS.parent, capture_output=True, text=True)
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "No module named" in done.stderr and sys.executable in done.stderr and ".venv/bin/python" in done.stderr
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_that_is_asked_for_help_does_nothing_else(path, monkeypatch, capsys):
+    source = path.read_text(encoding="utf-8")
+    if "__main__" in source:
+        assert "ArgumentParser" in source
+        monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+        monkeypatch.syspath_prepend(path.parent)
+        with pytest.raises(SystemExit, match="0"):
+            runpy.run_path(str(path), run_name="__main__")
+        assert capsys.readouterr().out.startswith(f"usage: {path.name}")
 
 
 def test_a_reader_that_leaves_gets_no_traceback():

@@ -1,6 +1,7 @@
 """The committed results belong to the committed checkpoint and reviews, and its card to what made it."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
