@@ -59,7 +59,7 @@ def positive(text: str) -> int:
 
 def begin(options: argparse.Namespace) -> Settings:
     """The settings of a verb, shown before it starts."""
-    settings = load_settings(options.profile, options.model, options.data, getattr(options, "precision", None))
+    settings = load_settings(*(getattr(options, name, None) for name in ("profile", "model", "data", "precision")))
     print(settings, flush=True)
     return settings
 
@@ -186,7 +186,7 @@ VERBS = {
         ("--seeds", {"type": positive, "default": 3, "help": "runs with other seeds (default: %(default)s)"}),
     ],
     answers: [
-        *WHAT,
+        WHAT[0],
         ("--results", {"type": Path, "help": "results file (default: the last run's)"}),
         ("--out", {"type": Path, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
     ],
