@@ -1,33 +1,53 @@
-"""What a reader should look at in a student's file: honest solutions have no use for it, forged ones do."""
+"""What a reader should look at in a student's file: whatever right solutions have no use for.
+
+Of modules, and of what `os` and `sys` have, the usual is listed: there are too many ways to everything else.
+"""
 
 import ast
+import re
 from collections.abc import Iterable
 
-# Modules and attributes that see or change what belongs to the checks, or end or leave the process. Where honest code
-# has the same name for something else, the module belongs to it: `modules` is a method of every model.
-NOTED = set(
+USUAL = set(
     """
-    POLICIES apply_policy
-    atexit builtins ctypes faulthandler forgery gc checks recipe importlib inspect instructor marshal mmap
-    multiprocessing pdb pickle posix psutil pty resource runner runpy signal socket subprocess threading traceback mock
-    _exit abort dup dup2 execl execv execve execvp fdopen fork forkpty kill killpg pipe popen posix_spawn pwrite spawnl
-    spawnv system write writev _current_frames _getframe meta_path setprofile settrace stdout stderr __bases__
-    __closure__ __code__ __globals__ __mro__ __subclasses__ cr_frame f_back f_builtins f_globals f_locals gi_frame
-    tb_frame tb_next os.open os.* sys.modules sys.path sys.*
+    IPython __future__ abc accelerate collections contextlib copy dataclasses datasets datetime enum evaluate functools
+    hashlib helpers itertools json logging math matplotlib numpy optuna os pandas pathlib pprint random re safetensors
+    scipy sklearn string sys tempfile textwrap time tokenizers torch tqdm transformers typing typing_extensions warnings
     """.split()  # noqa: SIM905
 )
-BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals"}
+OF_SYSTEM = {
+    "os": {"cpu_count", "environ", "getcwd", "getenv", "listdir", "makedirs", "path", "sep"},
+    "sys": {"argv", "executable", "maxsize", "platform", "version", "version_info"},
+}
+# What sees or changes what belongs to the checks, or ends or leaves the process, under whatever name it is reached:
+# modules through others that import them, the course's own parts, functions of `os`, and frames.
+NOTED = set(
+    """
+    POLICIES apply_policy checks forgery recipe runner
+    atexit builtins ctypes ctypeslib faulthandler gc importlib inspect marshal mmap mock multiprocessing os pdb pickle
+    posix psutil pty resource runpy signal socket subprocess sys threading traceback
+    abort dup dup2 execl execv execve execvp fdopen fork forkpty kill killpg pipe popen posix_spawn pwrite spawnl spawnv
+    stderr stdout system write writev meta_path setprofile settrace currentframe cr_frame f_back f_builtins f_globals
+    f_locals gi_frame tb_frame tb_next
+    """.split()  # noqa: SIM905
+)
+PLAIN = {"_", "__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
+BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals", "locals", "open", "vars"}
 
 
 def find_forgery(source: bytes) -> list[str]:
     """A line for each thing in Python source that forgery needs, with its line numbers; nothing is executed."""
     try:
-        tree = ast.parse(source)
+        nodes = [*ast.walk(ast.parse(source))]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [f"exercises.py cannot be read as Python ({type(error).__name__})"]
+    imported = [part for node in nodes if isinstance(node, ast.Import) for part in node.names]
+    system = {part.asname or part.name: part.name for part in imported if part.name in OF_SYSTEM}
+    # Names that are no more than the beginning of what is looked at below, or of a `getattr` of a known name.
+    held = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    held |= {id(call.func) for call in nodes if isinstance(call, ast.Call) and _is_known(call.args[1:2])}
     lines: dict[str, set[int]] = {}
-    for node in ast.walk(tree):
-        for name in NOTED.union(BARE).intersection(list_names(node)):
+    for node in nodes:
+        for name in list_odd(node, system, id(node) in held):
             lines.setdefault(name, set()).add(node.lineno)
     return [
         f"exercises.py uses {name}, for which right solutions have no use:"
@@ -36,20 +56,43 @@ def find_forgery(source: bytes) -> list[str]:
     ]
 
 
-def list_names(node: ast.AST) -> Iterable[str]:
-    """What a node names: parts of a module, an attribute, a builtin, or a text that `getattr` may be given."""
+def _is_known(arguments: list[ast.expr]) -> bool:
+    return any(isinstance(each, ast.Constant) for each in arguments)
+
+
+def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]:
+    """What is unusual in a node; `system` are the names under which the file has `os` and `sys`."""
     match node:
         case ast.Import(names=parts):
-            return [name for part in parts for name in part.name.split(".")]
-        case ast.ImportFrom(module=module, names=parts):
-            names = [f"{module}.{part.name}" for part in parts]
-            return [*names, *(each for name in names for each in name.split("."))]
-        case ast.Attribute(value=ast.Name(id=owner), attr=name):
-            return {f"{owner}.{name}", name} - BARE
+            return [odd for part in parts for odd in _look_at(part.name)]
+        case ast.ImportFrom(module=module, names=parts, level=level):
+            module = f"helpers.{module or ''}".rstrip(".") if level else module
+            return [odd for part in parts for odd in _look_at(f"{module}.{part.name}")]
+        case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in system:
+            return _look_at(f"{system[owner]}.{name}")
+        case ast.Attribute(value=ast.Name(id="self" | "cls")):
+            return ()
         case ast.Attribute(attr=name):
-            return {name} - BARE
+            return filter(_is_noted, [name])
+        case ast.MatchClass(kwd_attrs=names):
+            return filter(_is_noted, names)
         case ast.Name(id=name):
-            return {name} & BARE
-        case ast.Constant(value=str(name)) if "." in name or name.startswith("_"):
-            return [name, *name.split(".")]
+            return {name} & (BARE if held else BARE | system.keys() | {"getattr"})
+        case ast.Constant(value=str(text)) if re.fullmatch(r"[\w.]+", text):
+            return filter(_is_noted, text.split("."))
     return ()
+
+
+def _look_at(path: str) -> list[str]:
+    """What is odd about a module, or about something in it."""
+    top, *parts = path.split(".")
+    if top not in USUAL:
+        return [top]
+    odd = [part for part in parts if _is_noted(part)]
+    if not odd and parts and (parts[0] not in OF_SYSTEM.get(top, parts) or (top, parts[-1]) == ("helpers", "*")):
+        odd = [path]
+    return odd
+
+
+def _is_noted(name: str) -> bool:
+    return name in NOTED or name.startswith("_") and name not in PLAIN

@@ -174,6 +174,23 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody() -> None:
         ("x = getattr(1, '_getframe')", 1, "_getframe"),
         ("__import__('os')", 1, "__import__"),
         ("try:\n    1 / 0\nexcept Exception as e:\n    e.__traceback__.tb_frame", 4, "tb_frame"),
+        ("import logging\nx = getattr(logging.currentframe(), 'f_back')", 2, "f_back"),
+        ("import os\nx = getattr(os, 'write')", 2, "write"),
+        ("import os\nx = getattr(os, '_ex' + 'it')", 2, "getattr"),
+        ("import torch\nx = map(getattr, [torch], ['os'])", 2, "getattr"),
+        ("import os as o\n[x] = [o]", 2, "o"),
+        ("import os\nos.__dict__['fork']", 2, "__dict__"),
+        ("import os\nmatch os:\n    case object(fork=f):\n        f()", 3, "fork"),
+        ("import sys as s\ns.exc_info()", 2, "sys.exc_info"),
+        ("from torch import os as o", 1, "os"),
+        ("import torch\ntorch.sys.modules", 2, "sys"),
+        ("import __main__", 1, "__main__"),
+        ("import timeit\ntimeit.timeit('import os; os._exit(0)')", 1, "timeit"),
+        ("from pkgutil import resolve_name", 1, "pkgutil"),
+        ("import _ctypes", 1, "_ctypes"),
+        ("from helpers.models import *", 1, "helpers.models.*"),
+        ("from .models import *", 1, "helpers.models.*"),
+        ("x = open('/proc/self/maps')", 1, "open"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
@@ -187,6 +204,9 @@ def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, wh
         STUBS,
         "import os, sys, torch\nos.environ['A'] = os.path.join('b')\nprint()",
         "from transformers import *\ndef f(model):\n    'Train it. See the paper.'\n    return model.eval().modules()",
+        "import torch.nn as nn\nfrom os import path\nfrom helpers import models\nmodels.load_classifier",
+        "class A:\n    def __init__(self, x):\n        super().__init__()\n        self._x = getattr(x, 'config')",
+        "if __name__ == '__main__':\n    data.remove_columns('__index_level_0__')\n    print(data.__len__(), '_')",
     ],
 )
 def test_honest_code_is_not_noted(code: str) -> None:
