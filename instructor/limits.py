@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import select
 import stat
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -75,6 +77,7 @@ def watch(
 ) -> None:  # fmt: skip
     """Read the pipes to their limits and look after the processes, until the first of them has ended."""
     started, looked, ended, poll = time.monotonic(), 0.0, False, select.poll()
+    spent: dict[int, float] = {}
     kept = {result: bytearray(), process.stdout.fileno(): bytearray()}
     for end in kept:
         poll.register(end, select.POLLIN)
@@ -94,7 +97,7 @@ def watch(
         ended, now = process.poll() is not None, time.monotonic()
         if now >= looked + SECONDS and not (ended or outcome.reason):
             looked = now
-            outcome.reason = look(process, world, group, limits, outcome)
+            outcome.reason = look(process, world, group, limits, outcome, spent)
             if stop.is_set():
                 outcome.reason = "stop"
             elif now > started + limits.seconds and not outcome.reason:
@@ -103,21 +106,24 @@ def watch(
 
 
 def look(
-    process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome
-) -> str:
-    """Measure all of a run; returns the limit that it has broken, if any."""
+    process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome,
+    spent: dict[int, float],
+) -> str:  # fmt: skip
+    """Measure all of a run, whose processes have `spent` seconds of CPU; returns the limit it has broken, if any."""
     inside, rss, cpu = world.find(process), 0, 0.0
     for each in inside:
         with contextlib.suppress(psutil.Error):
             rss += each.memory_info().rss
-            cpu += sum(each.cpu_times()[:4])  # Its own, and that of the children it has waited for.
+            times = each.cpu_times()
+            cpu += sum(times[:4])  # Its own, and that of the children it has waited for.
+            spent[each.pid] = sum(times[:2])  # Who ignores the end of its children is not told of their CPU.
     in_memory, on_disk, files = world.measure(inside)
     nameless_in_memory, nameless_on_disk = measure_nameless(inside)
     in_memory += nameless_in_memory
     if rss + in_memory > outcome.peak_memory:
         # Pages that processes share are counted once; that takes longer to find out.
         outcome.peak_memory = max(outcome.peak_memory, sum(map(measure_share, inside)) + in_memory)
-    outcome.cpu_seconds = max(outcome.cpu_seconds, cpu, group.cpu_seconds)
+    outcome.cpu_seconds = max(outcome.cpu_seconds, cpu, sum(spent.values()), group.cpu_seconds)
     broken = {
         "memory": group.out_of_memory or outcome.peak_memory > limits.memory,
         "processes": len(inside) > limits.processes,
@@ -145,10 +151,10 @@ def measure_nameless(inside: list[psutil.Process]) -> tuple[int, int]:
 
 def measure_share(process: psutil.Process) -> int:
     """Bytes of a process's memory, pages that it shares divided among those who do."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.NoSuchProcess, OSError):
         try:
             return process.memory_full_info().pss
         except psutil.AccessDenied:  # In containers, root may not look at other users' pages.
-            sizes = process.memory_info()
-            return sizes.rss - sizes.shared
+            status = Path(f"/proc/{process.pid}/status").read_text()  # Libraries are left out.
+            return 1024 * sum(map(int, re.findall(r"Rss(?:Anon|Shmem):\s*(\d+)", status)))
     return 0

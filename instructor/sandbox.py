@@ -135,7 +135,8 @@ def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
             if reason := groups.find_problem():
                 reasons.append(
                     f"no control group can be made here ({reason}): memory that belongs to no process (detached SysV"
-                    " segments, sockets) and the CPU of the shortest processes are not counted"
+                    " segments, sockets), in most containers files without a name, and the CPU of the shortest"
+                    " processes are not counted"
                 )
             return degree, reasons
         reasons.append(f"{degree} does not work here: {problem}")

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ import pytest
 from conftest import wait_until
 
 sandbox = pytest.importorskip("instructor.sandbox", reason="the student version has no grader")
+limits = pytest.importorskip("instructor.limits")
 
 if not sys.platform.startswith("linux"):
     pytest.skip("sandboxes are made by Linux", allow_module_level=True)
@@ -71,9 +73,9 @@ def copy_parts() -> str:
     return folder
 
 
-def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **limits: float) -> dict:
-    limits = {"seconds": 20, "memory": 2**28} | limits
-    job = {"code": code, "degree": setting.degree, "limits": limits, "hidden": hidden}
+def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **bounds: float) -> dict:
+    bounds = {"seconds": 20, "memory": 2**28} | bounds
+    job = {"code": code, "degree": setting.degree, "limits": bounds, "hidden": hidden}
     folder = tempfile.mkdtemp()
     os.chmod(folder, 0o1777)
     other = {"user": setting.user, "group": setting.user, "extra_groups": []} if setting.user != os.getuid() else {}
@@ -116,6 +118,16 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 FORKS = "import os, time\nfor _ in range({}):\n    if os.fork() == 0:\n        {}\ntime.sleep(14)"
 SPIN = "while True: pass"
+ONE_AFTER_THE_OTHER = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # No CPU of theirs is added to their parent's.
+while True:
+    if os.fork() == 0:
+        while time.process_time() < 0.3: pass
+        os._exit(0)
+    try: os.wait()
+    except ChildProcessError: pass
+"""
 SYSTEM_V = """
 import ctypes, time
 libc = ctypes.CDLL(None)
@@ -163,6 +175,7 @@ ENDS: dict[str, tuple[str, dict[str, float], str | None, int | None]] = {
     "a fork bomb": ("import os\nwhile True:\n    os.fork()", {"processes": 8}, None, None),
     "one that spins": (SPIN, {"cpu_seconds": 1}, "cpu", None),
     "60 that spin": (FORKS.format(60, SPIN), {"cpu_seconds": 2, "processes": 64}, "cpu", None),
+    "each for a moment": (ONE_AFTER_THE_OTHER, {"cpu_seconds": 1}, "cpu", None),
     "too large a result": ("import os\nwhile True: os.write(3, b'x' * 2**16)", {"result": 2**18}, "result", None),
     "output for ever": ("import os\nwhile True: os.write(1, b'x' * 2**16)", {"seconds": 0.7}, "time", None),
     "a large file": ("open('x', 'wb').write(bytes(2**26))", {"disk": 2**24}, None, None),
@@ -184,6 +197,17 @@ def test_a_run_ends_as_it_should(setting: Setting, name: str) -> None:
     if reason is None:
         assert outcome["reason"] or outcome["code"], outcome
     assert outcome["seconds"] < 15 and outcome["cpu_seconds"] < 8 and len(outcome["output"]) < 2**17
+
+
+def test_shared_memory_counts_where_pages_cannot_be_looked_at(monkeypatch) -> None:
+    def refuse(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    before = limits.measure_share(psutil.Process())
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    with mmap.mmap(-1, 2**26) as shared:
+        shared.write(bytes(2**26))
+        assert 2**26 < limits.measure_share(psutil.Process()) < before + 2**27
 
 
 @pytest.mark.parametrize("code", [SYSTEM_V.format(20, 0), SOCKETS], ids=["detached System V memory", "socket buffers"])
