@@ -29,12 +29,15 @@ RESULT = 3
 PARENT = os.getppid()
 MOST_OF_A_LOG = 100_000
 DUMPABLE = 4  # From the kernel's sys/prctl.h.
+KEYCTL = {"x86_64": 250, "aarch64": 219}  # The number of the system call, by machine.
 
 
 def main() -> None:
     job = json.load(sys.stdin)
     prctl(36, 1)  # Whatever loses its parent becomes this process's child.
     prctl(DUMPABLE, 0)  # No submission may trace this process, nor open its memory or its files.
+    if number := KEYCTL.get(os.uname().machine):
+        ctypes.CDLL(None).syscall(number, 1, None)  # Keys of its own: the grader's session keeps what is put there.
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     if "given" in job:

@@ -1,5 +1,6 @@
 """Hostile code and what it earns, what is judged and what is noted, and that the solution is nowhere to be found."""
 
+import ctypes
 import json
 import os
 import re
@@ -105,6 +106,15 @@ def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(wo
         assert judge_outcome(problem, told[problem], first["expected"][problem], SMALL)[1]
         assert not judge_outcome(problem, told[problem], second["expected"][problem], SMALL)[1]
         assert problem in ("2a", "2b") or again["expected"][problem] == first["expected"][problem]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are those of x86_64")
+def test_keys_of_the_grader_s_session_are_out_of_reach(workshop: Workshop) -> None:
+    """A student could leave some there for the next one."""
+    assert ctypes.CDLL(None).syscall(248, b"user", b"mark", b"x", 1, -3) > 0  # add_key, in the session's keyring
+    look = "import ctypes\nassert ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'mark', 0) == -1"
+    _, told = workshop.run({"exercises": look, "given": {}, "limits": asdict(SMALL)}, SMALL, (workshop.blind,))
+    assert told["import"].code == 0
 
 
 @pytest.mark.parametrize(
