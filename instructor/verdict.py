@@ -29,7 +29,7 @@ def judge_outcome(problem: str, ended: Outcome, expected: dict[str, Any], limits
     if not ended.result:
         return f"Problem {problem}: nothing came back; {ended.describe(limits)}", False
     try:
-        return judge(problem, read_strictly(ended.result), expected), True
+        return clip(judge(problem, read_strictly(ended.result), expected), 1000), True
     except CheckFailed as failure:
         return clip(str(failure), 1000), False
     except (Exception, RecursionError, MemoryError):

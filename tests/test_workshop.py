@@ -24,7 +24,7 @@ from hostile import CODE, MISTAKES, REPRESENTATIVES, ROOT, SLEEP, SOLUTION, STUB
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
-from instructor import sandbox
+from instructor import sandbox, verdict
 from instructor.forgery import find_forgery
 from instructor.grade import Grader
 from instructor.limits import MEBI, Limits, Outcome
@@ -115,6 +115,12 @@ def test_keys_of_the_grader_s_session_are_out_of_reach(workshop: Workshop) -> No
     look = "import ctypes\nassert ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'mark', 0) == -1"
     _, told = workshop.run({"exercises": look, "given": {}, "limits": asdict(SMALL)}, SMALL, (workshop.blind,))
     assert told["import"].code == 0
+
+
+def test_praise_is_one_line_of_visible_signs(monkeypatch) -> None:
+    monkeypatch.setattr(verdict, "judge", lambda *a: "correct. You gave: x\n# Full marks\33[2J" + "y" * 10**5)
+    said, passed = judge_outcome("2b", Outcome(result="{}"), {}, SMALL)
+    assert passed and said.isprintable() and len(said) == 1000
 
 
 @pytest.mark.parametrize(
