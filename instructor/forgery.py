@@ -44,7 +44,8 @@ def find_forgery(source: bytes) -> list[str]:
     system = {part.asname or part.name: part.name for part in imported if part.name in OF_SYSTEM}
     # Names that are no more than the beginning of what is looked at below, or of a `getattr` of a known name.
     held = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
-    held |= {id(call.func) for call in nodes if isinstance(call, ast.Call) and _is_known(call.args[1:2])}
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    held |= {id(call.func) for call in calls if isinstance([*call.args, None, None][1], ast.Constant)}
     lines: dict[str, set[int]] = {}
     for node in nodes:
         for name in list_odd(node, system, id(node) in held):
@@ -54,10 +55,6 @@ def find_forgery(source: bytes) -> list[str]:
         f" line {', '.join(map(str, sorted(found)[:8]))}"
         for name, found in sorted(lines.items(), key=lambda item: min(item[1]))
     ]
-
-
-def _is_known(arguments: list[ast.expr]) -> bool:
-    return any(isinstance(each, ast.Constant) for each in arguments)
 
 
 def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]:

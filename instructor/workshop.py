@@ -26,15 +26,8 @@ PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
-NO_CHECKS = """class CheckFailed(AssertionError):
-    pass
-
-
-def problem_1d(*given, **options):
-    pass
-
-
-problem_2a = problem_2b = problem_2c = problem_1d
+NO_CHECKS = """CheckFailed = AssertionError
+problem_1d = problem_2a = problem_2b = problem_2c = lambda *given, **options: None
 """
 COPIES = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
 START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import torch, whatever it is given to do.

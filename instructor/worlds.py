@@ -38,7 +38,6 @@ NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$
 
 SHARED = {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()}  # Everybody may write.
 SET_REAPER = 36  # From the kernel's sys/prctl.h.
-SYSTEM_V = {"shm": ("shmid", "--shmem-id"), "sem": ("semid", "--semaphore-id"), "msg": ("msqid", "--queue-id")}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
 SECONDS = 0.5  # Between two looks at the disk, which take long.
 
@@ -106,6 +105,7 @@ class OtherUser:
         os.chmod(self.folder, 0o711)
         os.mkdir(self.scratch, 0o700)
         os.chown(self.scratch, self.number, self.number)
+        self.owned = "-user", str(self.number)
         self.measured, self.measured_at = (0, 0, 0), 0.0
 
     def start(self, before: list[str], command: list[str], **options: Any) -> subprocess.Popen:
@@ -122,12 +122,9 @@ class OtherUser:
     def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
         """Bytes of its System V shared memory, its bytes on disk and the number of its files, as of lately."""
         if time.monotonic() > self.measured_at + SECONDS:
-            words = ["find", self.scratch, *self.list_files(), "-printf", "%b\n"]
-            blocks = subprocess.run(
-                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-            ).stdout.split()
-            shared = sum(int(row["rss"]) for row in self.list_system_v("shm"))
-            self.measured = shared, 512 * sum(map(int, blocks)), len(blocks)
+            words = ["find", self.scratch, *SHARED, "-mindepth", "1", *self.owned, "-printf", "%b\n", "-o", "-prune"]
+            blocks = subprocess.run(words, **QUIET | {"stdout": subprocess.PIPE}).stdout.split()
+            self.measured = self.measure_system_v(), 512 * sum(map(int, blocks)), len(blocks)
             self.measured_at = time.monotonic()
         return self.measured
 
@@ -140,30 +137,18 @@ class OtherUser:
             for each in found:
                 with contextlib.suppress(psutil.Error, ChildProcessError):
                     os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
-        for path in (self.folder, *self.list_files()):
-            remove_tree(path)
-        for kind, (column, option) in SYSTEM_V.items():
-            for row in self.list_system_v(kind):
-                subprocess.run(["ipcrm", option, row[column]], **QUIET)
+        remove_tree(self.folder)
+        alone = ["-mindepth", "1", "-maxdepth", "1", *self.owned]
+        subprocess.run(["find", *SHARED, *alone, "-exec", "rm", "-rf", "{}", "+"], **QUIET)
+        subprocess.run([*become(self.number), "ipcrm", "--all"], **QUIET)  # No more than its own may it remove.
 
-    def list_files(self) -> list[str]:
-        """What the user has where everybody may write."""
-        found = []
-        for folder in SHARED:
-            with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):  # Somebody else has just removed it.
-                        if entry.stat(follow_symlinks=False).st_uid == self.number:
-                            found.append(entry.path)
-        return found
-
-    def list_system_v(self, kind: str) -> list[dict[str, str]]:
-        """The user's System V objects of one kind, as the kernel describes them."""
+    def measure_system_v(self) -> int:
+        """Bytes of the user's System V shared memory."""
         with contextlib.suppress(OSError):
-            first, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+            first, *rows = Path("/proc/sysvipc/shm").read_text().splitlines()
             found = [dict(zip(first.split(), row.split(), strict=True)) for row in rows]
-            return [row for row in found if str(self.number) in (row["uid"], row["cuid"])]
-        return []
+            return sum(int(row["rss"]) for row in found if str(self.number) in (row["uid"], row["cuid"]))
+        return 0
 
 
 def find_bwrap() -> str:
