@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
@@ -24,8 +25,9 @@ from instructor.reader import (
 )
 from instructor.sheet import read_records
 
-CODE = {"exercises.py", "helpers"}
-COURSE = {*LARGEST, *CODE, "notebooks"}
+COURSE = {*LARGEST, "helpers", "notebooks"}
+MAX_DEPTH = 8  # to which a download is looked into
+Look = Callable[[Path], set[str]]  # from a folder, on disk or in a zip, to the names in it; none in a file
 
 
 @dataclass
@@ -48,95 +50,112 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
     A path is a submission, or a folder or download of many. `single` takes each path for one. Nothing is looked for in
     `out`, but whose names are taken there is.
     """
+    before = {record["submission"]: record["student"] for record in read_records(out)}
     found: dict[str, Place] = {}
+    parts = []  # of each the file or folder on disk, and itself, which may be in that
     for given in map(Path, map(os.path.abspath, paths)):
-        listed = list(_list_class(given, out)) if given.is_dir() and not single else [given]
-        parts = [(path, "") for path in listed]
+        listed = [given]
+        if given.is_dir() and not single:
+            many = len(paths) == 1 and Place("", _find_key(given, out)).id not in before
+            listed = list(_list_class(given, partial(_list_names, given, out), many))
+        parts += [(path, path) for path in listed]
         if len(listed) == 1 and listed[0].is_file() and not single:
-            parts = [(listed[0], inside) for inside in _split_download(listed[0], len(paths) == 1) or [""]]
-        folders = {(path / inside).parent for path, inside in parts}
-        for path, inside in parts:
-            folder, name = os.path.split(path / inside)
-            who, own_name = match_platform(name) or (name, name)
-            key = os.path.join(os.path.relpath(folder, out), who)
-            # Where a class has several folders, the same name may be in each of them.
-            above = Path(os.path.relpath(folder, given)).parts if len(folders) > 1 else ()
-            found.setdefault(key, Place("_".join([*above, who]), key)).parts.append((own_name, path, inside))
-    return _name_students(list(found.values()), out)
+            parts[-1:] = [(listed[0], part) for part in _split_download(listed[0], len(paths) == 1)]
+    top = Path(os.path.commonpath([part.parent for _, part in parts])) if parts else Path()
+    for path, part in parts:
+        who, own_name = match_platform(part.name) or (part.name, part.name)
+        # Where a class has several folders, the same name may be in each of them.
+        student = "_".join([*part.parent.relative_to(top).parts, who])
+        place = found.setdefault(key := _find_key(part, out), Place(student, key))
+        place.parts.append((own_name, path, "/".join(part.parts[len(path.parts) :])))
+    return _name_students(list(found.values()), before)
 
 
-def _list_class(folder: Path, out: Path, deeper: int = 2) -> Iterator[Path]:
-    """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one."""
-    inside = {name: _look_into(folder / name) for name in _list_names(folder)}
-    many = _holds_many(inside, deeper == 2) or deeper == 2 and not COURSE & inside.keys()
-    if match_platform(folder.name) or not many:
+def _find_key(part: Path, out: Path) -> str:
+    who, _ = match_platform(part.name) or (part.name, "")
+    return os.path.join(os.path.relpath(part.parent, out), who)
+
+
+def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1) -> Iterator[Path]:
+    """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one.
+
+    One that alone is `given`, and was not graded as one before, holds many, unless files of the course lie in it.
+    """
+    inside = {name: _look_into(folder / name, look) for name in look(folder)}
+    if match_platform(folder.name) or not (_holds_many(inside, given) or given and not COURSE & inside.keys()):
         yield folder
         return
     for part in (folder / name for name in sorted(inside)):
-        if os.path.realpath(part) == os.path.realpath(out):
-            continue
-        if deeper and not part.is_symlink():
-            yield from _list_class(part, out, deeper - 1)
-        else:
-            yield part
+        yield from _list_class(part, look, deeper=deeper - (not given)) if deeper else [part]
 
 
-def _look_into(folder: Path) -> set[str]:
-    """The names in a folder, copies of exercises.py by its own; one folder around everything says nothing."""
-    names = _list_names(folder)
-    while len(names) == 1 and (within := folder / next(iter(names))).is_dir() and not within.is_symlink():
-        folder, names = within, _list_names(within)
-    return {"exercises.py" if is_copy(name, "exercises.py") else name for name in names}
+def _look_into(part: Path, look: Look) -> set[str]:
+    """What of the course a part holds, as its names say; one folder around everything says nothing."""
+    if ARCHIVE.search(part.name) or match_platform(part.name):
+        return {"exercises.py"}  # It may be all of somebody's work.
+    names = look(part)
+    while len(names) == 1 and (within := look(part := part / next(iter(names)))):
+        names = within
+    return {_name_kind(name) for name in names} & COURSE
 
 
-def _list_names(folder: Path) -> set[str]:
+def _name_kind(name: str) -> str:
+    if name == "helpers" or ARCHIVE.search(name):
+        return "exercises.py"
+    return next((wanted for wanted in LARGEST if is_copy(name, wanted)), name)
+
+
+def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
     try:
-        return {name for name in os.listdir(folder) if not IGNORED.search(name)}
+        if folder.is_symlink() and folder != given:
+            return set()
+        names = {name for name in os.listdir(folder) if not IGNORED.search(name)}
+        return {name for name in names if os.path.realpath(folder / name) != os.path.realpath(out)}
     except OSError:  # It is a file, or nobody may look into it.
         return set()
 
 
 def _holds_many(inside: dict[str, set[str]], given: bool = False) -> bool:
-    """Whether names, each with the names in it, are several submissions and not parts of one.
+    """Whether names, each with what it holds, are several submissions and not parts of one: two hold the same.
 
-    A lone exercises.py among them may be the instructor's, as may any file of the course in the folder that is `given`.
+    Files of the course among them make it one, but in the folder that is `given` they may be the instructor's.
     """
-    several = {name for name in inside if ARCHIVE.search(name) or match_platform(name) or CODE & inside[name]}
-    several |= {name for name in inside if given and any(map(ARCHIVE.search, inside[name]))}
-    return len(several) > 1 and COURSE & inside.keys() <= (LARGEST.keys() if given else {"exercises.py"})
+    beside = COURSE & {*inside, *(_name_kind(name) for name in inside if not inside[name])}
+    telling = {"exercises.py"} if beside else COURSE - {"results.json"}
+    held = Counter(kind for kinds in inside.values() for kind in kinds & telling)
+    return max(held.values(), default=0) > 1 and beside <= (LARGEST.keys() if given else set())
 
 
-def _split_download(path: Path, alone: bool) -> list[str]:
-    """The tops of a zip of many submissions; none of any other file.
+def _split_download(path: Path, alone: bool) -> list[Path]:
+    """The submissions in a zip of many; the file itself where it is none.
 
     Only a zip that is graded alone is taken for such by its content: else a student could hand in rows for others.
     """
-
-    def split(names: list[str]) -> list[str]:
-        below, ours = {}, {name.partition("/")[0] for name in names if is_graded(name)}
-        for name in names:
-            top, _, rest = name.partition("/")
-            below.setdefault(top, []).append(rest)
-        inside = {top: {rest.partition("/")[0] for rest in below[top]} for top in below}
-        if ours and all(map(match_platform, ours)) or alone and _holds_many(inside):
-            return list(below)
-        if len(below) > 1 or "" in below[top]:
-            return []
-        return [f"{top}/{each}" for each in split(below[top])]  # One folder around everything says nothing.
-
+    tree = defaultdict(set)
     try:
-        return split([name for name, _ in name_members(open_zip(File(path.name, partial(open_file, path))))])
+        for name, _ in name_members(open_zip(File(path.name, partial(open_file, path)))):
+            below = Path(path, *name.split("/")[: 1 if ".." in name else MAX_DEPTH])
+            while below != path:
+                tree[below.parent].add(below.name)
+                below = below.parent
     except Exception:  # Its reader will say why.
-        return []
+        return [path]
+    look, top = lambda folder: tree.get(folder, set()), path
+    while len(tree[top]) == 1 and look(only := top / next(iter(tree[top]))) and not match_platform(only.name):
+        top = only  # One folder around everything says nothing.
+    inside = {name: _look_into(top / name, look) for name in sorted(tree[top])}
+    ours = [name for name in inside if inside[name] or is_graded(name)]
+    parts = [part for name in inside for part in _list_class(top / name, look)]
+    several = alone and not COURSE & inside.keys() and (_holds_many(inside) or len(parts) > len(inside))
+    return parts if several or ours and all(map(match_platform, ours)) else [path]
 
 
-def _name_students(places: list[Place], out: Path) -> list[Place]:
+def _name_students(places: list[Place], before: dict[str, str]) -> list[Place]:
     """Give everybody a name of their own; a name that is safe as it stands is never another's.
 
-    Who was graded into `out` before keeps the name of then.
+    Who was graded `before` keeps the name of then.
     """
     taken = {"answers_to_read", "answers_files", "grades", "records"}  # what else lies beside the sheets
-    before = {record["submission"]: record["student"] for record in read_records(out)}
     taken |= {before[each].casefold() for each in before.keys() - {place.id for place in places}}
     stems = {place.key: before.get(place.id) or ARCHIVE.sub("", place.student) for place in places}
 

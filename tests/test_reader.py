@@ -16,7 +16,7 @@ from hostile import write_files as write
 
 from helpers.answers import NOTEBOOKS
 from instructor import reader
-from instructor.places import clean_name, find_submissions
+from instructor.places import Place, clean_name, find_submissions
 from instructor.reader import LARGEST, read_submission
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +75,7 @@ LAYOUTS = {
     "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
     "Canvas": {"ann_7_1012_submission.zip": zipped(PACKED)},
     "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
+    "Canvas, anonymous": {f"anon_ann4k_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "D2L": {"1-7 - ann - Nov 25, 2026 400 PM/submission.zip": zipped(PACKED)},
     "D2L, flat": {"1-7 - ann - Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
     "Blackboard": {"HW_ann_attempt_2026-11-25-10-00-00_submission.zip": zipped(PACKED),
@@ -119,6 +120,7 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
 
 DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
 SECTIONS = ("a/ann", "a/bob", "b/ann", "b/di")
+PAIR, IN_SECTIONS = ["ann", "bob"], ["a_ann", "a_bob", "b_ann", "b_di"]
 CLASSES = {
     "the folder of grades": ({"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"}, ["ann"]),
     "classes": ({"a/ann.zip": b"", "a/bob.zip": b"", "b/ann/exercises.py": b"1", "b/di/exercises.py": b"2"},
@@ -133,10 +135,15 @@ CLASSES = {
     "files beside sections": ({FILES[1]: b"", "a/ann.zip": b"", "a/bob.zip": b"", "b/ann.zip": b"", "b/di.zip": b""},
                               ["a_ann", "a_bob", "b_ann", "b_di", FILES[1]]),
     "numbers that are no platform's": ({"hw_1_2_ann.zip": b"", "hw_1_2_bob.zip": b""}, ["hw_1_2_ann", "hw_1_2_bob"]),
-    "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS},
-                             ["a_ann", "a_bob", "b_ann", "b_di"]),
-    "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS},
-                              ["a_ann", "a_bob", "b_ann", "b_di"]),
+    "dates that are no platform's": ({"lab_2_20261125_ann.zip": b"", "lab_2_20261125_bob.zip": b""},
+                                     ["lab_2_20261125_ann", "lab_2_20261125_bob"]),
+    "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS}, IN_SECTIONS),
+    "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS}, IN_SECTIONS),
+    "zips in sections": ({f"{name}/submission.zip": b"" for name in SECTIONS}, IN_SECTIONS),
+    "a folder too many": ({f"week 3/{name}/submission.zip": b"" for name in PAIR}, PAIR),
+    "mails": ({f"{name}/{file}": b"" for name in PAIR for file in ("mail.txt", "submission.zip")}, PAIR),
+    "notebooks alone": ({f"{name}/{FILES[2]}": b"" for name in PAIR}, PAIR),
+    "one folder in each": ({f"{name}/week 3/{file}": b"" for name in PAIR for file in FILES}, PAIR),
     "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
                                   f"ann/books/{FILES[3]}": b"", "bob.zip": b""}, ["ann", "bob"]),
     "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2", "old/old.zip": b""}, ["class"]),
@@ -149,6 +156,22 @@ def test_everybody_has_one_row(tmp_path: Path, name: str) -> None:
     files, rows = CLASSES[name]
     place = write(tmp_path / "class", files)
     assert [found.student for found in find_submissions([place], place / "grades")] == rows
+    if rows is PAIR or rows is IN_SECTIONS:  # Google Drive and Nextcloud pack such folders as they are.
+        (tmp_path / "class.zip").write_bytes(zipped({f"class/{file}": data for file, data in files.items()}))
+        assert [found.student for found in find_submissions([tmp_path / "class.zip"], tmp_path)] == rows
+
+
+def test_a_student_graded_alone_has_the_row_of_the_class(tmp_path: Path) -> None:
+    class_ = write(tmp_path / "class", {f"{name}/submission.zip": b"" for name in PAIR} | {"cy/week 3/x.py": b""})
+    students = [class_ / name for name in ("ann", "bob", "cy")]
+    first = find_submissions(students, tmp_path)  # as a shell gives class/*
+    assert [place.student for place in first] == ["ann", "bob", "cy"] and find_submissions([class_], tmp_path) == first
+    write(tmp_path, {f"records/{p.id}.json": json.dumps(describe(p)).encode() for p in first})
+    assert [place for path in students for place in find_submissions([path], tmp_path)] == first
+
+
+def describe(place: Place) -> dict:
+    return {"student": place.student, "submission": place.id, "answers": {}}
 
 
 def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) -> None:
@@ -186,8 +209,7 @@ def test_a_name_stays_who_has_it_whatever_is_graded_later(tmp_path: Path) -> Non
 
     def grade(path: Path) -> list[str]:
         places = find_submissions([path], tmp_path)
-        records = {f"records/{p.id}.json": {"student": p.student, "submission": p.id, "answers": {}} for p in places}
-        write(tmp_path, {name: json.dumps(record).encode() for name, record in records.items()})
+        write(tmp_path, {f"records/{p.id}.json": json.dumps(describe(p)).encode() for p in places})
         return [place.student for place in places]
 
     assert [grade(class_ / section) for section in "aba"] == [["ann", "bob"], ["ann-2", "bob-2"], ["ann", "bob"]]
