@@ -31,6 +31,8 @@ DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
 # What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
 
+# What browsers write after the whole name, and Colab and Drive in other languages: `“01_bert_inputs.ipynb”的副本`.
+MORE = r"([^a-z\d.~][^.]{0,20})?(\.(txt|json))?"
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
 
 
@@ -108,7 +110,7 @@ def is_copy(name: str, wanted: str) -> bool:
     stem, _, ending = wanted.rpartition(".")
     # Neither hidden files (macOS's sidecars, ._NAME) nor tests of the wanted file are copies of it.
     words = re.escape(stem).replace("_", r"[\W_]")
-    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}(\.txt)?"
+    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}{MORE}"
     return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 
 

@@ -129,7 +129,10 @@ COPIES = ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert
 RENAMED = ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb")
 
 
-@pytest.mark.parametrize("name", [*COPIES, *RENAMED])
+TRANSLATED = ("“01_bert_inputs.ipynb”的副本", "01_bert_inputs.ipynb のコピー", "01_bert_inputs.ipynb의 사본")
+
+
+@pytest.mark.parametrize("name", [*COPIES, *RENAMED, *TRANSLATED])
 def test_a_copy_of_a_notebook_is_known_by_its_name(name):
     assert all(answers.is_copy(each, FIRST) for each in (name, f"ann_{name}", name.upper(), f"{name}.txt"))
 
@@ -141,6 +144,8 @@ def test_a_copy_of_a_notebook_is_known_by_its_name(name):
         (["exercises_Ann_Example.py", "exercises_12345.py", "exercises_final_v2.py", "exercises (1) (1).py"], True),
         (["Kopie von exercises.py", "exercises - Kopie (2).py", "exercises.py.txt"], True),
         (["test_exercises.py", "exercises_test.py", "exercises_test (1).py", "exercises.pyc"], False),
+        (["exercises.py.json", "exercises.py - Copy"], True),
+        (["exercises.py~", "exercises.py.swp", "exercises.py2", "exercises.py my notes.pdf"], False),
         (["._exercises.py", "myexercises.py", "exercises"], False),
         (["exercises2024solutionsofall.py", "exercises" + "! _" * 90, "exercises" * 30], False),
     ],
