@@ -94,6 +94,7 @@ SAVED = {
     "version 3": to_version_3,
     "outputs of a text": each_cell(lambda cell: cell.update(outputs=[], execution_count=None)),
     "no outputs": each_cell(lambda cell: cell.pop("outputs", None)),
+    "neither ids nor tags": each_cell(lambda cell: cell.update(id=cell.pop("id") and None, metadata={})),
     "no id": each_cell(lambda cell: cell.pop("id")),
     "id null": each_cell(lambda cell: cell.update(id=None)),
     "id in the metadata": each_cell(lambda cell: cell["metadata"].update(id=cell.pop("id"))),
