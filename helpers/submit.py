@@ -20,7 +20,8 @@ from helpers.settings import PROFILES, CourseError, Settings, load_settings, pro
 # From the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
 EXERCISES = Path(__file__).with_name("exercises.py")
-LOCAL_IMAGE = re.compile(r"!\[[^\]]*\]\((?!https?:|data:|attachment:)([^)\s]+)")
+IMAGE = r"""(?:!\[[^\]]*\]\(|<img\b[^>]*?\bsrc\s*=\s*["']?)"""
+LOCAL_IMAGE = re.compile(IMAGE + r"""(?!https?:|data:|attachment:)([^)\s"'>]+)""", re.I)
 # What a student's code may raise while it is read; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 

@@ -118,8 +118,8 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
                     found["images"][name] = base64.b64encode(data).decode()
                 else:
                     found["notes"].append(f"{name} is not shown: no image of a usual kind and size, or one too many.")
-            missing = LOCAL_IMAGE.findall(cell.source)
-            found["notes"] += [f"answer {problem} shows {name:.80}, which was not handed in." for name in missing[:3]]
+            missing = LOCAL_IMAGE.findall(cell.source)[:3]
+            found["notes"] += [f"answer {problem} shows {name:.80}, which is not in the notebook." for name in missing]
         if texts:
             found["answers"][problem] = shorten("\n\n".join(texts))
 

@@ -22,6 +22,7 @@ from instructor.release import build_release
 ROOT = Path(__file__).parents[1]
 COURSE = written.describe_course({name: read_notebook(ROOT / "notebooks" / name) for name in NOTEBOOKS})
 PNG, JPEG = "iVBORw0KGgoAAAA=", "/9j/4AAA"
+PICTURES = '![](attachment:a.png) ![](my.png) <img width="9" src="b.png"/> <img src="https://c.org/c.png">'
 
 
 NESTED = {
@@ -123,12 +124,11 @@ def test_an_answer_hides_nothing_and_is_no_longer_than_can_be_read(tmp_path: Pat
 def test_images_reach_the_reader_and_other_attachments_are_named(tmp_path: Path) -> None:
     attached = {"a.png": {"image/png": PNG}, "b.svg": {"image/svg+xml": "PHN2Zz4="}, "c.png": {"image/png": "PGh0bWw+"}}
     attached |= {"half \ud83d": {"image/jpg": JPEG}}
-    found = examine(
-        tmp_path, lambda cells: answer(cells, source="![](attachment:a.png) ![](my.png)", attachments=attached)
-    )
+    found = examine(tmp_path, lambda cells: answer(cells, source=PICTURES, attachments=attached))
     assert sorted(found["images"].values()) == [JPEG, PNG] and "1b-1-" in found["answers"]["1b"]
     said = " ".join(found["notes"])
-    assert said.count("no image of a usual kind") == 2 and "shows my.png, which was not handed in" in said
+    assert said.count("no image of a usual kind") == 2 and said.count("which is not in the notebook") == 2
+    assert "shows my.png, " in said and "shows b.png, " in said
 
 
 def test_photos_are_shown_as_long_as_all_together_are_not_too_large(tmp_path: Path, monkeypatch) -> None:
