@@ -26,6 +26,7 @@ from instructor.reader import MEBI, read_submission
 from instructor.release import NAME, OWNER
 
 MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters of an answer, and its cells
+VISIBLE = "\n\t\u200c\u200d"  # The last two join or part the letters of Persian and Hindi, and emoji.
 MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes, number, and bytes of all together
 IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
 SECONDS, CPU_SECONDS, MEMORY = 60, 30, 3072 * MEBI
@@ -201,7 +202,7 @@ def shorten(text: str) -> str:
     """No more than can be read, and nothing that a reader cannot see."""
     text = text.replace("\r\n", "\n")
     shown = "".join(
-        sign if sign in "\n\t" or sign.isprintable() or unicodedata.category(sign) == "Zs" else f"\\u{ord(sign):04x}"
+        sign if sign in VISIBLE or sign.isprintable() or unicodedata.category(sign) == "Zs" else f"\\u{ord(sign):04x}"
         for sign in text[:MAX_SHOWN]
     )
     return shown + (f"\n[... {len(text) - MAX_SHOWN:,} more characters]" if len(text) > MAX_SHOWN else "")
