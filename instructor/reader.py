@@ -110,8 +110,6 @@ def _describe(error: Exception, name: str) -> str:
 
 def _take(files: list[File], submission: Submission) -> None:
     for name, largest in LARGEST.items():
-        if name in submission.files:
-            continue
         copies = [file for file in files if is_copy(file.name, name)]
         for file in sorted(copies, key=lambda file: (file.name != name, file.path.count("/"), file.path))[:5]:
             try:
@@ -126,7 +124,7 @@ def _take(files: list[File], submission: Submission) -> None:
 def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[File]:
     if inside:
         for file in _list_archive(File(path.name, partial(open_file, path)), submission, inside):
-            yield replace(file, path=name + file.path[len(inside) :])
+            yield replace(file, path=name + file.path[len(f"{path.name}/{inside}") :])
     elif path.is_symlink():
         raise Refused("it is a link, not a file or folder of its own.")
     elif not path.is_dir():
@@ -155,7 +153,7 @@ def _list_archive(file: File, submission: Submission, inside: str = "") -> list[
             return []
         if not file.name.lower().endswith(".zip"):
             raise Refused(f"{file.name} is not a zip: unpack it into a folder, and grade again.")
-        return list(_list_members(open_zip(file), inside))
+        return [replace(each, path=f"{file.path}/{each.path}") for each in _list_members(open_zip(file), inside)]
     except Exception as error:
         submission.notes.append(_describe(error, file.name))
         return []

@@ -248,6 +248,13 @@ def test_the_nearest_to_the_top_counts_and_others_are_noted(tmp_path: Path) -> N
     assert len(found.notes) == 2 and all("is another exercises.py" in note for note in found.notes)
 
 
+def test_another_file_in_an_archive_beside_the_one_that_counts_is_noted(tmp_path: Path) -> None:
+    files = {"exercises.py": b"new", "submission.zip": zipped(FILES), "copy.zip": zipped({"exercises.py": b"new"})}
+    found = read_one(zipped(files), tmp_path)
+    assert found.files == {name: content(name) for name in FILES} | {"exercises.py": b"new"}
+    assert found.notes == ["one.zip/submission.zip/exercises.py is another exercises.py than the one that counts."]
+
+
 def member(name: str, kind: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
