@@ -23,7 +23,7 @@ from instructor.limits import MEBI
 # What is read, and how large it may be; everything else is ignored.
 LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, 32 * MEBI)
 # Of an archive: bytes of its table of contents, bytes unpacked, times that a member grows, members.
-MAX_TABLE, MAX_UNPACKED, MAX_RATIO, MAX_MEMBERS = 4 * MEBI, 1024 * MEBI, 200, 20_000
+MAX_TABLE, MAX_UNPACKED, MAX_RATIO, MAX_MEMBERS = 16 * MEBI, 1024 * MEBI, 200, 20_000
 MAX_INNER = 64 * MEBI  # bytes of an archive in an archive
 # What systems put beside people's files, and folders of programs.
 IGNORED = re.compile(
