@@ -61,6 +61,7 @@ class Grader:
                 record |= {"graded": False, "notes": [f"THE GRADER FAILED ({error!r:.300}): run it again"]}
         record |= self.compare_answers(place, before, record["answers"])
         record |= {"student": place.student, "submission": place.id, "key": key if record["graded"] else ""}
+        record["place"] = place.key
         record["figures"] = sheet.write_images(found["images"], self.out, place.student)
         write_atomically(self.out / "records" / f"{place.id}.json", json.dumps(record, indent=1))
         write_atomically(self.out / f"{place.student}.md", sheet.write_sheet(record))

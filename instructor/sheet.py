@@ -28,12 +28,13 @@ COLUMNS = ["student", *AUTOMATIC, "automatic", "of", *WRITTEN, "notes", "seconds
 def describe(record: dict[str, Any]) -> dict[str, list[str]]:
     """What there is to say about a submission, in lines, by title."""
     usage = f"{record['seconds']} s, {record['cpu_seconds']:.0f} s of CPU, at most {record['peak_memory'] // 2**20} MiB"
+    place, limits = clip(record.get("place", "?"), 300), f"limits of each problem: {record['limits']}"
     return {
         "What the checks said": list(record["said"].values()),
         "Notebooks, re-executed with nbval": record["notebooks"] or ["not re-executed"],
         "Results handed in (no points; not trusted)": record["results"] or ["not looked at"],
         "Notes": [*record["changed"], *record["notes"]] or ["none"],
-        "How it was graded": [*record["isolation"], f"limits of each problem: {record['limits']}", f"used: {usage}"],
+        "How it was graded": [f"read from {place}", *record["isolation"], limits, f"used: {usage}"],
     }
 
 

@@ -111,7 +111,8 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
     grade_class([class_], out, **QUIET)
     rows = read_table(out / "grades.csv")
     assert {student: row["1b"] for student, row in rows.items()} == {"ann": "7", "bob": "6,5", "ann-2": "", "ann-3": ""}
-    assert "Ann's." not in (out / "ann-2.md").read_text(encoding="utf-8")
+    sheet = (out / "ann-2.md").read_text(encoding="utf-8")
+    assert "Ann's." not in sheet and "read from ../class/+ann\n" in sheet
     write(class_, bob={NOTEBOOKS[0]: answered("Bob's second.")})
     grade_class([class_ / "bob"], out, **QUIET)  # One alone: the others' rows, points and answers stay.
     rows = read_table(out / "grades.csv")
