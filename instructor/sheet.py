@@ -146,11 +146,11 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "windows")
         text = "\n".join(text.splitlines()) if "\n" not in text else text  # Excel's "CSV (Macintosh)"
-        head = text.partition("\n")[0]
-        names, *rows = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count))
-        missing = [name for name in ("submission", *WRITTEN) if name not in names]
-        if not missing:
-            return _name_rows(names, [row for row in rows if any(row)]), []
+        tables = (list(csv.reader(io.StringIO(text), delimiter=mark)) for mark in ",;\t")
+        for table, names in ((rows, row) for rows in tables for row in rows if "submission" in row):
+            missing = [name for name in WRITTEN if name not in names]
+            if not missing:  # The head, wherever a title or a sorting has put it.
+                return _name_rows(names, [row for row in table if any(row) and row is not names]), []
     return {}, missing
 
 
