@@ -31,9 +31,9 @@ MAX_CELLS = 5_000
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
 # What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
-
 # What browsers write after the whole name, and Colab and Drive in other languages: `“01_bert_inputs.ipynb”的副本`.
 MORE = r"([^a-z\d.~][^.]{0,20})?(\.(txt|json))?"
+
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
 
 
