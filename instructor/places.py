@@ -90,18 +90,22 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1) 
 
 
 def _look_into(part: Path, look: Look) -> set[str]:
-    """What of the course a part holds, as its names say; one folder around everything says nothing."""
-    if ARCHIVE.search(part.name) or match_platform(part.name):
-        return {"exercises.py"}  # It may be all of somebody's work.
-    names = look(part)
-    while len(names) == 1 and (within := look(part := part / next(iter(names)))):
-        names = within
-    return {_name_kind(name) for name in names} & COURSE
+    """What of the course a part holds, as its names say."""
+    whole = ARCHIVE.search(part.name) or match_platform(part.name)
+    return {_name_kind(name) for name in ([part.name] if whole else look(_enter(part, look)))} & COURSE
+
+
+def _enter(folder: Path, look: Look) -> Path:
+    """One folder around everything says nothing."""
+    names = look(folder)
+    while len(names) == 1 and look(only := folder / next(iter(names))) and not match_platform(only.name):
+        folder, names = only, look(only)
+    return folder
 
 
 def _name_kind(name: str) -> str:
-    if name == "helpers" or ARCHIVE.search(name):
-        return "exercises.py"
+    if name == "helpers" or ARCHIVE.search(name) or match_platform(name):
+        return "exercises.py"  # It may be all of somebody's work.
     return next((wanted for wanted in LARGEST if is_copy(name, wanted)), name)
 
 
@@ -140,9 +144,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
                 below = below.parent
     except Exception:  # Its reader will say why.
         return [path]
-    look, top = lambda folder: tree.get(folder, set()), path
-    while len(tree[top]) == 1 and look(only := top / next(iter(tree[top]))) and not match_platform(only.name):
-        top = only  # One folder around everything says nothing.
+    top = _enter(path, look := lambda folder: tree.get(folder, set()))
     inside = {name: _look_into(top / name, look) for name in sorted(tree[top])}
     ours = [name for name in inside if inside[name] or is_graded(name)]
     parts = [part for name in inside for part in _list_class(top / name, look)]
