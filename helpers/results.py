@@ -107,7 +107,8 @@ def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = T
     that training never calls.
     """
     folder = Path(__file__).parent
-    student = ast.parse((exercises or folder / "exercises.py").read_bytes())
+    path = exercises or folder / "exercises.py"
+    student = ast.parse(path.read_bytes(), path)
     outlines = [_outline(_find_reached(student, functions))]
     outlines += [_outline(ast.parse((folder / f"{name}.py").read_bytes())) for name in RECIPE]
     return hashlib.sha256(json.dumps(outlines).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ def train(
     return record, save(state) if whole else None
 
 
-@cache
+@lru_cache(1)  # A Dask worker outlives searches: exercises.py may be another one by now, or an earlier one again.
 def prepare_once(settings: Settings, provenance: str) -> tuple[Reviews, dict[str, Any]]:
     """A worker's reviews; `provenance` names all that they depend on."""
     prepared = prepare(settings)

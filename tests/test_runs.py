@@ -101,7 +101,9 @@ def test_the_code_of_the_search_is_no_part_of_a_runs_identity(tmp_path):
 KERNEL = """
 import builtins, importlib, json, sys
 from pathlib import Path
-from helpers import exercises, prepare
+from types import SimpleNamespace
+import numpy as np
+from helpers import exercises, prepare, runs
 from helpers.progress import Progress
 from helpers.runs import train_all
 from helpers.settings import CourseError, Run, Settings
@@ -111,9 +113,19 @@ settings, run = Settings(model=model, data=data, epochs=1, build=Path(build)), R
 file, given = Path(exercises.__file__), Path(exercises.__file__).read_text()
 
 class Edits(Progress):
+    def __init__(self, *change):
+        super().__init__()
+        self.change = change
+
     def show(self, states):
         if all(state.finished for state in states):
-            file.write_text(given.replace("True, max_length=512", "True, max_length=5"))
+            file.write_text(given.replace(*self.change))
+
+def serve(text, job=None):
+    file.write_text(text)
+    job = job or json.dumps(prepare.prepare(settings)[1])
+    runs.prepare_once(settings, job)
+    return job
 
 def attempt(text, workers=0, progress=None):
     if text:
@@ -125,7 +137,8 @@ def attempt(text, workers=0, progress=None):
 
 found = [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"]))]
 file.write_text(given.replace('padding="max_length"', 'padding="longest"').replace("max_length=512", "max_length=4"))
-found += [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"])), attempt(given, progress=Edits())]
+found += [max(map(len, prepare.prepare(settings)[0]["train"]["input_ids"]))]
+found += [attempt(given, progress=Edits("True, max_length=512", "True, max_length=5"))]
 file.write_text(given.replace("Problem 1d", "Another"))
 importlib.reload(exercises)  # as the cell of a check does
 file.write_text(given)
@@ -134,6 +147,11 @@ found.append(exercises.preprocess_dataset.__doc__[:10])
 builtins.get_ipython = lambda: None
 found.append(attempt(given + "\\n\\nget_ipython()\\n", workers=1))
 found.append(attempt(given.replace("    return dataset", "    open('/no')\\n    return dataset")))
+found.append(attempt(given, progress=Edits("def ", "def (:")))
+first = serve(given)
+serve(given.replace('{"accuracy":', '{"share":'))
+serve(given, first)
+found.append(list(exercises.compute_metrics(SimpleNamespace(predictions=np.eye(2), label_ids=np.arange(2)))))
 Path("found.json").write_text(json.dumps(found))
 """
 
@@ -145,13 +163,15 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
     command = [sys.executable, "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"]
     done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, after, changed, taken_back, worker, own = json.loads((copy / "found.json").read_text())
+    before, after, changed, taken_back, worker, own, half, served = json.loads((copy / "found.json").read_text())
     assert before > 4 and after == 4 and taken_back == "Problem 1d"
     assert "exercises.py was changed while this was training" in changed
     assert re.match(
         r"A worker cannot start: the import stopped in line \d+ of helpers/exercises.py with NameErr", worker
     )
     assert re.match(r"preprocess_dataset stopped in line \d+ of helpers/exercises.py with FileNotFoundError", own)
+    assert re.match(r"the import stopped in line \d+ of helpers/exercises.py with SyntaxError", half), "saved half-way"
+    assert served == ["accuracy"], "a Dask worker, which outlives searches, has the file as it is again"
 
 
 @pytest.mark.parametrize("damage", ["emptied", "gone"])
