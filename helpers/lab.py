@@ -17,7 +17,7 @@ from helpers import models, report
 from helpers.prepare import prepare
 from helpers.progress import Progress
 from helpers.results import describe_origin, load_results, peak_memory_gb, save_results
-from helpers.runs import explained, train_all
+from helpers.runs import check_runs, explained, train_all
 from helpers.settings import CourseError, Run, Settings
 from helpers.training import build_trainer
 from helpers.workers import call, one_thread, open_executor
@@ -76,7 +76,7 @@ def list_runs(settings: Settings, experiment: str, seeds: Sequence[int] = (0, 1,
 def run_lab(
     settings: Settings,
     name: str,
-    runs: Sequence[Run],
+    runs: Run | Iterable[Run],
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
@@ -85,7 +85,7 @@ def run_lab(
 
     All are measured once, at their end.
     """
-    runs = [replace(run, at_end=True) for run in ([runs] if isinstance(runs, Run) else runs)]
+    runs = [replace(run, at_end=True) for run in check_runs(runs)]
     records = train_all(settings, runs, workers, scheduler, progress=progress)
     _, provenance = prepare(settings)
     provenance["recipe"] = {key: provenance["recipe"][key] for key in ("max_length", "split_seed", "precision")}

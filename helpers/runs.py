@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -75,7 +75,7 @@ def explain(error: Exception) -> str:
 @quiet_library()
 def train_all(
     settings: Settings,
-    runs: Sequence[Run],
+    runs: Run | Iterable[Run],
     workers: int | None = None,
     scheduler: str | None = None,
     until: float | None = None,
@@ -89,10 +89,7 @@ def train_all(
     run's last whole epoch. With `keep_best` the model of each policy's best run is kept in its folder, `model/`. Raises
     CourseError where something is wrong, and TrainingStopped, a KeyboardInterrupt, where the user stops it.
     """
-    if not runs:
-        raise CourseError("There is nothing to train: the list of runs is empty.")
-    for run in runs:
-        check_policy(run.policy)
+    runs = check_runs(runs)
     progress = progress or choose_progress()
     with locked(settings, progress):
         _, provenance = prepare(settings)
@@ -116,6 +113,18 @@ def train_all(
                 " were: take the change back, or run this again, which trains with the new ones."
             )
         return [board.known[run] for run in board.runs]
+
+
+def check_runs(runs: Run | Iterable[Run]) -> list[Run]:
+    """The runs of a list, or a single run, as a list; CourseError where there is none, or something else."""
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not runs:
+        raise CourseError("There is nothing to train: the list of runs is empty.")
+    for run in runs:
+        if not isinstance(run, Run):
+            raise CourseError(f"A list of runs must have nothing in it but Run(...), but has {run!r:.80}.")
+        check_policy(run.policy)
+    return runs
 
 
 def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:

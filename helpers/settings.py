@@ -43,6 +43,10 @@ class Settings:
     precision: str = "fp32"
     build: Path = field(default_factory=lambda: find_build_folder())
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rates", "batch_sizes"):  # A list would do for a grid, but has no hash.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     @property
     def cells(self) -> list[tuple[float, int]]:
         """All (learning rate, batch size) pairs, in the order in which they are tried."""

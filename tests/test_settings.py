@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,11 @@ def test_quick_needs_only_the_package_and_full_the_hub() -> None:
     assert quick.profile == "quick"
     assert (Path(quick.model), Path(quick.data)) == (OFFLINE / "checkpoint", OFFLINE / "reviews")
     assert (full.model, full.data) == ("prajjwal1/bert-tiny", "stanfordnlp/imdb")
+
+
+def test_a_grid_may_be_given_as_lists() -> None:
+    small = replace(load_settings(), learning_rates=[3e-4], batch_sizes=[8, 16])
+    assert small.cells == [(3e-4, 8), (3e-4, 16)] and {small}, "workers remember by its hash what they have prepared"
 
 
 def test_an_argument_wins_over_the_environment_and_that_over_the_profile(monkeypatch, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from conftest import Listener, accuracies
 from solutions import load_with_labels, make_tester, model_with
 from transformers.utils import logging
 
-from helpers import exercises, sweep, training
+from helpers import exercises, lab, sweep, training
 from helpers.data import load_reviews
 from helpers.models import load_classifier, load_tokenizer
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
+from helpers.runs import train_all
 from helpers.settings import CourseError, Run, Settings
 
 
@@ -89,6 +90,13 @@ def test_an_unknown_policy_and_no_policy_are_refused(settings):
         sweep.run_sweep(settings, ["bitfti"])
     with pytest.raises(CourseError, match="list of runs is empty"):
         sweep.run_sweep(settings, [])
+
+
+@pytest.mark.parametrize("runs", [["bitfit"], [[Run("bitfit")]], [Run("full"), {"policy": "bitfit"}]])
+def test_what_is_no_run_is_named(settings, runs):
+    for train in (lambda given: train_all(settings, given), lambda given: lab.run_lab(settings, "own", given)):
+        with pytest.raises(CourseError, match="nothing in it but Run.*bitfit"):
+            train(runs)
 
 
 def test_damaged_results_and_models_are_set_aside_and_made_again(settings):
