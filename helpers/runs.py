@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import filelock
@@ -61,14 +62,18 @@ def explain(error: Exception) -> str:
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
-    if isinstance(error, (OSError, SafetensorError)) and (full or not said):
+    # Where there is no room for a checkpoint, torch.save raises a RuntimeError without a word of it.
+    saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
+    if saving or (isinstance(error, (OSError, SafetensorError)) and (full or not said)):
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         place = getattr(error, "filename", None) or find_build_folder()
-        return f"Could not read or write {place}: {reason.removesuffix('.')}. What is there is kept; run it again."
+        said = f"Could not read or write {place}: {reason.removesuffix('.')}"
+        return f"{said}. Is there room on the disk? What is there is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).removesuffix(".")
-    return f"{said}. Mend it; the checks of problems 1d, 2a and 2b name what is wrong."
+    advice = "the checks of problems 1d, 2a and 2b look at exercises.py, and `python -m helpers doctor` at this machine"
+    return f"{said}. Mend it: {advice}."
 
 
 @explained()

@@ -317,6 +317,15 @@ def test_an_error_without_words_is_named_by_its_kind(settings, monkeypatch):
         train_all(settings, [Run("full")], workers=0, progress=Listener())
 
 
+def test_a_checkpoint_that_cannot_be_written_is_not_blamed_on_the_student(settings, monkeypatch):
+    def stop(*given, **named):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 97472 vs 97364")
+
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(CourseError, match="^Could not read or write .*unexpected pos.*room on the disk"):
+        train_all(settings, [Run("full", epochs=2)], workers=0, progress=Listener())
+
+
 def test_there_are_no_more_workers_than_memory_has_room_for(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
     for gib, wanted in ((32, 8), (5, 3), (1, 1)):
