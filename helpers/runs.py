@@ -23,7 +23,7 @@ from helpers.checkpoints import save_model
 from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
-from helpers.recipe import Mistake
+from helpers.recipe import Mistake, demand
 from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
@@ -97,7 +97,10 @@ def train_all(
     runs = check_runs(runs)
     progress = progress or choose_progress()
     with locked(settings, progress):
-        _, provenance = prepare(settings)
+        reviews, provenance = prepare(settings)
+        for split, rows in reviews.items():  # A function that keeps the first 500 does right by the check's few.
+            what = f"{split} reviews that preprocess_dataset returns"
+            demand(what, provenance["data"][split], len(rows), "one row a review, neither more nor fewer.")
         board = Board(settings, runs, provenance, until, keep_best, progress)
         unlucky = 0
         while todo := board.todo():

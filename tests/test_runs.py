@@ -287,6 +287,13 @@ def test_an_error_in_a_students_function_is_named_with_its_line(settings, monkey
             lambda *given: None,
             "preprocess_dataset returns: expected Dataset, found NoneType",
         ),
+        (
+            "preprocess_dataset",
+            lambda rows, tokenizer: rows.select(range(min(8, len(rows)))).map(
+                lambda row: tokenizer(row["text"], padding="max_length", max_length=512)
+            ),
+            "train reviews that preprocess_dataset returns: expected 32, found 8",
+        ),
         ("init_trainer", lambda *given, **named: None, "init_trainer returns: expected Trainer, found NoneType"),
         ("init_trainer", trainer_with(metrics=lambda predictions: 0.5), "training stopped with TypeError"),
     ],
