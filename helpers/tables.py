@@ -116,10 +116,12 @@ def is_tree(path: Path) -> bool:
 
 
 def read_tree(folder: Path) -> Rows:
-    """A file a review, `neg` before `pos`."""
-    return [
-        (read_text(path), name) for name in FOLDERS for path in list_visible(folder / name) if path.suffix == ".txt"
-    ]
+    """A file a review, `neg` before `pos`; whatever else is there might be reviews."""
+    files = [(path, name) for name in FOLDERS for path in list_visible(folder / name)]
+    for path, name in files:
+        if path.suffix.lower() != ".txt":
+            raise ValueError(f"{name}/{path.name} is no .txt file: rename it if it is a review, else move it elsewhere")
+    return [(read_text(path), name) for path, name in files]
 
 
 def read_arrow(table: pa.Table) -> Rows:
@@ -180,7 +182,7 @@ def read_csv(content: str) -> Rows:
     """Read a table in every dialect in which it makes sense, and refuse it where these differ in a text."""
     ways: list[Rows] = []
     doubtful: list[Rows] = []
-    errors: list[ValueError] = []
+    nearest: ValueError | None = None  # Only one is kept: each holds all that was read until then.
     content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in a line of its own.
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
     if end == "\r\n" and content.endswith("\r"):  # The old Mac's end of a line, and a text that begins with \n.
@@ -188,13 +190,14 @@ def read_csv(content: str) -> Rows:
     # The csv module takes either sign for the end of a line; a writer quotes no other than its own.
     other = "\n" if end == "\r" else "\r"
     content = re.sub("\r(?!\n)" if end == "\r\n" else other, ASIDE, content)
+    lines = io.StringIO(content, newline="")
     for dialect in list_dialects(content, header):
         try:
-            rows = parse(content, other, dialect)
+            rows = parse(lines, other, dialect)
         except ValueError as error:
-            errors.append(error)
+            nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
-        quoted = sum(bool(re.fullmatch('"([^"]|"")+"', text)) for text, _ in rows)
+        quoted = sum(bool(re.fullmatch(r'"([^"]|""|\\")+"', text)) for text, _ in rows)
         if dialect.get("quotechar") == '"' or not quoted:
             ways.append(rows)
         # Where every text stands in double quotes, these are no part of it (if there are enough to train on).
@@ -203,7 +206,7 @@ def read_csv(content: str) -> Rows:
     if ways:  # Else the double quotes around a text say that a row in which they do not fit is wrong.
         ways += doubtful
     else:  # What went well for the longest is nearest to what is meant; else the likeliest separator.
-        raise max(errors, key=lambda error: getattr(error, "row", -1))
+        raise nearest
     for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
         for other in others:
             if other != first:
@@ -230,9 +233,10 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
             yield dialect | {"escapechar": "\\", "doublequote": False}
 
 
-def parse(content: str, aside: str, dialect: dict[str, Any]) -> Rows:
+def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:
     """Read a table with Python's csv module: every row as long as the header, every label a label."""
-    reader = filter(None, csv.reader(io.StringIO(content, newline=""), strict=True, **dialect))
+    lines.seek(0)
+    reader = filter(None, csv.reader(lines, strict=True, **dialect))
     rows: Rows = []
     header = None
     try:

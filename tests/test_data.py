@@ -272,6 +272,12 @@ def latin_tree(folder: Path) -> None:
     (folder / "train" / "pos" / "01_7.txt").write_bytes("schön".encode("latin-1"))
 
 
+def other_tree(folder: Path) -> None:
+    tree(folder)
+    for name in ("98_7.TXT", "99_7.text"):
+        (folder / "test" / "neg" / name).write_text("Dull.")
+
+
 def numbered(*ends: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         for end in ("", *ends):
@@ -325,6 +331,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"row 0: the label is \[1\]",
     ),
     "a review that is not UTF-8": (latin_tree, "pos/01_7.txt: line 1 is not UTF-8"),
+    "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is no .txt file: rename it"),
     "a shard is missing": (
         lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
         "1 of the 2 files train-.*not number 1",

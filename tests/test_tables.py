@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -95,6 +96,8 @@ def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
     [
         "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
         "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
+        # R, as in Kaggle's labeledTrainData.tsv, puts a backslash before a quote, but not before a backslash.
+        "label\ttext\n" + "1\tFine\n0\tDull\n" * 6 + '0\t"\\"AC\\DC\\" on film"\n',
     ],
 )
 def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
@@ -102,6 +105,17 @@ def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
     path.write_text(content)
     with pytest.raises(CourseError, match="train.csv, row 12: its quotes do not fit"):
         read_table(path)
+
+
+def test_a_large_table_takes_no_more_memory_than_a_few_copies_of_it(tmp_path):
+    """Every dialect in which it cannot be read was kept with all that had been read: 3.5 GB for IMDb's 66 MB."""
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\n" + f'"{"A good, long film. " * 20}",1\n' * 3000)
+    tracemalloc.start()
+    read_table(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15 * path.stat().st_size
 
 
 def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_path):
