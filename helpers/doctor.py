@@ -150,9 +150,10 @@ def check_machine(settings: Settings) -> str:
     import torch
 
     from helpers.prepare import choose_precision
+    from helpers.results import limit_memory
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU, and none is needed"
-    free = psutil.virtual_memory().available / 2**30
+    free = limit_memory(psutil.virtual_memory().available) / 2**30
     found = f"{device}; precision auto is {choose_precision('auto')} here; {free:.1f} GiB of memory free"
     if free < 3:
         raise Doubt(f"{found}. Close other programs, or train with `{PYTHON} -m helpers assignment --workers 1`.")

@@ -9,11 +9,12 @@ policy's best run also `test` (`accuracy`, `n`, `mistakes`, `bias_movement`), a 
 import ast
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,7 @@ SCHEMA = 2
 # The course's files, and the student's functions, that decide how a run is trained.
 RECIPE = ("models", "prepare", "speed", "training")
 TRAINING = ("preprocess_dataset", "init_model", "init_trainer")
+CONTAINER = Path("/sys/fs/cgroup")  # its limits, in the files of control groups of version 2 or 1; "max" is none
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "optuna", "numpy")
 
 
@@ -199,6 +201,24 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+
+
+def count_cores() -> int:
+    """The cores that this process may use, and as many as its container gives it the time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with suppress(OSError, ValueError):
+            quota, period = map(int, " ".join((CONTAINER / name).read_text() for name in names).split())
+            cores = min(cores, math.ceil(quota / period)) if quota > 0 else cores
+    return cores
+
+
+def limit_memory(found: int) -> int:
+    """Of so many bytes of memory those that this container may have."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found = min(found, int((CONTAINER / name).read_text()))
+    return found
 
 
 def peak_memory_gb() -> float:

@@ -18,7 +18,7 @@ import psutil
 import torch
 from tqdm.std import tqdm
 
-from helpers.results import blame_exercises
+from helpers.results import blame_exercises, count_cores, limit_memory
 from helpers.settings import CourseError
 
 GPU_WORKERS = 4
@@ -40,8 +40,7 @@ def count_workers() -> int:
     """One worker a core that this process may use, if the free memory has room for them; a GPU is shared by four."""
     if torch.cuda.is_available():
         return GPU_WORKERS
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, psutil.virtual_memory().available // WORKER_MEMORY))
+    return max(1, min(count_cores(), limit_memory(psutil.virtual_memory().available) // WORKER_MEMORY))
 
 
 def return_memory() -> None:

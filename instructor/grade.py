@@ -16,6 +16,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from helpers.answers import NOTEBOOKS, find_notebooks, read_notebook
+from helpers.results import count_cores
 from helpers.settings import CourseError, write_atomically
 from instructor import sheet
 from instructor.limits import MEBI, Limits
@@ -136,7 +137,7 @@ def grade_class(
         workshop.alone = len(places) == 1
         grader = Grader(workshop, out, notebooks, limits)
         print(*describe_degree(workshop.degree), *workshop.reasons, sep="\n", flush=True)
-        usual = min(len(os.sched_getaffinity(0)), workshop.memory // SANDBOX_MEMORY)
+        usual = min(count_cores(), workshop.memory // SANDBOX_MEMORY)
         with ThreadPoolExecutor(max(1, min(workers or usual, len(places)))) as pool:
             waiting = [pool.submit(grader.grade_place, place) for place in places]
             try:

@@ -1,6 +1,5 @@
 """Where submissions are graded: copies of the course without solutions, and what is made of a sandbox's answers."""
 
-import contextlib
 import json
 import os
 import secrets
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from helpers.results import limit_memory
 from helpers.settings import CourseError
 from instructor import sandbox
 from instructor.limits import MEBI, Limits, Outcome
@@ -58,7 +58,7 @@ class Workshop:
         copies = [path for path in (f"{PROJECT}/helpers/exercises.py", *self.hidden) if "bitfit" not in Path(path).name]
         if self.degree == "user" and (found := [path for path in copies if can_everybody_read(Path(path))]):
             self.reasons.append(f"THE SOLUTION CAN BE READ by what is graded: chmod 700 (or uninstall) {found[0]}")
-        self.memory = int(0.9 * find_memory())
+        self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
         self.folder.chmod(0o711)
         self.preparer: subprocess.Popen | None = None
@@ -241,15 +241,6 @@ def find_copies() -> tuple[str, ...]:
     if any(PROJECT.is_relative_to(root) for root in roots):
         found |= {PROJECT / name for name in ("helpers", "instructor", "tests", ".git") if (PROJECT / name).exists()}
     return tuple(str(path) for path in sorted(found) if found.isdisjoint(path.parents))
-
-
-def find_memory() -> int:
-    """Bytes of memory that this machine or container has."""
-    found = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            found.append(int(Path(path).read_text()))
-    return min(found)
 
 
 def can_everybody_read(path: Path) -> bool:

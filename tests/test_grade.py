@@ -250,7 +250,7 @@ def test_no_more_at_a_time_than_memory_has_room_for_and_no_notebooks_where_code_
         return verdict
 
     monkeypatch.setattr(Workshop, "grade_code", grade_code)
-    monkeypatch.setattr(workshop, "find_memory", lambda: 2048 * MEBI)
+    monkeypatch.setattr(workshop, "limit_memory", lambda found: 2048 * MEBI)
     class_ = write(tmp_path / "class", ann={"exercises.py": b"#"}, bob={"exercises.py": b"#"})
     for record in grade_class([class_], tmp_path / "grades"):
         assert record["graded"] and record["notebooks"] == ["not re-executed: the code broke a limit in 1d"]

@@ -25,7 +25,7 @@ from jupyter_client.manager import start_new_kernel
 from solutions import trainer_with
 from transformers import TrainingArguments
 
-from helpers import exercises, prepare, runs, training, workers
+from helpers import exercises, prepare, results, runs, training, workers
 from helpers.results import fingerprint_code
 from helpers.runs import train_all
 from helpers.settings import CourseError, Run
@@ -338,6 +338,27 @@ def test_there_are_no_more_workers_than_memory_has_room_for(monkeypatch):
     for gib, wanted in ((32, 8), (5, 3), (1, 1)):
         monkeypatch.setattr(psutil, "virtual_memory", lambda gib=gib: SimpleNamespace(available=gib * 2**30))
         assert workers.count_workers() == wanted
+
+
+LIMITS = [
+    ({"cpu.max": "max 100000\n", "memory.max": "max\n"}, 8),
+    ({"cpu.max": "250000 100000\n", "memory.max": "max\n"}, 3),
+    ({"cpu.max": "250000 100000\n", "memory.max": f"{4 * 2**30}\n"}, 2),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ({"memory/memory.limit_in_bytes": f"{2**30}\n"}, 1),
+]
+
+
+@pytest.mark.parametrize(("files", "wanted"), LIMITS)
+def test_there_are_no_more_workers_than_a_container_has_room_for(tmp_path, monkeypatch, files, wanted):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    monkeypatch.setattr(results, "CONTAINER", tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert workers.count_workers() == wanted
 
 
 def test_a_gpu_that_only_emulates_bf16_trains_in_fp32(monkeypatch):
