@@ -61,7 +61,7 @@ def find_sources(folder: Path) -> dict[str, list[Path]]:
         return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
     if (folder / "state.json").exists():
         return {"all": [folder]}
-    tables = [path for path in list_visible(folder) if path.is_file() and TABLE.fullmatch(path.name)]
+    tables = [path for path in list_visible(folder) if not os.path.isdir(path) and TABLE.fullmatch(path.name)]
     if len(tables) == 1 and not any(there.values()):
         return {"all": tables}
     seen = ", ".join(path.name for path in list_visible(folder)[:8]) or "nothing"
@@ -77,7 +77,7 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
     """The files of every split that is there, or its folder (aclImdb's, or one of `datasets`)."""
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
-        match = TABLE.fullmatch(path.name) if path.is_file() else None
+        match = None if os.path.isdir(path) else TABLE.fullmatch(path.name)
         folder = path.name if is_tree(path) or os.path.exists(path / "state.json") else ""
         name = (match["name"] if match else folder).lower()
         if name in SPLITS:

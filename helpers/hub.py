@@ -78,8 +78,10 @@ def is_whole(folder: Path, kind: str) -> bool:
 
 
 def find_pointer(path: Path) -> str:
-    """What to do where git left only the pointer of a file, or of one in a folder; else nothing."""
+    """What to do where git or a copy left only the pointer of a file, or of one in a folder; else nothing."""
     for file in (path, *path.glob("*")):
+        if file.is_symlink() and not os.path.exists(file):  # As in a snapshot of the hub's cache, copied without more.
+            return f"{file.name} is a link to a file that is not here: copy the file itself (cp -L), or download it"
         with suppress(OSError), file.open("rb") as content:  # A folder cannot be opened.
             if content.read(23) == b"version https://git-lfs":
                 return f"{file.name} is a Git LFS pointer, not the file: run git lfs pull, or download it again"

@@ -369,6 +369,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "Could not read test.csv.gz",
     ),
     "a pointer": (raw("test.csv", POINTER), "test.csv is a Git LFS pointer, not the file: run git lfs pull"),
+    "links without their files": (
+        lambda folder: [(folder / f"{split}.parquet").symlink_to("../../blobs/0f") for split in SETS],
+        "train.parquet is a link to a file that is not here: copy the file itself",
+    ),
     "a parquet pointer": (
         lambda folder: [write(folder, kind="parquet"), (folder / "train.parquet").write_bytes(POINTER)],
         "train.parquet is a Git LFS pointer",

@@ -311,6 +311,10 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut short": (cut, "Could not load the model"),
     "weights of text": (with_file("model.safetensors", b"version https://git"), "Could not load the model"),
     "a pointer": (with_file("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer.*git lfs pull"),
+    "links without their files": (
+        lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../../blobs/0f")],
+        "config.json is a link to a file that is not here: copy the file itself",
+    ),
     "not a number": (with_a_number(float("nan")), "weights are not all finite numbers: copy or download it again"),
     "infinite": (with_a_number(float("inf")), "weights are not all finite numbers"),
     "empty weights": (with_file("model.safetensors", b""), "Could not load the model"),
