@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -104,7 +104,7 @@ def load_classifier(model: str) -> BertForSequenceClassification:
 def _read_config(folder: Path) -> dict:
     """The configuration; ValueError says what in it the course cannot train."""
     try:
-        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")))
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no config.json: {WRITTEN}") from None
     except (ValueError, TypeError) as error:
@@ -135,7 +135,12 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         if not any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json")):
             # transformers 5 would make up a vocabulary of 5 tokens.
             raise FileNotFoundError(f"there is no vocab.txt and no tokenizer.json: {WRITTEN}")
-        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH)
+        with suppress(FileNotFoundError):
+            kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type", "WordPiece")
+            if kind != "WordPiece":  # As of multilingual models. Almost every word would be unknown.
+                raise ValueError(f"its tokenizer.json is a {kind} one, not BERT's WordPiece: choose another model")
+        names = BertTokenizerFast.model_input_names  # Some that were saved without the segments have fewer.
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, model_input_names=names)
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
         first = min(vocabulary, key=vocabulary.get, default="")
         if first.startswith("\ufeff") or not set(tokenizer.all_special_tokens) < set(vocabulary):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import SMALL, VOCABULARY, save_bert, tokenised
 from safetensors.torch import save
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -233,6 +235,20 @@ def test_the_tokenizer_of_a_vocabulary_alone_or_as_transformers_5_saves_it(tmp_p
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
+def test_a_tokenizer_saved_without_segments_gives_them(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    (folder / "tokenizer_config.json").write_text('{"model_input_names": ["input_ids", "attention_mask"]}')
+    assert load_tokenizer(str(folder))("Hello", "world")["token_type_ids"] == [0, 0, 0, 1, 1]
+
+
+def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:
+    """That of a multilingual MiniLM, which is a BERT model: read as WordPiece, it knows no word."""
+    folder = save_bert(tmp_path, **SMALL)
+    Tokenizer(Unigram([("<s>", 0.0), ("▁film", -1.0)], unk_id=0)).save(str(folder / "tokenizer.json"))
+    with pytest.raises(CourseError, match="its tokenizer.json is a Unigram one, not BERT's WordPiece"):
+        load_tokenizer(str(folder))
+
+
 def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path: Path) -> None:
     folder = save_bert(tmp_path, **SMALL)
     tokenizer, model = BertTokenizerFast.from_pretrained(folder), BertModel.from_pretrained(folder)
@@ -293,6 +309,7 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "GPT-2": (lambda folder: GPT2Config().save_pretrained(folder), "is a gpt2 model, not BERT"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json: the folder must be one"),
     "configuration cut short": (with_file("config.json", b'{"hidden_size": 1'), "config.json"),
+    "a mark": (with_file("config.json", b"\xef\xbb\xbf{}"), "config.json is no JSON .*BOM"),
     "configuration is a list": (with_file("config.json", b"[1, 2]"), "config.json is no JSON object"),
     "configuration of words": (with_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
     "other size": (configured(hidden_size=8), r"has the shape \(16,\), but by its config.json \(8,\)"),
