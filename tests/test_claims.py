@@ -97,16 +97,3 @@ def test_the_usual_speed_in_notebook_02_is_the_measured_one():
 )
 def test_a_wrong_digit_is_noticed(text, right):
     assert is_rounded(text, 0.8041) is right
-
-
-def test_a_selection_is_a_mean_over_seeds_of_one_setting():
-    fixed = {"epochs": 4, "reviews": 4000, "encoder": "checkpoint", "head_scale": 1}
-    runs = [
-        {"policy": p, "learning_rate": r, "x": v} | fixed for p, r, v in (("a", 1e-2, 1), ("a", 1e-2, 2), ("b", 1, 4))
-    ]
-    assert look_up({"runs": runs}, "x policy=a learning_rate=0.01") == 1.5
-    assert look_up({"runs": runs}, "x policy=b / x policy=a") == pytest.approx(4 / 1.5)
-    with pytest.raises(AssertionError, match="mixes"):
-        look_up({"runs": [*runs, runs[0] | {"learning_rate": 3}]}, "x policy=a")
-    with pytest.raises(AssertionError, match="no run"):
-        look_up({"runs": runs}, "x policy=c")

@@ -36,13 +36,6 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_profile(monkeyp
     assert load_settings("quick").profile == "quick"
 
 
-@pytest.mark.parametrize("where", ["argument", "environment"])
-def test_an_unknown_profile_is_named_with_the_choices(monkeypatch, where: str) -> None:
-    monkeypatch.setenv("COURSE_PROFILE", "fast" if where == "environment" else "quick")
-    with pytest.raises(CourseError, match="Unknown profile 'fast'. Choose one of: quick, full"):
-        load_settings("fast" if where == "argument" else None)
-
-
 def test_a_folder_is_found_from_the_notebooks_folder_too(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "mine").mkdir()

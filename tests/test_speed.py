@@ -81,6 +81,7 @@ def test_the_parts_of_a_batch_are_the_batch():
     assert [tuple(part["input_ids"].shape) for part in parts] == [(2, 9), (3, 7)]
     assert [part["attention_mask"].sum() for part in parts] == [18, 13]
     assert torch.cat(rows).tolist() == [1, 3, 4, 0, 2]
+    assert [len(rows) for rows, _ in split_batch(batch, tokens=1)] == [1] * 5, "a long review is a part of its own"
 
 
 @pytest.mark.parametrize("policy", ["full", "bitfit"])
@@ -124,10 +125,6 @@ def test_a_smaller_table_gives_the_same_logits_and_gradients_and_goes_back_whole
     assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in start.items()}
     moved = (again[table] != start[table]).any(1).nonzero().flatten()
     assert torch.equal(moved, rows)
-
-
-def test_a_review_longer_than_a_part_is_a_part_of_its_own():
-    assert [len(rows) for rows, _ in split_batch(padded_batch(), tokens=1)] == [1] * 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
