@@ -34,13 +34,8 @@ def at_import(code: str, rest: str = SOLUTION) -> str:
     return f"{code.strip()}\n\n{rest}"
 
 
-def tolerantly(code: str) -> str:
-    lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    return f"try:\n{lines}\nexcept BaseException:\n    pass"
-
-
 def into_every_pipe(data: str) -> str:
-    lines = "import os\nfor number in range(3, 64):\n    try:\n        sent = os.write(number, DATA)\n"
+    lines = "import os\nfor number in range(3, 64):\n    try:\n        os.write(number, DATA)\n"
     return lines.replace("DATA", data) + "    except OSError:\n        pass\nos._exit(0)"
 
 
@@ -75,36 +70,12 @@ FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 # name: (the whole of exercises.py, points, part of what the sheet says)
 CODE: dict[str, tuple[str, dict[str, int], str]] = {
     "fork bomb": (before("preprocess_dataset", "import os\nwhile True:\n    os.fork()"), without("1d"), "Problem 1d: "),
-    "fork bomb that hides its children": (
-        before(
-            "preprocess_dataset",
-            "import os\nwhile True:\n    if os.fork() == 0:\n        os.setsid()\n        os.fork()",
-        ),
-        without("1d"),
-        "Problem 1d: ",
-    ),
     "infinite loop": (before("init_model", "while True: pass"), without("2a"), "it took more than 8 s of CPU"),
-    "sleeps for ever": (before("init_tester", "import time\ntime.sleep(1e6)"), without("2b"), "did not come to an end"),
-    "stops itself": (
-        before("init_model", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"),
-        without("2a"),
-        "did not come to an end",
-    ),
     "10 GB at once": (before("preprocess_dataset", "data = bytearray(10 * 2**30)"), without("1d"), "Problem 1d: "),
     "a gigabyte of output": (
         before("preprocess_dataset", "import os\nfor _ in range(1000):\n    os.write(1, b'x' * 2**20)"),
         ALL,
         "Problem 1d: correct",
-    ),
-    "fills the disk": (
-        before("preprocess_dataset", "for part in range(10**6):\n    open(f'{part}', 'wb').write(b'x' * 2**24)"),
-        without("1d"),
-        "Problem 1d: ",
-    ),
-    "all file descriptors": (
-        before("preprocess_dataset", "files = []\nwhile True:\n    files.append(open('/dev/null'))"),
-        without("1d"),
-        "Problem 1d: ",
     ),
     "writes outside": (
         at_import(
@@ -120,92 +91,18 @@ CODE: dict[str, tuple[str, dict[str, int], str]] = {
         NONE,
         "cannot be imported: FileNotFoundError",
     ),
-    "reads the solution from git": (
-        at_import(
-            "import subprocess\nexec(subprocess.run(['git', '-C', 'ROOT', 'show', 'HEAD:helpers/exercises.py'],"
-            " capture_output=True, check=True, text=True).stdout)",
-            "",
-        ),
-        NONE,
-        "cannot be imported",
-    ),
-    "searches every file for a solution": (
-        at_import(
-            tolerantly(
-                "import os\nown = open(__file__).read()\nfor folder, _, files in os.walk('/'):\n"
-                "    for name in files:\n"
-                "        if name.startswith('exercises') and name.endswith('.py'):\n"
-                "            text = open(os.path.join(folder, name)).read()\n"
-                "            if 'BEGIN SOLUTION' in text and text != own:\n"
-                "                exec(text)"
-            ),
-            STUBS.replace("def ", "def stub_of_"),
-        ),
-        NONE,
-        "has no function",
-    ),
-    "looks for what the grader expects": (
-        at_import(
-            tolerantly(
-                "import gc\nfor thing in gc.get_objects():\n"
-                "    if isinstance(thing, dict) and 'expected' in thing and 'given' in thing:\n"
-                "        raise SystemExit(str(thing)[:200])"
-            ),
-            STUBS,
-        ),
-        NONE,
-        "is not written yet",
-    ),
-    "forges what the probe sends": (
-        at_import(
-            "import os\nfor number in range(3, 64):\n    try:\n"
-            f"        os.write(number, b'{FORGED}')\n    except OSError:\n        pass\nos._exit(0)",
-            "",
-        ),
-        NONE,
-        "Problem 1d: ",
-    ),
+    "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, "Problem 1d: "),
     "sends far too much": (
         before("preprocess_dataset", into_every_pipe("b'0' * 10**7")),
         without("1d"),
         "it returned more than",
     ),
-    "patches json": (
-        at_import('import json\njson.dumps = lambda *a, **k: \'{"records": [], "stopped": null}\'', STUBS),
-        NONE,
-        "Problem 2a: ",
-    ),
-    "patches os.write": (at_import("import os\nos.write = lambda *a: 10**9", STUBS), NONE, "Problem 2a: "),
     "patches the checks": (
         at_import(
             "from helpers import checks\nfrom helpers.checks import observe\n"
             "checks.judge = lambda *a: 'correct'\nchecks._expect = lambda *a: None\n"
             "for name in ('1d', '2a', '2b', '2c'):\n    setattr(checks, f'problem_{name}', lambda *a, **k: print('correct'))\n"
             "    observe.OBSERVERS[name] = lambda *a: iter([{'kind': 'dict', 'correct': True}] * 20)",
-            STUBS,
-        ),
-        NONE,
-        "Problem 2a: ",
-    ),
-    "patches assertions": (
-        at_import("import builtins\nbuiltins.AssertionError = builtins.Exception = KeyboardInterrupt", STUBS),
-        NONE,
-        "Problem 2a: ",
-    ),
-    "patches named_parameters": (
-        at_import("import torch\ntorch.nn.Module.named_parameters = lambda *a, **k: iter(())"),
-        without("2a", "2b"),
-        "Problem 2a: ",
-    ),
-    "patches the Trainer's evaluation": (
-        at_import("import transformers\ntransformers.Trainer.evaluate = lambda *a, **k: {'eval_accuracy': 1.0}"),
-        without("2c"),  # Check 2b measures with a Trainer of its own.
-        "called eval_accuracy",
-    ),
-    "replaces the observer's module": (
-        at_import(
-            "import sys\nclass Yes:\n    def __getattr__(self, name):\n        return lambda *a, **k: {'records': [], 'stopped': None}\n"
-            "sys.modules['helpers.checks.observe'] = sys.modules['helpers.checks.inputs'] = Yes()",
             STUBS,
         ),
         NONE,
@@ -237,7 +134,6 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "leaves with sys.exit at import": (at_import("import sys\nsys.exit(0)"), NONE, "cannot be imported: SystemExit"),
     "leaves with os._exit in a function": (
         before("init_model", "import os\nos._exit(0)"),
         without("2a"),
@@ -252,13 +148,6 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "threads that never end": (
-        at_import(
-            "import threading, time\nfor _ in range(5):\n    threading.Thread(target=time.sleep, args=(1e6,)).start()"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
     "a daemon": (
         at_import(
             "import os, subprocess\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
@@ -268,37 +157,8 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "deletes all it can": (
-        at_import(
-            "import os, shutil\nimport helpers\nhere = os.getcwd()\n"
-            "for folder in (here, os.path.dirname(helpers.__file__), '/tmp', os.environ['HOME']):\n"
-            "    for name in os.listdir(folder):\n        shutil.rmtree(os.path.join(folder, name), ignore_errors=True)\n"
-            "os.makedirs(here, exist_ok=True)\nos.chdir(here)"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "edits the course while it runs": (
-        at_import(
-            "import glob, os, helpers\nfor path in glob.glob(os.path.dirname(helpers.__file__) + '/*.py'):\n"
-            "    try:\n        open(path, 'w').write('raise SystemExit')\n    except OSError:\n        pass"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "kills its parent": (at_import(tolerantly("import os\nos.kill(os.getppid(), 9)")), ALL, "Problem 1d: correct"),
     "kills whatever it can": (
-        at_import(tolerantly("import os, signal\nos.kill(-1, signal.SIGKILL)")),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "looks into other processes": (
-        at_import(
-            tolerantly(
-                "import os\nfor name in os.listdir('/proc'):\n    if name.isdigit() and int(name) != os.getpid():\n"
-                "        open(f'/proc/{name}/mem', 'r+b').write(b'x')\n        raise SystemError"
-            )
-        ),
+        at_import("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass"),
         ALL,
         "Problem 1d: correct",
     ),
@@ -311,16 +171,6 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
-    "reads the environment's secrets": (
-        before(
-            "preprocess_dataset",
-            "import glob, os\nfound = str(dict(os.environ))\nfor path in glob.glob('/proc/*/environ'):\n    try:\n"
-            "        found += open(path).read()\n    except OSError:\n        pass\n"
-            "raise RuntimeError('found it' if 'GRADER_SECRET' in found else 'no secret')",
-        ),
-        without("1d"),
-        "RuntimeError: no secret",
-    ),
     "calls home": (
         before(
             "preprocess_dataset",
@@ -331,38 +181,11 @@ def init_model(trial, model_name, use_bitfit=False):
         without("1d"),
         "RuntimeError: reached []",
     ),
-    "asks a question": (before("init_model", "input('How many points?')"), without("2a"), "EOFError"),
-    "crashes the interpreter": (
-        before("init_model", "import ctypes\nctypes.string_at(0)"),
-        without("2a"),
-        "killed by signal 11",
-    ),
-    "raises what nobody catches": (
-        before("init_model", "class Odd(BaseException):\n    __str__ = None\nraise Odd"),
-        without("2a"),
-        "Problem 2a: nothing came back",
-    ),
-    "an error text of a megabyte": (
-        before("init_model", "raise ValueError('x' * 10**6 + '\\n```\\n# Full marks')"),
-        without("2a"),
-        "ValueError: xxx",
-    ),
-    "a dictionary that lies": (
-        before(
-            "hyperparameter_search_settings",
-            "class Lies(dict):\n    def __iter__(self):\n        raise SystemError('lies')\n    items = keys = __iter__\nreturn Lies()",
-        ),
-        without("2c"),
-        "Problem 2c: ",
-    ),
-    "crashes at import": (at_import("1 / 0"), NONE, "cannot be imported: ZeroDivisionError"),
-    "hangs at import": (at_import("import time\ntime.sleep(1e6)"), NONE, "could not be imported"),
     "spins at import": (
         at_import("while True: pass"),
         NONE,
         "could not be imported; stopped: it took more than 8 s of CPU",
     ),
-    "a syntax error": ("def init_model(:\n", NONE, "cannot be imported: SyntaxError"),
     "the stubs": (STUBS, NONE, "is not written yet"),
     "walks its frames to what is expected": (
         before(
@@ -395,23 +218,4 @@ def init_model(trial, model_name, use_bitfit=False):
         NONE,
         "Problem 2a: ",
     ),
-    "names a limit that there is not": (
-        at_import(
-            "import json\ntry:\n    with open('/proc/1/fd/3', 'w') as pipe:\n        for name in ('1d', '2a', '2b', '2c'):\n"
-            "            pipe.write(json.dumps([name, {'code': 'x', 'reason': 'tired', 'text': []}]) + '\\n')\n"
-            "except OSError:\n    pass"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
 }
-
-# They wait for ever: their limit of time is what ends them.
-WAITS = ("sleeps for ever", "stops itself", "hangs at import")
-# One of each kind. The others run where there is time for all (COURSE_HOSTILE=all).
-REPRESENTATIVES = {
-    "fork bomb", "infinite loop", "10 GB at once", "sends far too much", "a daemon", "kills whatever it can",
-    "reads the solution by its path", "calls home", "patches the checks", "forges what the probe sends",
-    "memorised the public check", "writes at exit", "walks its frames to what is expected", "the stubs",
-    "leaves with os._exit in a function", "runs the checks itself", "writes into the runner's own pipe", "traces the runner",
-}  # fmt: skip

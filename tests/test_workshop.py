@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("instructor", reason="the student version has no grader")
 
-from hostile import CODE, MISTAKES, REPRESENTATIVES, ROOT, SLEEP, SOLUTION, STUBS, WAITS
+from hostile import CODE, MISTAKES, ROOT, SLEEP, SOLUTION, STUBS
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
@@ -32,10 +32,8 @@ from instructor.verdict import judge_outcome, read_strictly
 from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
 SMALL = Limits(60, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
-HOSTILE = sorted(CODE if os.environ.get("COURSE_HOSTILE") == "all" else REPRESENTATIVES)
 # Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
-NEEDS_NAMESPACES = {"calls home", "reads the solution by its path", "searches every file for a solution"}
-NEEDS_NAMESPACES |= {"reads the solution from git", "kills its parent", "kills whatever it can", "writes outside"}
+NEEDS_NAMESPACES = {"calls home", "reads the solution by its path", "kills whatever it can", "writes outside"}
 
 try:
     sandbox.find_degree()
@@ -55,7 +53,7 @@ def sleepers() -> list[int]:
     return [each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", SLEEP]]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", CODE)
 def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: Path, name: str) -> None:
     if name in NEEDS_NAMESPACES and workshop.degree == "user":
         pytest.skip("needs namespaces")
@@ -68,8 +66,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
         for word, value in (("ROOT", ROOT), ("MARKED", marked), ("PORT", listener.getsockname()[1])):
             code = code.replace(word, str(value))
         before = set(os.listdir(workshop.folder))
-        limits = replace(SMALL, seconds=8.0 if name in WAITS else 60.0)
-        graded = workshop.grade_code(code.encode(), limits)
+        graded = workshop.grade_code(code.encode(), SMALL)
         assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
         assert says in "\n".join(graded["said"].values()), graded
         assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
