@@ -127,15 +127,8 @@ def test_half_a_character_harms_nothing(notebooks, tmp_path):
 
 
 COPIES = ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert_inputs (1).ipynb")
-RENAMED = ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb")
-
-
-TRANSLATED = ("“01_bert_inputs.ipynb”的副本", "01_bert_inputs.ipynb のコピー", "01_bert_inputs.ipynb의 사본")
-
-
-@pytest.mark.parametrize("name", [*COPIES, *RENAMED, *TRANSLATED])
-def test_a_copy_of_a_notebook_is_known_by_its_name(name):
-    assert all(answers.is_copy(each, FIRST) for each in (name, f"ann_{name}", name.upper(), f"{name}.txt"))
+COPIES += ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb")
+COPIES += ("“01_bert_inputs.ipynb”的副本", "01_bert_inputs.ipynb のコピー", "01_bert_inputs.ipynb의 사본")
 
 
 @pytest.mark.parametrize(

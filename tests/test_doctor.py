@@ -149,7 +149,7 @@ def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
     for row, (proxy, word) in enumerate(PROXIES.items()):
         network, *said = lines[5 * row : 5 * row + 5]
         assert "does not answer" in network and word in network.lower()
-        words = ("--profile quick", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE")
+        words = ("--profile quick", "python -m helpers prefetch", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE")
         assert all(word in line and proxy not in line for line in said for word in words)
 
 

@@ -175,23 +175,11 @@ def test_no_file_names_a_registry_host_or_a_path_of_a_machine():
     assert not found
 
 
-@pytest.mark.parametrize(
-    ("text", "caught"),
-    [
-        ("see /" + "root/x", True),
-        ('"text": "saved\\n/' + 'home/ann/x"', True),
-        ("file:///" + "tmp/x", True),
-        ("https://py" + "pi.org/simple", True),
-        ("C:\\" + "Users\\ann", True),
-        ("https://example.org/home/page", False),
-        ("work/main, ../tmp/x, ~/home/x", False),
-        ("/usr/bin/env bash", False),
-        ("/" + "content/drive/MyDrive", False),
-        ("/" + "content/sample_data", True),
-    ],
-)
-def test_the_search_for_hosts_and_paths_finds_them(text, caught):
-    assert bool(forbidden_in(text)) is caught
+def test_the_search_for_hosts_and_paths_finds_them():
+    for text in ("/" + "root/x", '"saved\\n/' + 'home/ann"', "https://py" + "pi.org", "C:\\" + "Users\\ann"):
+        assert forbidden_in(text)
+    for text in ("https://example.org/home/page", "../tmp/x, ~/home/x", "/usr/bin/env", "/" + "content/drive/MyDrive"):
+        assert not forbidden_in(text)
 
 
 def run_make(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -201,12 +189,12 @@ def run_make(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 @needs_make
-@pytest.mark.parametrize(("target", "part"), TARGETS.items())
-def test_makefile_has_the_documented_target_and_lists_it(target, part):
-    done = run_make("--dry-run", target)
-    assert done.returncode == 0, done.stderr
-    assert part in done.stdout
-    assert f"make {target}" in run_make().stdout
+def test_makefile_has_the_documented_targets_and_lists_them():
+    listed = run_make().stdout
+    for target, part in TARGETS.items():
+        done = run_make("--dry-run", target)
+        assert done.returncode == 0, done.stderr
+        assert part in done.stdout and f"make {target}" in listed
 
 
 def write_fake_python(path: Path, version_check: int = 0, venv_check: int = 0, pip: str = "exit 1") -> Path:
@@ -322,24 +310,15 @@ def sanitize(text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("<Trainer at 0x7f12ab>", "<Trainer at 0x55aa01>"),
+def test_sanitize_hides_what_differs_between_runs_and_keeps_results():
+    for first, second in (
         ('<td id="T_1a2b3_row0_col1">', '<td id="T_99fe0_row0_col1">'),
-        ("#T_1a2b3 td {", "#T_99fe0 td {"),
-        ("finished 2026-11-23T12:00:00Z", "finished 2027-01-02T03:04:05Z"),
-        ("torch 2.13.0+cpu, pandas 3.1.1.", "torch 2.11.0+cu128, pandas 2.2.3."),
-        ("40 runs in 212.4 s", "40 runs in 98 s"),
-    ],
-)
-def test_sanitize_hides_what_differs_between_runs(first, second):
-    assert sanitize(first) == sanitize(second)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["0.8898", "4,386,178 parameters", "0.0701 %", "learning rate 3e-4, batch size 8", "[101 7592 2088 999 102 0]"],
-)
-def test_sanitize_keeps_results(text):
-    assert sanitize(text) == text
+        (
+            "<Trainer at 0x7f12ab>, finished 2026-11-23T12:00:00Z",
+            "<Trainer at 0x55aa01>, finished 2027-01-02T03:04:05Z",
+        ),
+        ("torch 2.13.0+cpu, pandas 3.1.1; 212.4 s", "torch 2.11.0+cu128, pandas 2.2.3; 98 s"),
+    ):
+        assert sanitize(first) == sanitize(second)
+    for text in ("0.8898", "4,386,178 parameters", "0.0701 %", "learning rate 3e-4, batch size 8", "[101 7592 102 0]"):
+        assert sanitize(text) == text

@@ -255,6 +255,9 @@ def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
     with pytest.raises(CourseError, match="These are no costs"):
         lab_plots.plot_costs(load("lab_head"))
     rates = load("lab_rate")
+    for field in ("rate", "encoder"):
+        with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
+            lab_plots.plot_curve(rates, field)
     rates["runs"][0]["learning_rate"] = 0
     with pytest.raises(CourseError, match="logarithmic and has no 0: leave out the runs whose learning_rate is 0"):
         lab_plots.plot_curve(rates, "learning_rate")
@@ -265,12 +268,6 @@ def test_where_two_things_differ_nothing_is_compared():
     mixed = [run | {"batch_size": 16 if run["epochs"] == 16 else 8} for run in results["runs"]]
     sentence = lab_plots.describe_finding(results | {"runs": mixed})
     assert sentence.startswith("From BitFit") and "batch 16, 16 epochs" in sentence
-
-
-def test_a_field_without_numbers_is_refused_with_the_choices():
-    for field in ("rate", "encoder"):
-        with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
-            lab_plots.plot_curve(load("lab_rate"), field)
 
 
 def test_all_reviews_are_a_number_of_reviews_too():
@@ -327,6 +324,8 @@ def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, show
     assert shown[-1]["text/plain"] == "full fine-tuning, rate 3e-4, batch 8: 0.950"
     assert shown[-1]["image/png"].startswith("iVBOR")
     assert ("application/vnd.jupyter.widget-view+json" in shown[-1]) == (not plain)
+    with pytest.raises(CourseError, match="no run of full, 0.0003, 8: choose another"):
+        plots.explore_grid(quick | {"runs": quick["runs"][1:]})
 
 
 def test_an_explorer_draws_once_and_anew_when_a_choice_changes(shown, monkeypatch):
@@ -335,12 +334,6 @@ def test_an_explorer_draws_once_and_anew_when_a_choice_changes(shown, monkeypatc
     interact(lambda size: {"text/plain": f"batch {size}"}, "1em", size=size)
     size.value = 16
     assert [bundle["text/plain"] for bundle in shown] == ["batch 8", "batch 16"]
-
-
-def test_a_cell_that_the_results_lack_is_one_message(quick, monkeypatch):
-    monkeypatch.setenv("COURSE_PROGRESS", "plain")
-    with pytest.raises(CourseError, match="no run of full, 0.0003, 8: choose another"):
-        plots.explore_grid(quick | {"runs": quick["runs"][1:]})
 
 
 def test_the_run_is_described_in_full(quick):
