@@ -168,12 +168,9 @@ class _StepClock(TrainerCallback):
 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
-    listed = report.fill_in_counts(results)
-    runs, varied = pd.DataFrame(listed), report.list_varied(listed)
-    as_many = (runs["reviews"] * runs["epochs"]).round().nunique() == 1  # More epochs of fewer reviews say nothing new.
-    varied = [name for name in varied if name != "seed" and not (as_many and name == "epochs")]
+    runs = pd.DataFrame(report.fill_in_counts(results))
     runs["learning_rate"] = runs["learning_rate"].map(report.format_rate)
-    grouped = runs.groupby(["policy", *varied], sort=False)
+    grouped = runs.groupby(["policy", *report.list_changes(results)], sort=False)
     accuracy = grouped["validation_accuracy"]
     table = pd.DataFrame(
         {

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
 from helpers.plots import MEASURED
-from helpers.report import FIELDS, describe_source, fill_in_counts, format_rate, list_varied, name_run
+from helpers.report import FIELDS, describe_source, fill_in_counts, format_rate, list_changes, name_run
 from helpers.settings import CourseError, Settings
 
 COSTS = {
@@ -48,9 +48,7 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
     numeric = [name for name in FIELDS if name not in ("encoder", "seed")]
     if field not in numeric:
         raise CourseError(f"Runs have no numeric field {field!r}. Choose one of: {', '.join(numeric)}.")
-    # As many more epochs of fewer reviews are no variants, where the reviews are what the axis shows.
-    apart = {"epochs"} if field == "reviews" and _see_as_many(results) else set()
-    runs = _tabulate(results, {field, "encoder"} | apart)
+    runs = _tabulate(results, {field, "encoder"})
     if (runs[field] <= 0).any():
         raise CourseError(f"This axis is logarithmic and has no 0: leave out the runs whose {field} is 0.")
     panels = list(runs.groupby("encoder", sort=False))
@@ -121,15 +119,13 @@ def plot_costs(results: dict[str, Any]) -> Figure:
 
 def describe_finding(results: dict[str, Any]) -> str:
     """One sentence with the main figures of what the runs vary, whatever they turn out to be."""
-    runs, varied = _tabulate(results), list_varied(fill_in_counts(results))
+    runs, changes = _tabulate(results), list_changes(results)
 
     def mean(*by: str) -> pd.Series:
         return runs.groupby(list(by), sort=False)[MEASURED].mean()
 
-    policies, rates = set(runs["policy"]), "learning_rate" in varied
-    others = set(varied) - {"learning_rate", "seed"}  # Where more than one thing differs, nothing is compared.
-    if "reviews" in others and _see_as_many(results):
-        others -= {"epochs"}
+    policies, rates = set(runs["policy"]), "learning_rate" in changes
+    others = set(changes) - {"learning_rate"}  # Where more than one thing differs, nothing is compared.
     if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}):
         field = "encoder" if "encoder" in others else "reviews"
         best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
@@ -172,17 +168,11 @@ def describe_finding(results: dict[str, Any]) -> str:
 
 
 def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
-    """The runs; the column `variant` names their policy and all that they differ in, but the seed and `apart`."""
-    runs = fill_in_counts(results)
-    fields = [name for name in list_varied(runs) if name not in {"seed", *apart}]
+    """The runs; the column `variant` names their policy and all that the experiment changes, but what is `apart`."""
+    runs, fields = fill_in_counts(results), [name for name in list_changes(results) if name not in apart]
     table = pd.DataFrame(runs)
     table["variant"] = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
     return table
-
-
-def _see_as_many(results: dict[str, Any]) -> bool:
-    """Whether all runs see as many reviews in all."""
-    return len({round(run["reviews"] * run["epochs"]) for run in fill_in_counts(results)}) == 1
 
 
 def _points(difference: float) -> str:

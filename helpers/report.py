@@ -64,6 +64,16 @@ def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
     return [name for name in FIELDS if len({run.get(name) for run in runs}) > 1]
 
 
+def list_changes(results: dict[str, Any]) -> list[str]:
+    """What an experiment changes: the fields in which its runs differ, but the seed.
+
+    Where all runs see as many reviews in all, more epochs of fewer reviews say nothing new.
+    """
+    runs = fill_in_counts(results)
+    as_many = len({round(run["reviews"] * run["epochs"]) for run in runs}) == 1
+    return [name for name in list_varied(runs) if name != "seed" and not (as_many and name == "epochs")]
+
+
 def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
     """Name a run's values of these fields: `rate 3e-4, batch 8`; what is as usual (None, a factor of 1) is left out."""
     values = [(name, run.get(name)) for name in fields]
