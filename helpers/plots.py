@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from helpers.figures import GREY, LOOKS, PALE, draw_png, finish, open_figure, put_legend
 from helpers.progress import CELL, interact
 from helpers.report import describe_fields, describe_source, format_rate, list_varied, name_tensor, tested_run
-from helpers.results import best_run, list_policies, published, select_runs
+from helpers.results import best_run, list_policies, published, reached, select_runs
 from helpers.settings import CourseError, write_atomically
 
 DASHES = ("-", "--", "-.", ":")
@@ -30,7 +30,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
     A cell that was stopped early (`--prune`) says after which epoch.
     """
     runs = pd.DataFrame(results["runs"])
-    runs["trained"] = [run["history"][-1]["epoch"] for run in results["runs"]]
+    runs["trained"] = [*map(reached, results["runs"])]
     scale = plt.Normalize(runs[MEASURED].min(), runs[MEASURED].max())
     figure, axes = open_figure(len(list_policies(results)), 4.4, 3.4)
     for axis, (policy, group) in zip(axes, runs.groupby("policy", sort=False), strict=True):

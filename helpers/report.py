@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.results import best_run, is_whole, list_policies
+from helpers.results import best_run, is_whole, list_policies, reached
 from helpers.settings import CourseError
 
 ROW_NAMES = {
@@ -156,7 +156,7 @@ def describe_run(results: dict[str, Any]) -> str:
     ]
     stopped = [one for one in results["runs"] if one.get("history") and not is_whole(one)]
     if stopped:
-        trained = sum(one["history"][-1]["epoch"] for one in results["runs"])
+        trained = sum(map(reached, results["runs"]))
         parts.append(
             f"{len(stopped)} of {len(results['runs'])} runs, the less promising ones, stopped early (`--prune`:"
             f" {trained:g} of {sum(one['epochs'] for one in results['runs']):g} epochs trained)"

@@ -81,9 +81,14 @@ def select_runs(results: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
     return [run for run in results["runs"] if fields.items() <= run.items()]
 
 
+def reached(run: dict[str, Any]) -> float:
+    """The epochs that a run was trained for."""
+    return run["history"][-1]["epoch"]
+
+
 def is_whole(run: dict[str, Any]) -> bool:
     """Whether a run was trained to its last epoch; `--prune` stops some earlier."""
-    return run["history"][-1]["epoch"] >= run["epochs"]
+    return reached(run) >= run["epochs"]
 
 
 def choose_best(runs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
 from helpers.recipe import Mistake, demand
-from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole
+from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole, reached
 from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
 from helpers.training import train_run
 from helpers.workers import call, count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
@@ -160,7 +160,7 @@ class Board:
     def __init__(self, settings, runs, provenance, until, keep_best, progress):
         self.settings, self.runs, self.provenance = settings, list(dict.fromkeys(runs)), provenance
         self.until, self.keep_best, self.progress, self.workers = until, keep_best, progress, 1
-        self.folders = {run: settings.folder / "runs" / identify(run, provenance) for run in self.runs}
+        self.folders = {run: find_folder(settings, run, provenance) for run in self.runs}
         self.known = {run: record for run in self.runs if (record := read_record(self.folders[run], progress))}
 
     def todo(self) -> list[Run]:
@@ -199,9 +199,9 @@ class Board:
         self.progress.show([self.look(run) for run in self.runs])
 
 
-def reached(record: Record) -> float:
-    """The epochs that a record's run was trained for."""
-    return record["history"][-1]["epoch"]
+def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Path:
+    """Where all of a run is kept: its record, checkpoints and model."""
+    return settings.folder / "runs" / identify(run, provenance)
 
 
 def read_record(folder: Path, progress: Progress) -> Record | None:
@@ -239,7 +239,7 @@ def train(
             f"A worker has another {' and another '.join(different)} than the process that started the search: was"
             " a file changed meanwhile? Start again; on other machines, start the workers anew, too."
         )
-    folder = settings.folder / "runs" / identify(run, provenance)
+    folder = find_folder(settings, run, provenance)
     folder.mkdir(parents=True, exist_ok=True)
     told = tidied = 0.0
 

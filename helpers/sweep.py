@@ -14,7 +14,7 @@ from helpers.checkpoints import is_sealed
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, choose_progress
 from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
-from helpers.runs import Record, drop_checkpoints, explained, read_record, train_all
+from helpers.runs import Record, drop_checkpoints, explained, find_folder, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
 
 LEARNT = 0.55  # The validation accuracy from which a run has learnt something: guessing between two labels gives 0.5.
@@ -103,10 +103,6 @@ def collect(settings: Settings, progress: Progress) -> dict[str, Any]:
     if kept is None or kept["runs"] != json.loads(json.dumps(runs)):
         save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
     return load_results(path)
-
-
-def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Path:
-    return settings.folder / "runs" / identify(run, provenance)
 
 
 def model_folder(settings: Settings, results: dict[str, Any], policy: str) -> Path:
