@@ -78,7 +78,7 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
     print(f"{verdict}: {out.name} holds {len(hand_in.files)} files and is ready to be handed in.")
 
 
-def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | None = None) -> HandIn:
+def collect_hand_in(notebooks: str | Path | None = None) -> HandIn:
     """Look at the saved notebooks, exercises.py and the results; no code of the student's is run."""
     hand_in, solved = HandIn(), False
     own = project_folder() / "notebooks"
@@ -88,7 +88,7 @@ def collect_hand_in(notebooks: str | Path | None = None, settings: Settings | No
         check_code(code)
         solved = True
     with noting(hand_in.gaps):
-        _add_results(hand_in, found, settings or load_settings(), solved)
+        _add_results(hand_in, found, load_settings(), solved)
     return hand_in
 
 
@@ -145,22 +145,12 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     Such a function raises NotImplementedError before it returns anything.
     """
     stubs = {}
-    for statement in _flatten(ast.parse(code).body):
+    statements = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
+    for statement in sorted(statements, key=lambda statement: statement.lineno):  # The last definition counts.
         steps = [each for each in getattr(statement, "body", []) if isinstance(each, (ast.Raise, ast.Return))]
         is_stub = bool(steps) and "NotImplementedError" in ast.dump(steps[0])
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
-
-
-def _flatten(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """A module's statements, and those that it runs under a condition: in if, try, with and loops."""
-    for statement in statements:
-        yield statement
-        if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            handlers = [part for handler in getattr(statement, "handlers", []) for part in handler.body]
-            for name in ("body", "orelse", "finalbody"):
-                yield from _flatten(getattr(statement, name, []))
-            yield from _flatten(handlers)
 
 
 def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, solved: bool) -> None:

@@ -11,7 +11,6 @@ import pytest
 from helpers import answers, exercises, submit
 from helpers.__main__ import main
 from helpers.results import best_run, fingerprint_code
-from helpers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 CONTENT = ["answers.md", "exercises.py", *(f"notebooks/{name}" for name in submit.NOTEBOOKS), "results.json"]
@@ -238,8 +237,3 @@ def test_the_lists_of_notebooks_and_functions_are_the_project_s():
     assert list(submit.NOTEBOOKS) == sorted(path.name for path in (ROOT / "notebooks").glob("0[1-4]*.ipynb"))
     for name, problem in submit.FUNCTIONS.items():
         assert getattr(exercises, name).__doc__.startswith(f"Problem {problem}: ")
-
-
-def test_the_settings_grid_is_what_is_asked_of_the_results(project):
-    settings = Settings(learning_rates=(3e-4, 1e-3), build=project / "build")
-    assert "all 10 cells" in submit.collect_hand_in(settings=settings).gaps[0]
