@@ -23,8 +23,7 @@ def run_verb(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        unwritten = isinstance(error, NotImplementedError) and str(error).startswith("Problem ")
-        said = str(error) if unwritten or isinstance(error, CourseError) else blame_exercises(error)
+        said = str(error) if isinstance(error, CourseError) else blame_exercises(error)
         if not said and isinstance(error, ModuleNotFoundError):
             said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."
         if getattr(options, "traceback", False) or not said:
