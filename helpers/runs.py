@@ -62,13 +62,14 @@ def explain(error: Exception) -> str:
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
-    # Where there is no room for a checkpoint, torch.save raises a RuntimeError without a word of it.
+    # A full disk has several names: torch.save raises a RuntimeError without a word of it, tokenizers' Rust an Exception.
     saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
-    if saving or (isinstance(error, (OSError, SafetensorError)) and (full or not said)):
+    disk = isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error)
+    if saving or (disk and (full or not said)):
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         place = getattr(error, "filename", None) or find_build_folder()
         said = f"Could not read or write {place}: {reason.removesuffix('.')}"
-        return f"{said}. Is there room on the disk? What is there is kept; run it again."
+        return f"{said}. Is there room on the disk, and in your quota? What is there is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).removesuffix(".")

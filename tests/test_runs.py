@@ -22,6 +22,7 @@ import pytest
 import torch
 from conftest import Listener, accuracies, wait_until
 from jupyter_client.manager import start_new_kernel
+from safetensors import SafetensorError
 from solutions import trainer_with
 from transformers import TrainingArguments
 
@@ -517,6 +518,12 @@ def test_a_full_disk_stops_the_sweep_with_one_message_and_loses_nothing(settings
     assert "second: 0" in run.stdout and "first: 0" not in run.stdout, run.stdout + run.stderr
     assert "could not read or write" in run.stderr.lower() and "Traceback" not in run.stderr, run.stderr
     assert (kept / "results.json").exists()
+
+
+@pytest.mark.parametrize("kind", [Exception, SafetensorError, lambda said: OSError(122, said)])
+def test_a_full_disk_is_not_blamed_on_the_student_whichever_library_meets_it(kind):
+    said = runs.explain(kind("Disk quota exceeded (os error 122)"))
+    assert "Could not read or write" in said and "quota exceeded" in said and "Is there room" in said
 
 
 @pytest.fixture
