@@ -89,11 +89,9 @@ def check_files(split: str, paths: list[Path]) -> list[Path]:
     """Refuse two files that are not numbered parts of one, or have one number, and parts of which one is missing."""
     parts = [TABLE.fullmatch(path.name) for path in paths]
     numbers = [int(part["number"]) if part and part["number"] else None for part in parts]
-    counts, often = {part and part["count"] for part in parts}, max(numbers, key=numbers.count)
-    of_one = None not in numbers and len(counts) == 1
-    same = [path for path, number in zip(paths, numbers, strict=True) if number == often or not of_one]
-    if len(same) > 1:
-        names = " and ".join(path.name for path in same)
+    counts = {part and part["count"] for part in parts}
+    if len(paths) > 1 and (None in numbers or len({*numbers}) < len(paths) or len(counts) > 1):
+        names = " and ".join(path.name for path in paths)
         raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one.")
     count = int(counts.pop() or 0)
     if count or len(paths) > 1:  # They are numbered from 0 or from 1.
