@@ -62,7 +62,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
-    # A full disk has several names: torch.save raises a RuntimeError without a word of it, tokenizers' Rust an Exception.
+    # Of a full disk, torch.save raises a RuntimeError without a word of it, and tokenizers' Rust a plain Exception.
     saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
     disk = isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error)
     if saving or (disk and (full or not said)):

@@ -82,14 +82,6 @@ def test_bootstrap_names_the_missing_command_outside_colab(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_lines_of_prose_are_not_too_long_to_edit(notebook):
-    prose = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
-    long = [
-        line for line in prose if len(line) > 120 and not line.startswith("|") and not re.search(r"\]\(|\\\\|\$", line)
-    ]
-    assert not long
-
-
 def test_code_cells_are_short_and_without_magics(notebook):
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 15, cell.source

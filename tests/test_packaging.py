@@ -278,17 +278,6 @@ def test_a_finished_set_up_is_not_done_again_until_the_folder_moves(tmp_path):
     assert "constraints.txt" in run_make("--dry-run", "answers", f"VENV={tmp_path}").stdout
 
 
-def test_workflow_has_read_rights_only_and_runs_make_test():
-    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
-    assert {"run": "make test"} in workflow["jobs"]["test"]["steps"]
-    for job in workflow["jobs"].values():
-        assert "permissions" not in job and "timeout-minutes" in job
-        assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
-        words = " ".join(step.get("run", "") for step in job["steps"]).split()
-        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
-
-
 def test_matplotlib_says_nothing_where_the_home_folder_cannot_be_written():
     kept = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
     code = "import helpers, matplotlib.pyplot as plt; plt.plot([1, 2]); plt.savefig(__import__('io').BytesIO())"
@@ -296,10 +285,9 @@ def test_matplotlib_says_nothing_where_the_home_folder_cannot_be_written():
     assert done.returncode == 0 and not done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["cp932", "latin-1", "ascii"])
-def test_a_sign_that_the_terminal_cannot_show_ends_nothing(encoding, tmp_path):
+def test_a_sign_that_the_terminal_cannot_show_ends_nothing(tmp_path):
     """The settings are shown with a `·` between them; then there are no results."""
-    environment = os.environ | {"PYTHONIOENCODING": encoding, "COURSE_BUILD": str(tmp_path)}
+    environment = os.environ | {"PYTHONIOENCODING": "cp932", "COURSE_BUILD": str(tmp_path)}
     done = subprocess.run([sys.executable, "-m", "helpers", "answers"], cwd=ROOT, env=environment, capture_output=True)
     assert done.stdout.startswith(b"profile quick ") and done.returncode == 2, done.stderr
 
