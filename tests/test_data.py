@@ -1,7 +1,5 @@
-import bz2
 import gzip
 import io
-import lzma
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -286,8 +284,6 @@ CONTENT = TEST.to_csv(index=False).encode()
 BINARIES = {
     "zip": b"PK\3\4\x14\0\x08\0\x9f",
     "gzip": gzip.compress(CONTENT),
-    "bz2": bz2.compress(CONTENT),
-    "xz": lzma.compress(CONTENT),
     "tar": tar(CONTENT),
     "pickle": pickle.dumps(TEST),
 }

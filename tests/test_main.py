@@ -31,7 +31,6 @@ def test_help_imports_no_torch():
         (["sweep", "--profile", "fast"], ["fast", "quick", "full"]),
         (["sweep", "--policy", "bitfti"], ["bitfti", "bitfit+head"]),
         (["sweep", "--precision", "fp8"], ["fp8", "bf16"]),
-        (["lab", "head", "--scheduler", "nonsense://x"], ["nonsense://x", "dask scheduler"]),
         (["sweep", "--data", "/no/such/folder"], ["/no/such/folder"]),
         (["cell", "--model", "./no-model"], ["no-model"]),
         (["cell", "--seed", "-1"], ["seed", "from 0 to 4294967295", "-1"]),

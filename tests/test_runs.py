@@ -499,6 +499,12 @@ def test_a_dask_worker_killed_while_it_trains_leaves_its_runs_to_the_other(setti
     assert listener.lines == [] and list(settings.folder.glob("runs/bitfit-*/model/model.safetensors"))
 
 
+def test_a_scheduler_that_is_not_there_is_named_with_the_way_out(settings):
+    pytest.importorskip("distributed")
+    with pytest.raises(CourseError, match=r"no Dask scheduler at nonsense://.*`dask scheduler`"):
+        train_all(settings, [Run("head")], scheduler="nonsense://nowhere", progress=Listener())
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"]).returncode != 0,
     reason="a small disk of its own needs Linux with user namespaces",
