@@ -20,7 +20,7 @@ from transformers import (
 
 from helpers import exercises, models, recipe
 from helpers.checks import MODEL
-from helpers.models import load_classifier
+from helpers.models import count_parameters, load_classifier
 
 IDS = list(recipe.COLUMNS[:3])
 
@@ -137,6 +137,18 @@ def by_policy(trial, model_name, use_bitfit=False):
 
 def trainer_with(
     init_model: Callable = exercises.init_model,
+def asserts_too_few(trial, model_name, use_bitfit=False):
+    model = load_classifier(model_name)
+    assert count_parameters(model) == 1
+    return model
+
+
+def counts_for_itself(trial, model_name, use_bitfit=False):
+    model = exercises.init_model(trial, model_name, use_bitfit)
+    assert count_parameters(model) == (3_074 if use_bitfit else 4_386_178)
+    return model
+
+
     metrics: Callable | None = exercises.compute_metrics,
     args: dict[str, Any] | None = None,
     kind: type[Trainer] = Trainer,
@@ -303,7 +315,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("encoder only", lambda trial, name, **options: BertModel.from_pretrained(name), "found BertModel"),
         ("nothing frozen", model_with(lambda name, p: True), "found trained. Hint: nothing was frozen"),
         ("everything frozen", model_with(lambda name, p: False), ".bias (128 numbers): expected trained"),
-        ("bias in the name", model_with(lambda name, p: "bias" in name), "a tensor that this check adds"),
+        ("bias in the name", model_with(lambda name, p: "bias" in name), "an empty tensor that this check adds"),
         ("biases frozen", model_with(lambda name, p: not is_bias(name)), "the wrong way round"),
         ("one-dimensional", model_with(lambda name, p: p.ndim == 1), "LayerNorm.weight (128 numbers)"),
         ("head trained", model_with(lambda name, p: is_bias(name) or "classifier" in name), "random weight stays"),
@@ -443,3 +455,5 @@ OTHER_RIGHT = {
     "2c harmless keys": search_with(**HARMLESS),
     "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=None),
 }
+    "2a counts for itself": counts_for_itself,
+    "2c rates by multiplication": search_with(rates=[3 * 1e-4, 1e-4, 5 * 1e-5, 3 * 1e-5]),

@@ -99,7 +99,7 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
     for name, facts in parameters.items():
         what = f"use_bitfit={policy == 'bitfit'}, parameter {name} ({facts['numbers']:,} numbers)"
         if name == table:
-            what += ", a tensor that this check adds, under the name it has in T5, where it is no bias term"
+            what += ", an empty tensor that this check adds, under the name it has in T5, where it is no bias term"
         demand(what, STATES[wanted[name]["trained"]], STATES[facts["trained"]], hint)
     hint = "leave its parts and its first weights as load_classifier gives them, for everybody's runs have the same."
     parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]

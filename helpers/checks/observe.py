@@ -67,13 +67,13 @@ def _refuse(name: str) -> bool:
 
 @contextmanager
 def _bias_table(name: str) -> Iterator[None]:
-    """Every BERT built meanwhile has a table with T5's name for it: it is called bias, and is no bias term."""
+    """Every BERT built meanwhile has a table under T5's name for it: called bias, it is no bias term, and empty."""
     build = BertModel.__init__
 
     @functools.wraps(build)
     def build_with_table(self, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
-        setattr(self, name, torch.nn.Embedding(4, 2))
+        setattr(self, name, torch.nn.Embedding(0, 2))
 
     # No checkpoint has it, and nothing is wrong with that.
     known = patch.object(BertForSequenceClassification, "_keys_to_ignore_on_load_missing", [name])
@@ -150,6 +150,7 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
         require("hp_space", chosen, dict)
         plain = make_plain(chosen)
         demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
+        plain |= {name: round(value, 12) for name, value in plain.items() if isinstance(value, float)}  # 3 * 1e-5
         for name in CHOICES:
             if plain[name] not in grid[name]:
                 allowed = ", ".join(map(str, grid[name]))
