@@ -42,6 +42,7 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
     known = [word for word in ordinary[:3000] if word.isascii() and word.isalpha() and len(word) > 2]
     short = [write_review(draw, known, draw.randint(3, 25)) for _ in range(draw.randint(3, 5))]
     long = [write_review(draw, known, draw.randint(600, 900)) for _ in range(2)]
+    long.append(" ".join(draw.choices(known, k=600)))
     positive = [True] * 24
     for index in draw.sample(range(16), 7) + draw.sample(range(16, 24), draw.choice([1, 2, 3, 5, 6, 7])):
         positive[index] = False

@@ -111,6 +111,20 @@ def load_xavier(model_name: str) -> torch.nn.Module:
 
 
 def load_with(**options: Any) -> Callable:
+def load_with_linear(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
+    return model
+
+
+def load_zeroed(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    for name, parameter in model.named_parameters():
+        if is_bias(name):
+            torch.nn.init.zeros_(parameter)
+    return model
+
+
     return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=2, **options)
 
 
@@ -303,6 +317,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a batch of one", change_row(lambda row: {"input_ids": [row["input_ids"]]}), "found a list in the list"),
         ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found '0'"),
         ("label hidden", preprocess(lambda data: data.with_format("torch", columns=IDS)), "label: expected there, but"),
+        (
+            "text cut to 400 words",
+            change_text(lambda text: " ".join(text.split()[:400])),
+            "input_ids of review 5 (good good good good ...), position 401",
+        ),
         ("fewer labels than reviews", transform(lambda batch: {"label": [0]}), "a row for each of 3 reviews, found 1"),
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
@@ -350,6 +369,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             "optimizers: expected none, found SGD",
         ),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
+        ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
+        ("a head of its own", model_with(load=load_with_linear), "first weight: expected as drawn, found"),
+        ("biases zeroed", model_with(load=load_zeroed), "and changes none of its values"),
+        ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
+        ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
         ("a loss of its own", trainer_with(kind=OwnLoss), "own methods: expected none, found compute_loss"),
         ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),

@@ -13,7 +13,7 @@ from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings
 
 SHORT = ["A quiet, honest film.", "Dull!<br />I left early.", "Not bad at all, but far from unforgettable."]
-LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300]
+LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
 # Hints for mistakes that are often made in 1d, and what makes them: other options of the tokenizer, another text.
 SLIPS: dict[str, dict[str, Any]] = {

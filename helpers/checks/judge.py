@@ -106,7 +106,7 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
     for right, part in zip_longest(expected["parts"], parts):
         demand("a part of init_model's model", right, part, hint)
     times = found["head"] / expected["head"]
-    size = "as drawn" if 0.4 < times < 2.5 else f"{times:.1f} times that"
+    size = "as drawn" if 0.4 < times < 2 else f"{times:.1f} times that"
     demand("the size of the classifier's first weight", "as drawn", size, hint)
 
 
