@@ -55,7 +55,7 @@ def tell(expected: Any, found: Any) -> str:
 def require(function: str, found: Any, wanted: type) -> None:
     """What a student's function returns must be of this class; raises Mistake."""
     if not isinstance(found, wanted):
-        hint = "mind the `return`." if found is None else f"the whole result, a {wanted.__name__}, is returned."
+        hint = f"`return` the whole result, a {wanted.__name__}; what changes in place, as set_format does, gives None."
         kind = type(found).__name__
         kind = f"another {kind}" if kind == wanted.__name__ else kind
         raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")

@@ -1,6 +1,7 @@
 """Solutions of the code problems, most of them wrong, made of what they do otherwise than the right one."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,6 @@ def load_xavier(model_name: str) -> torch.nn.Module:
     return model
 
 
-def load_with(**options: Any) -> Callable:
 def load_with_linear(model_name: str) -> torch.nn.Module:
     model = load_classifier(model_name)
     model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
@@ -125,6 +125,7 @@ def load_zeroed(model_name: str) -> torch.nn.Module:
     return model
 
 
+def load_with(**options: Any) -> Callable:
     return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=2, **options)
 
 
@@ -134,6 +135,18 @@ def load_from_hub(model_name: str) -> torch.nn.Module:
 
 def load_half(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name).half()
+
+
+def asserts_too_few(trial, model_name, use_bitfit=False):
+    model = load_classifier(model_name)
+    assert count_parameters(model) == 1
+    return model
+
+
+def counts_for_itself(trial, model_name, use_bitfit=False):
+    model = exercises.init_model(trial, model_name, use_bitfit)
+    assert count_parameters(model) == (3_074 if use_bitfit else 4_386_178)
+    return model
 
 
 def encoder_and_classifier_apart(trial, model_name, use_bitfit=False):
@@ -151,18 +164,6 @@ def by_policy(trial, model_name, use_bitfit=False):
 
 def trainer_with(
     init_model: Callable = exercises.init_model,
-def asserts_too_few(trial, model_name, use_bitfit=False):
-    model = load_classifier(model_name)
-    assert count_parameters(model) == 1
-    return model
-
-
-def counts_for_itself(trial, model_name, use_bitfit=False):
-    model = exercises.init_model(trial, model_name, use_bitfit)
-    assert count_parameters(model) == (3_074 if use_bitfit else 4_386_178)
-    return model
-
-
     metrics: Callable | None = exercises.compute_metrics,
     args: dict[str, Any] | None = None,
     kind: type[Trainer] = Trainer,
@@ -196,6 +197,11 @@ def trainer_of(model_init: Callable) -> Callable:
 
 def trainer_of_one_model(model_name, train_data, val_data, use_bitfit=False):
     return Trainer(exercises.init_model(None, model_name, use_bitfit), compute_metrics=exercises.compute_metrics)
+
+
+def train_a_step(trainer: Trainer) -> None:
+    trainer.args.max_steps = 1
+    trainer.train()
 
 
 def swap(trainer: Trainer) -> None:
@@ -294,12 +300,34 @@ def space_by_index(trial):
 WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "1d": [
         ("returns nothing", returns_nothing, "expected Dataset, found NoneType"),
+        ("format set in place", lambda data, tokenizer: data.set_format("torch"), "as set_format does, gives None"),
+        (
+            "a column put in",
+            lambda data, tokenizer: operator.setitem(data, "x", 1),
+            "stays as it is: its methods, such as",
+        ),
+        ("a batch to the tokenizer", lambda data, tokenizer: data.map(tokenizer, batched=True), "no data set or batch"),
+        (
+            "one text of a batch",
+            lambda data, tokenizer: data.map(lambda batch: tokenizer(batch["text"][0]), batched=True),
+            "one row a review: for a batch",
+        ),
+        (
+            "the old name of a call",
+            lambda data, tokenizer: data.map(lambda row: tokenizer.encode_plus(row["text"])),
+            "the tokenizer itself is called",
+        ),
         ("map's result dropped", map_without_return, "came back unchanged: `map` gives back a new one"),
         ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "what its function returns"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest of the texts"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews are filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
         ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the tokenizer's"),
+        (
+            "text cut to 400 words",
+            change_text(lambda text: " ".join(text.split()[:400])),
+            "input_ids of review 5 (good good good good ...), position 401",
+        ),
         ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
         ("breaks removed", change_text(lambda text: text.replace("<br />", "")), "`<br />` is a part of it"),
         ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
@@ -317,15 +345,10 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a batch of one", change_row(lambda row: {"input_ids": [row["input_ids"]]}), "found a list in the list"),
         ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found '0'"),
         ("label hidden", preprocess(lambda data: data.with_format("torch", columns=IDS)), "label: expected there, but"),
-        (
-            "text cut to 400 words",
-            change_text(lambda text: " ".join(text.split()[:400])),
-            "input_ids of review 5 (good good good good ...), position 401",
-        ),
         ("fewer labels than reviews", transform(lambda batch: {"label": [0]}), "a row for each of 3 reviews, found 1"),
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
-        ("rows shuffled", preprocess(lambda data: data.shuffle(seed=1)), "of review"),
+        ("rows shuffled", preprocess(lambda data: data.shuffle(seed=1)), "the rows keep their order"),
         ("too few arguments", lambda data: data, "it stopped with TypeError"),
     ],
     "2a": [
@@ -349,6 +372,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("another first weight", model_with(load=load_xavier), "first weight: expected as drawn, found"),
         ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("three labels", model_with(load=load_with_labels(3)), "number of labels: expected 2, found 3"),
+        ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
+        ("a head of its own", model_with(load=load_with_linear), "first weight: expected as drawn, found"),
+        ("biases zeroed", model_with(load=load_zeroed), "and changes none of its values"),
+        ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
+        ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
         ("other argument names", lambda trial, name, bitfit=False: load_classifier(name), "use_bitfit"),
         ("the course's function", by_policy, "expected a loop of your own"),
     ],
@@ -369,11 +397,6 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             "optimizers: expected none, found SGD",
         ),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
-        ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
-        ("a head of its own", model_with(load=load_with_linear), "first weight: expected as drawn, found"),
-        ("biases zeroed", model_with(load=load_zeroed), "and changes none of its values"),
-        ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
-        ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
         ("a loss of its own", trainer_with(kind=OwnLoss), "own methods: expected none, found compute_loss"),
         ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),
@@ -381,7 +404,14 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("keeps the best", trainer_with(args=KEEPS), "save_strategy: expected no, found epoch; load_best_model_at_end"),
         ("best, not saved", trainer_with(args={"load_best_model_at_end": True}), "no best model to load"),
         ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "its name is eval_strategy"),
-        ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name"),
+        ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name: correct"),
+        ("a misspelt name", trainer_with(metric=None), "has no argument of that name: correct it"),
+        ("no reports, in another word", trainer_with(args={"report_to": "None"}), 'report_to="none"'),
+        (
+            "trial left out",
+            trainer_of(lambda *given: lambda: exercises.init_model(*given)),
+            "init_model takes the trial",
+        ),
         ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
         ("optimizers", trainer_with(optimizers=(SGD, None)), "leave them out"),
         ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics returns a dict"),
@@ -393,14 +423,20 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             trainer_with(metrics=lambda p: {"table": [[1, 2]]}),
             "eval_table: expected a number, found list",
         ),
-        ("use_bitfit ignored", trainer_with(lambda trial, name, bitfit: load_classifier(name)), "expected frozen"),
+        (
+            "use_bitfit ignored",
+            trainer_with(lambda trial, name, bitfit: load_classifier(name)),
+            "hands use_bitfit on to",
+        ),
         ("one model for all", trainer_with(model_with(load=load_once)), "the saved values of bert."),
+        ("trained already", trainer_with(change=train_a_step), "it only builds the Trainer"),
         ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
         ("data by name", trainer_with(val=lambda train, val: {"val": val}), "eval_dataset: expected 8, found 1"),
     ],
     "2b tester": [
         ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
+        ("the folder alone", make_tester(lambda folder: {"model": folder}), "is a loaded model"),
         ("model_init", make_tester(lambda folder: {"model_init": lambda: load_classifier(folder)}), "model_init"),
         ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
         (
@@ -421,13 +457,17 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
             "compute_objective",
         ),
-        ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "eval_: eval_accuracy"),
+        ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
+        ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "and returns one number"),
+        ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "is given a dict of what"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("no direction", search_with(drop="direction"), "direction minimize"),
         ("two directions", search_with(direction=["maximize", "minimize"]), "direction"),
         ("no pruner", search_with(drop="pruner"), "pruner: expected NopPruner, found MedianPruner"),
         ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),
+        ("pruner None", search_with(pruner=None), "Optuna's own unless it is given another"),
+        ("sampler by name", search_with(sampler="grid"), "found the text 'grid'. Hint: a class of Optuna's"),
         ("sampler class", search_with(sampler=optuna.samplers.GridSampler), "found the class GridSampler"),
         ("no sampler", search_with(drop="sampler"), "found twice"),
         ("no space", search_with(drop="hp_space"), "key hp_space: expected there, found missing"),
@@ -436,10 +476,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("epochs too", search_with(change=lambda chosen: chosen | {"num_train_epochs": 2}), "what hp_space returns"),
         ("space returns nothing", search_with(change=returns_nothing), "what hp_space returns"),
         ("one rate forgotten", search_with(rates=RATES[1:]), "(0.0003, 8), (0.0003, 16)"),
+        ("rates as text", search_with(rates=[*map(str, RATES)]), "05'. Hint: ask the trial for one of these numbers"),
         ("a time limit", search_with(timeout=60), "key timeout: expected None, found 60"),
         ("failures passed over", search_with(catch=(ValueError,)), "key catch: expected []"),
         ("misspelt key", search_with(n_trails=20), "do you mean n_trials?"),
-        ("another backend", search_with(backend="grid"), "it stopped with ValueError"),
+        ("another backend", search_with(backend="ray"), 'the backend is "optuna"'),
     ],
 }
 
@@ -457,6 +498,7 @@ OTHER_RIGHT = {
     "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a straight from the library": model_with(load=load_with_labels(2)),
+    "2a counts for itself": counts_for_itself,
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
@@ -474,10 +516,9 @@ OTHER_RIGHT = {
     "2c until the grid ends": search_with(n_trials=None),
     "2c the default backend": search_with(drop="backend"),
     "2c one direction in a list": search_with(direction=["maximize"]),
+    "2c rates by multiplication": search_with(rates=[3 * 1e-4, 1e-4, 5 * 1e-5, 3 * 1e-5]),
     "2c minimised error": search_with(direction="minimize", compute_objective=lambda m: 1 - m["eval_accuracy"]),
     "2c cells by index": search_with(hp_space=space_by_index, sampler=optuna.samplers.GridSampler({"cell": range(20)})),
     "2c harmless keys": search_with(**HARMLESS),
     "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=None),
 }
-    "2a counts for itself": counts_for_itself,
-    "2c rates by multiplication": search_with(rates=[3 * 1e-4, 1e-4, 5 * 1e-5, 3 * 1e-5]),

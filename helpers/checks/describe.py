@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -22,20 +23,30 @@ from transformers import (
 from helpers.recipe import CHECKED, QUIET, Mistake, read_arguments, read_rows
 
 PADDING = (DefaultDataCollator, DataCollatorWithPadding)
-# What the libraries say of a mistake, and what it is.
+# What the libraries say of a mistake (a pattern), and what it is. The first that fits is told.
 HINTS = {
     "should have 0 or 1 argument": "model_init: expected a function, found a model or a function of more arguments. The"
     " Trainer calls it for each run: give it a function of the trial that knows the others.",
     "save and eval strategy to match": "nothing is saved on the way, so there is no best model to load.",
+    "has no attribute 'to'": "the Trainer's `model` is a loaded model; a function is its `model_init`.",
     "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
+    "'Dataset' object does not support item": "a data set stays as it is: its methods, such as map, give back another.",
     "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
     "must be a list of `minimize`": "a direction is the word minimize or the word maximize.",
-    "text input must be of type": "a column of a data set is no list for the tokenizer: list(dataset['text']).",
+    "text input must be of type": "the tokenizer takes a list of texts, and no data set or batch; a data set's column"
+    " becomes a list by list(dataset['text']).",
+    "but got length": "one row a review: for a batch of reviews, give back a list with an entry for each of them.",
+    "encode_plus": "in this version of transformers, the tokenizer itself is called: tokenizer(texts, ...).",
+    "os.PathLike": "the model's name was expected: init_model takes the trial, the model's name, and use_bitfit.",
     "evaluation_strategy": "its name is eval_strategy in this version of transformers.",
     "argument 'tokenizer'": "its name is processing_class in this version of transformers.",
-    "TrainingArguments.__init__() got": "this version of transformers has no argument of that name: leave it out.",
-    "couldn't connect to": "load nothing by a name of your own: take the tokenizer or the name that is given.",
-    "'accuracy'": "what the Trainer measures in a search has names with eval_: eval_accuracy.",
+    "__init__.. got an unexpected": "this version of the library has no argument of that name: correct it, or leave it"
+    " out.",
+    "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
+    "connect to|over the network": "load nothing by a name of your own: take the tokenizer or the name that is given.",
+    "HPSearchBackend|You picked the": 'the backend is "optuna", and needs no other package.',
+    r"'\w*acc\w*'|attribute 'predictions'|supposed to be a float": "compute_objective is given a dict of what is"
+    " measured, with names such as eval_accuracy, and returns one number.",
 }
 
 
@@ -143,6 +154,7 @@ def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str
             " and run this problem's cells again."
         )
     where = f" in {own[-1].name}, line {own[-1].lineno} of {os.path.basename(own[-1].filename)}," if own else ""
-    hint = next((hint for text, hint in HINTS.items() if text in str(error)), None)
+    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))), None)
+    reason = reason or (own[-1].line if own else "no reason given")  # A bare assert gives none.
     reason = f"{reason[:300].removesuffix('.')}. Hint: {hint}" if hint else reason[:300]
     return f"expected to run through, but it stopped{where} with {type(error).__name__}: {reason}"

@@ -60,6 +60,8 @@ def _judge_1d(seen: Iterator, expected: dict[str, Any]) -> str:
                 if wanted == got:
                     continue
                 hint = next((slip["hint"] for slip in slips if slip[name][row] == got), MEANINGS[name])
+                if name == "input_ids" and got in reviews[name]:
+                    hint = "these are another review's: the rows keep their order."
                 what = f"{name} of review {row} ({texts[row][:20]}...)"
                 if name != "label" and len(got) != 512:
                     what, wanted, got = f"{what}, length", 512, len(got)
@@ -85,14 +87,15 @@ def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
 def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, table: str = "") -> None:
     """The model must be the checkpoint's under 2 labels, in float32, and train what the policy says."""
     parameters, wanted = found["parameters"], expected["parameters"]
-    hint = "call load_classifier(model_name) each time anew."
+    hint = "each call loads the model anew, by load_classifier(model_name), and changes none of its values."
     demand("number of labels", 2, found["labels"], hint)
     demand("number type", "torch.float32", found["dtype"], hint)
     _judge_values(parameters, wanted, "init_model's model", hint)
     strange = sorted({*parameters} ^ {*wanted})
     demand("parameters that are missing or too many", [], strange, "change no layer of the classifier.")
-    hint = "without BitFit every parameter is trained."
-    if policy == "bitfit":
+    # In 2b init_model is the check's own.
+    hint = "without BitFit every parameter is trained." if table else "model_init hands use_bitfit on to init_model."
+    if table and policy == "bitfit":
         trained = {name for name, facts in parameters.items() if facts["trained"]}
         hints = (hint for trains, hint in HABITS if trained == set(filter(trains, parameters)))
         hint = next(hints, "the bias terms are trained, all of them, and nothing else.")

@@ -95,7 +95,7 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
     few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
     scope = getattr(init_trainer, "__globals__", {})
-    with patch.dict(scope, {"init_model": _right_init_model}):
+    with patch.dict(scope, {"init_model": init_model}):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments would live on there, in the Trainers that are built later.
@@ -103,6 +103,7 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
             require("init_trainer", trainer, Trainer)
             hint = "a Trainer with model=... cannot start afresh, as every run of a search must."
             demand("the Trainer's model_init", "there", "there" if trainer.model_init else "missing", hint)
+            demand("steps of training in init_trainer", 0, trainer.state.global_step, "it only builds the Trainer.")
             yield describe_trainer(trainer)
             for seed in range(2):
                 torch.manual_seed(seed)
@@ -115,7 +116,7 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
         yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
 
 
-def _right_init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
+def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
     """Problem 2b gets a right `init_model` of its own: a mistake in Problem 2a is that problem's alone."""
     return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
@@ -144,18 +145,17 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
     cells, studies, losses = [], [], iter([3, 1, 4, 1, 5, 9, 2, 6] * 9)
 
     def watched_space(trial: optuna.Trial) -> dict[str, Any]:
-        hint = "this pruner can stop a cell half-way; every cell is trained to its end."
+        hint = "this pruner, Optuna's own unless it is given another, can stop a cell half-way; none is to be stopped."
         demand("pruner", "NopPruner", type(trial.study.pruner).__name__, hint)
         chosen = search["hp_space"](trial)
         require("hp_space", chosen, dict)
         plain = make_plain(chosen)
-        demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
         plain |= {name: round(value, 12) for name, value in plain.items() if isinstance(value, float)}  # 3 * 1e-5
+        demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
         for name in CHOICES:
-            if plain[name] not in grid[name]:
-                allowed = ", ".join(map(str, grid[name]))
-                hint = "ask the trial for one of a list."
-                raise Mistake(f"{name}: expected one of {allowed}, found {plain[name]}. Hint: {hint}")
+            found, allowed = repr(plain[name]), ", ".join(map(str, grid[name]))
+            wanted = found if plain[name] in grid[name] else f"one of {allowed}"
+            demand(name, wanted, found, "ask the trial for one of these numbers.")
         cell = tuple(plain[name] for name in CHOICES)
         hint = "the sampler draws cells again; one for grids does not."
         demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
@@ -187,8 +187,9 @@ def _check_keys(search: dict[str, Any]) -> None:
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after the other."
             demand(f"key {name}", UNUSED[name][0], value, hint)
-        if name in ("pruner", "sampler") and isinstance(value, type):
-            demand(f"key {name}", "an object", f"the class {value.__name__}", "a class becomes an object by ().")
+        if name in ("pruner", "sampler") and isinstance(value, (type, str)):
+            kind = f"the class {value.__name__}" if isinstance(value, type) else f"the text {value!r}"
+            demand(f"key {name}", "an object", kind, "a class of Optuna's becomes an object by ().")
         if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
             hint = "the search calls it for each trial: give it the function, not what the function returns."
             kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
