@@ -231,7 +231,10 @@ LEAKS = {
     "markers that are not balanced": (add_to(release.EXERCISES, "### END SOLUTION\n"), ["only '### BEGIN"]),
     "a notebook that is none": (lambda s: (s / "notebooks" / "02_hyperparameters.ipynb").write_text("{"), ["02_hyper"]),
     "an answer that nothing marks": (
-        lambda s: change_cell(s, "answer-1b", lambda cell: cell.update(id="mine", metadata={})),
+        lambda s: [
+            change_cell(s, "problem-1b", lambda cell: cell.update(source="## Problem 1b")),
+            change_cell(s, "answer-1b", lambda cell: cell.update(id="mine", metadata={})),
+        ],
         ["answer to 1b; it would be given away"],
     ),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),

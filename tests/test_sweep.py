@@ -35,7 +35,7 @@ def test_the_library_reports_nothing_where_students_load_models_themselves(setti
     """Its bars and its table of missing weights would come 40 times."""
     monkeypatch.setattr(exercises, "init_model", model_with(load=load_with_labels(2)))
     monkeypatch.setattr(exercises, "init_tester", make_tester(lambda folder: {"model": load_with_labels(2)(folder)}))
-    assert logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
     sweep.run_sweep(settings, ["bitfit"], workers=0, progress=Listener())
     assert capfd.readouterr() == ("", "")
 
