@@ -145,12 +145,20 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     Such a function raises NotImplementedError before it returns anything.
     """
     stubs = {}
-    statements = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
-    for statement in sorted(statements, key=lambda statement: statement.lineno):  # The last definition counts.
+    for statement in _list_statements(ast.parse(code)):
         steps = [each for each in getattr(statement, "body", []) if isinstance(each, (ast.Raise, ast.Return))]
         is_stub = bool(steps) and "NotImplementedError" in ast.dump(steps[0])
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
+
+
+def _list_statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """The statements of a module, also under conditions; what stands in a function or class is none of them."""
+    if isinstance(node, ast.stmt):
+        yield node
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr)):
+        for child in ast.iter_child_nodes(node):
+            yield from _list_statements(child)
 
 
 def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, solved: bool) -> None:

@@ -165,8 +165,9 @@ def test_what_does_no_harm_is_no_gap(project, change):
     assert hand_in.gaps == [] and sorted(hand_in.files) == CONTENT
 
 
-def test_a_function_may_be_defined_under_a_condition():
-    code = "try:\n    def one():\n        return 1\nexcept OSError:\n    two = 2\nif one:\n    def three():\n        "
+def test_a_function_may_be_defined_under_a_condition_but_not_in_another_function():
+    code = "try:\n    def one():\n        return 1\n        four = 4\nexcept OSError:\n    two = 2\n"
+    code += "if one:\n    def three():\n        "
     assert submit.find_stubs(code + "raise NotImplementedError") == {"one": False, "two": False, "three": True}
 
 
