@@ -102,6 +102,13 @@ OTHER_VALUES = {
     **{"include_num_input_tokens_seen": "all", "dataloader_multiprocessing_context": "spawn", "num_train_epochs": 5},
 }
 WITH_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor")  # Alone they are refused.
+
+
+@pytest.mark.parametrize("said", ["name 'accuracy_score' is not defined", "'dict' object has no attribute 'to'"])
+def test_an_error_that_only_looks_like_another_gets_no_hint(said: str) -> None:
+    assert describe_error(TypeError(said), ()).endswith(f": {said}")
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 
 

@@ -28,7 +28,8 @@ HINTS = {
     "should have 0 or 1 argument": "model_init: expected a function, found a model or a function of more arguments. The"
     " Trainer calls it for each run: give it a function of the trial that knows the others.",
     "save and eval strategy to match": "nothing is saved on the way, so there is no best model to load.",
-    "has no attribute 'to'": "the Trainer's `model` is a loaded model; a function is its `model_init`.",
+    "(function|method|partial|str)' object has no attribute 'to'": "the Trainer's `model` is a loaded model; a function"
+    " is its `model_init`.",
     "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
     "'Dataset' object does not support item": "a data set stays as it is: its methods, such as map, give back another.",
     "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
@@ -45,8 +46,8 @@ HINTS = {
     "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
     "connect to|over the network": "load nothing by a name of your own: take the tokenizer or the name that is given.",
     "HPSearchBackend|You picked the": 'the backend is "optuna", and needs no other package.',
-    r"'\w*acc\w*'|attribute 'predictions'|supposed to be a float": "compute_objective is given a dict of what is"
-    " measured, with names such as eval_accuracy, and returns one number.",
+    r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions)|supposed to be a float": "compute_objective is"
+    " given a dict of what is measured, with names such as eval_accuracy, and returns one number.",
 }
 
 
