@@ -68,8 +68,10 @@ def explain(error: Exception) -> str:
     if saving or (disk and (full or not said)):
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         place = getattr(error, "filename", None) or find_build_folder()
-        said = f"Could not read or write {place}: {reason.removesuffix('.')}"
-        return f"{said}. Is there room on the disk, and in your quota? What is there is kept; run it again."
+        known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError))
+        room = "" if known else " Is there room on the disk, and in your quota?"
+        said = f"Could not read or write {place}: {reason.removesuffix('.')}."
+        return f"{said}{room} What is there is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).removesuffix(".")
