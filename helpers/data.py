@@ -92,7 +92,7 @@ def check_files(split: str, paths: list[Path]) -> list[Path]:
     counts = {part and part["count"] for part in parts}
     if len(paths) > 1 and (None in numbers or len({*numbers}) < len(paths) or len(counts) > 1):
         names = " and ".join(path.name for path in paths)
-        raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one.")
+        raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one, or the parts of one.")
     count = int(counts.pop() or 0)
     if count or len(paths) > 1:  # They are numbered from 0 or from 1.
         first = int(0 not in numbers and count in (0, *numbers))

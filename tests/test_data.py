@@ -328,7 +328,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         numbered("-00000-of-00002-aaaa", "-00000-of-00002-bbbb"),
         "has train-00000-of-00002-aaaa.csv and train-00000-of-00002-bbbb.csv: which are the reviews",
     ),
-    "parts of two sets": (numbered("-00000-of-00002", "-00001-of-00003"), "which are the reviews"),
+    "parts of two sets": (numbered("-00000-of-00002", "-00001-of-00003"), "which are the reviews.*or the parts of one"),
     "two files of one name": (
         lambda folder: [write(folder), write(folder, kind="parquet")],
         "train.csv and train.parquet: which are the reviews",
