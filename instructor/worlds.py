@@ -38,6 +38,7 @@ NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$
 
 SHARED = {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()}  # Everybody may write.
 SET_REAPER = 36  # From the kernel's sys/prctl.h.
+SYSTEM_V = {"shm": ("shmid", "-m"), "sem": ("semid", "-s"), "msg": ("msqid", "-q")}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
 SECONDS = 0.5  # Between two looks at the disk, which take long.
 
@@ -124,7 +125,8 @@ class OtherUser:
         if time.monotonic() > self.measured_at + SECONDS:
             words = ["find", self.scratch, *SHARED, "-mindepth", "1", *self.owned, "-printf", "%b\n", "-o", "-prune"]
             blocks = subprocess.run(words, **QUIET | {"stdout": subprocess.PIPE}).stdout.split()
-            self.measured = self.measure_system_v(), 512 * sum(map(int, blocks)), len(blocks)
+            shared = sum(int(row["rss"]) for row in self.list_system_v("shm"))
+            self.measured = shared, 512 * sum(map(int, blocks)), len(blocks)
             self.measured_at = time.monotonic()
         return self.measured
 
@@ -140,15 +142,17 @@ class OtherUser:
         remove_tree(self.folder)
         alone = ["-mindepth", "1", "-maxdepth", "1", *self.owned]
         subprocess.run(["find", *SHARED, *alone, "-exec", "rm", "-rf", "{}", "+"], **QUIET)
-        subprocess.run([*become(self.number), "ipcrm", "--all"], **QUIET)  # No more than its own may it remove.
+        for kind, (column, option) in SYSTEM_V.items():  # As this user: in containers, root may only remove root's.
+            words = [word for row in self.list_system_v(kind) for word in (option, row[column])]
+            subprocess.run([*become(self.number), "ipcrm", *words], **QUIET)
 
-    def measure_system_v(self) -> int:
-        """Bytes of the user's System V shared memory."""
+    def list_system_v(self, kind: str) -> list[dict[str, str]]:
+        """The user's System V objects of one kind, those among them that nobody may look at."""
         with contextlib.suppress(OSError):
-            first, *rows = Path("/proc/sysvipc/shm").read_text().splitlines()
+            first, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
             found = [dict(zip(first.split(), row.split(), strict=True)) for row in rows]
-            return sum(int(row["rss"]) for row in found if str(self.number) in (row["uid"], row["cuid"]))
-        return 0
+            return [row for row in found if str(self.number) in (row["uid"], row["cuid"])]
+        return []
 
 
 def find_bwrap() -> str:

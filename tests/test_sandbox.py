@@ -233,7 +233,8 @@ for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"]):
     except OSError:
         pass
 libc = ctypes.CDLL(None)
-made = [libc.shmget(KEY, 4096, 0o1666), libc.semget(KEY, 1, 0o1666), libc.msgget(KEY, 0o1666)]
+for key, mode in ((KEY, 0o1666), (-KEY, 0o1000)):
+    made = [libc.shmget(key, 4096, mode), libc.semget(key, 1, mode), libc.msgget(key, mode)]
 found = ctypes.CDLL("librt.so.1").mq_open(b"/MARK", 0o100 | 2, 0o666, None)
 print(made, found)
 """
@@ -254,7 +255,8 @@ def test_the_next_run_finds_nothing_of_the_one_before(setting: Setting) -> None:
     assert run(setting, looked)["output"] == "found [] [-1, -1, -1]\n"
     for folder in ("/tmp", "/var/tmp", "/dev/shm"):
         assert not [name for name in os.listdir(folder) if name.startswith(key["MARK"])]
-    assert key["KEY"] not in Path("/proc/sysvipc/shm").read_text().split()
+    for kind in ("shm", "sem", "msg"):
+        assert not {key["KEY"], f"-{key['KEY']}"} & {*Path(f"/proc/sysvipc/{kind}").read_text().split()}
 
 
 def test_nothing_is_left_running(setting: Setting) -> None:
