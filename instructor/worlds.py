@@ -36,7 +36,8 @@ BUILDER = ["--unshare-user", "--uid", "0", "--gid", "0"] + [
 ]
 NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', "-"]
 
-SHARED = {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()}  # Everybody may write.
+# Where everybody may write; some of it may be a link, which `find` would not enter.
+SHARED = {*map(os.path.realpath, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()))}
 SET_REAPER = 36  # From the kernel's sys/prctl.h.
 SYSTEM_V = {"shm": ("shmid", "-m"), "sem": ("semid", "-s"), "msg": ("msqid", "-q")}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}

@@ -78,6 +78,7 @@ def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **bounds: flo
     job = {"code": code, "degree": setting.degree, "limits": bounds, "hidden": hidden}
     folder = tempfile.mkdtemp()
     os.chmod(folder, 0o1777)
+    os.symlink(folder, link := f"{folder}-link")
     other = {"user": setting.user, "group": setting.user, "extra_groups": []} if setting.user != os.getuid() else {}
     done = subprocess.run(
         [setting.python, "-c", GRADER],
@@ -85,12 +86,13 @@ def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **bounds: flo
         capture_output=True,
         text=True,
         cwd="/",
-        env={"PATH": os.environ["PATH"], "SECRET": "x", "TMPDIR": folder, "PYTHONPATH": copy_parts()},
+        env={"PATH": os.environ["PATH"], "SECRET": "x", "TMPDIR": link, "PYTHONPATH": copy_parts()},
         **other,
     )
     assert done.returncode == 0, done.stderr
     assert not os.listdir(folder), "a folder was left behind"
     os.rmdir(folder)
+    os.remove(link)
     return json.loads(done.stdout)
 
 
@@ -225,7 +227,7 @@ def test_files_that_are_removed_but_open_count_and_die(setting: Setting) -> None
 
 KEPT = """
 import ctypes, glob, os
-for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"]):
+for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"], os.environ["HOME"] + "/../.."):
     try:
         os.makedirs(f"{folder}/MARK/a/" + "b/" * 300)
         open(f"{folder}/MARK.txt", "w").write("x")
