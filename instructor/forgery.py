@@ -10,8 +10,9 @@ from collections.abc import Iterable
 USUAL = set(
     """
     IPython __future__ abc accelerate collections contextlib copy dataclasses datasets datetime enum evaluate functools
-    hashlib helpers itertools json logging math matplotlib numpy optuna os pandas pathlib pprint random re safetensors
-    scipy sklearn string sys tempfile textwrap time tokenizers torch tqdm transformers typing typing_extensions warnings
+    glob hashlib helpers huggingface_hub itertools json logging math matplotlib numpy optuna os pandas pathlib pprint
+    platform random re safetensors scipy seaborn shutil sklearn statistics string sys tempfile textwrap time tokenizers
+    torch tqdm transformers typing typing_extensions warnings
     """.split()  # noqa: SIM905
 )
 OF_SYSTEM = {
@@ -30,7 +31,7 @@ NOTED = set(
     f_locals gi_frame tb_frame tb_next
     """.split()  # noqa: SIM905
 )
-PLAIN = {"_", "__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
+PLAIN = {"__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
 BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals", "locals", "open", "vars"}
 
 
@@ -75,7 +76,9 @@ def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]
             return filter(_is_noted, names)
         case ast.Name(id=name):
             return {name} & (BARE if held else BARE | system.keys() | {"getattr"})
-        case ast.Constant(value=str(text)) if re.fullmatch(r"[\w.]+", text):
+        case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
+            return filter(_is_noted, [name])
+        case ast.Constant(value=str(text)) if re.fullmatch(r"(?!_[^_])[\w.]+", text):  # f"{model}_bitfit" is usual.
             return filter(_is_noted, text.split("."))
     return ()
 
@@ -92,4 +95,4 @@ def _look_at(path: str) -> list[str]:
 
 
 def _is_noted(name: str) -> bool:
-    return name in NOTED or name.startswith("_") and name not in PLAIN
+    return name in NOTED or name not in PLAIN and re.match("_+[^_]", name) is not None
