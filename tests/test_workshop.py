@@ -17,9 +17,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-pytest.importorskip("instructor", reason="the student version has no grader")
-
 from hostile import CODE, MISTAKES, ROOT, SLEEP, SOLUTION, STUBS
 
 from helpers.answers import NOTEBOOKS
@@ -220,8 +217,8 @@ def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, wh
         "from transformers import *\ndef f(model):\n    'Train it. See the paper.'\n    return model.eval().modules()",
         "import torch.nn as nn\nfrom os import path\nfrom helpers import models\nmodels.load_classifier",
         "class A:\n    def __init__(self, x):\n        super().__init__()\n        self._x = getattr(x, 'config')",
-        "if __name__ == '__main__':\n    data.remove_columns('__index_level_0__')\n    print(len(data), '_', '____')",
-        "import glob, shutil\ndef f(model, name):\n    return f'{model}_bitfit', name.endswith('_bias')",
+        "if __name__ == '__main__':\n    data.remove_columns('__index_level_0__')\n    print(data.__len__(), '_')",
+        "import glob, shutil\ndef f(model, name):\n    return f'{model}_bitfit', name.endswith('_bias'), '____'",
     ],
 )
 def test_honest_code_is_not_noted(code: str) -> None:

@@ -9,9 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("instructor", reason="the student version has no grader")
-
 from hostile import write_files as write
 
 from helpers.answers import NOTEBOOKS, read_notebook
