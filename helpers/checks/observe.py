@@ -123,7 +123,7 @@ def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.n
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
     """Two classifiers that always say the same tell the accuracy from every other metric."""
-    trainer = _build_quiet_trainer({}, model=model, compute_metrics=compute_metrics)
+    trainer = _build_quiet_trainer(model=model, compute_metrics=compute_metrics)
     for logits in ([3.0, 1.0], [-3.0, -1.0]):  # Only the larger one counts, whatever its sign.
         with torch.no_grad():
             model.classifier.weight.zero_()
@@ -136,44 +136,41 @@ def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dat
 
 
 def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable) -> Iterator[dict]:
-    """Run the search with a toy whose accuracies are given: pairs of a cell and an accuracy."""
+    """Run the search with a toy that trains nothing and is given its accuracies: pairs of a cell and an accuracy."""
     search = hyperparameter_search_settings()
     require("hyperparameter_search_settings", search, dict)
     _check_keys(search)
     accuracies = {tuple(cell): accuracy for cell, accuracy in given["accuracies"]}
     grid = dict(zip(CHOICES, (Settings().learning_rates, Settings().batch_sizes), strict=True))
-    cells, studies, losses = [], [], iter([3, 1, 4, 1, 5, 9, 2, 6] * 9)
+    cells, values, directions, losses = [], [], [], iter([3, 1, 4, 1, 5, 9, 2, 6] * 9)
 
-    def watched_space(trial: optuna.Trial) -> dict[str, Any]:
+    def rehearse(trial: optuna.Trial, **options: Any) -> None:
+        """What the Trainer does in a trial, but for the training; the loss has nothing to do with the accuracy."""
+        directions.append(trial.study.direction.name.lower())
         hint = "this pruner, Optuna's own unless it is given another, can stop a cell half-way; none is to be stopped."
         demand("pruner", "NopPruner", type(trial.study.pruner).__name__, hint)
-        chosen = search["hp_space"](trial)
+        chosen = toy.hp_space(trial)
         require("hp_space", chosen, dict)
-        plain = make_plain(chosen)
-        plain |= {name: round(value, 12) for name, value in plain.items() if isinstance(value, float)}  # 3 * 1e-5
-        demand("what hp_space returns", CHOICES, sorted(plain), "a dict with just these names.")
+        chosen = make_plain(chosen)
+        chosen |= {name: round(value, 12) for name, value in chosen.items() if isinstance(value, float)}  # 3 * 1e-5
+        demand("what hp_space returns", CHOICES, sorted(chosen), "a dict with just these names.")
         for name in CHOICES:
-            found, allowed = repr(plain[name]), ", ".join(map(str, grid[name]))
-            wanted = found if plain[name] in grid[name] else f"one of {allowed}"
+            found, allowed = repr(chosen[name]), ", ".join(map(str, grid[name]))
+            wanted = found if chosen[name] in grid[name] else f"one of {allowed}"
             demand(name, wanted, found, "ask the trial for one of these numbers.")
-        cell = tuple(plain[name] for name in CHOICES)
+        cell = tuple(chosen[name] for name in CHOICES)
         hint = "the sampler draws cells again; one for grids does not."
         demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
         cells.append(cell)
-        studies.append(trial.study)
-        return chosen
+        measured = {"eval_loss": next(losses), "eval_accuracy": accuracies[cell], "eval_runtime": 1.0, "epoch": 1}
+        toy.objective = toy.compute_objective(measured)
+        trial.report(toy.objective, step=1)
+        values.append(float(toy.objective))
 
-    toy = _build_quiet_trainer(
-        {"num_train_epochs": 1, "eval_strategy": "epoch", "save_strategy": "no"},
-        model_init=lambda: _Toy(next(losses)),
-        train_dataset=[{"labels": 0}],
-        eval_dataset=[{"labels": 0}],
-        compute_metrics=lambda predictions: {"accuracy": accuracies[cells[-1]]},
-    )
-    rehearsed = {name: value for name, value in search.items() if name in SEARCH}
-    toy.hyperparameter_search(**rehearsed | {"hp_space": watched_space})
-    values = [trial.value for trial in studies[0].trials[: len(cells)]]
-    yield {"cells": cells, "values": values, "direction": studies[0].direction.name.lower()}
+    toy = _build_quiet_trainer(model_init=lambda: torch.nn.Linear(1, 1))
+    toy.train = rehearse
+    toy.hyperparameter_search(**{name: value for name, value in search.items() if name in SEARCH})
+    yield {"cells": cells, "values": values, "direction": directions[0]}
 
 
 def _check_keys(search: dict[str, Any]) -> None:
@@ -197,22 +194,10 @@ def _check_keys(search: dict[str, Any]) -> None:
     demand("key hp_space", "there", "there" if "hp_space" in search else "missing", "a function of the trial.")
 
 
-def _build_quiet_trainer(arguments: dict[str, Any], **options: Any) -> Trainer:
-    arguments = TrainingArguments("quiet", report_to="none", disable_tqdm=True, **arguments)
-    trainer = Trainer(args=arguments, **options)
+def _build_quiet_trainer(**options: Any) -> Trainer:
+    trainer = Trainer(args=TrainingArguments("quiet", report_to="none", disable_tqdm=True), **options)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-class _Toy(torch.nn.Module):
-    """The least that a Trainer can train; training does not change its loss, which has nothing to do with accuracy."""
-
-    def __init__(self, loss: float) -> None:
-        super().__init__()
-        self.weight, self.loss = torch.nn.Parameter(torch.zeros(1)), loss
-
-    def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": (self.weight * 0 + self.loss).sum(), "logits": torch.zeros(len(labels), 2)}
 
 
 OBSERVERS = {"1d": _observe_1d, "2a": _observe_2a, "2b": _observe_2b, "2c": _observe_2c}
