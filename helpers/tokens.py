@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
@@ -47,20 +48,18 @@ def token_table(
     empty text or a length that BERT does not have.
     """
     _check_texts(tokenizer, first=[text], second=[] if pair is None else [pair])
-    shortest, parts = (3, "[CLS], one token and [SEP]") if pair is None else (5, "[CLS], two tokens and two [SEP]")
-    if max_length < shortest:
-        raise ValueError(f"A maximum length of {max_length} is too short: {parts} need at least {shortest}.")
-    if max_length > MAX_POSITIONS:
+    least = 3 if pair is None else 5  # [CLS], and of each text one token and its [SEP]
+    if not least <= max_length <= MAX_POSITIONS:
         raise ValueError(
-            f"A maximum length of {max_length} is too long: BERT has only {MAX_POSITIONS} position embeddings."
+            f"A maximum length of {max_length} does not do: with [CLS] and [SEP] it takes at least {least} tokens, and"
+            f" BERT has only {MAX_POSITIONS} position embeddings."
         )
     encoded = tokenizer(text, pair, truncation=True, max_length=max_length, padding=padding)
     table = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(encoded["input_ids"]), **encoded})
     table.insert(0, "position", range(len(table)))
-    table["kind"] = "word"
-    table.loc[table["token"].str.startswith("##"), "kind"] = "## piece"
-    table.loc[table["token"].isin(tokenizer.all_special_tokens), "kind"] = "special"
-    table.loc[table["attention_mask"] == 0, "kind"] = "padding"
+    is_special, is_piece = table["token"].isin(tokenizer.all_special_tokens), table["token"].str.startswith("##")
+    conditions = [table["attention_mask"] == 0, is_special, is_piece]
+    table["kind"] = np.select(conditions, ["padding", "special", "## piece"], "word")
     return table
 
 
@@ -77,11 +76,32 @@ def show_tokens(table: pd.DataFrame) -> None:
 
 
 def explore(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Show the token table of a text, or of a pair, below fields for the arguments of `token_table`."""
+    """Show the token table of a text, or of a pair, below fields for the arguments of `token_table`.
+
+    A line counts the tokens; of what BERT cannot be given, a sentence says why.
+    """
+
+    def draw(text: str, pair: str, max_length: int, padding: str) -> dict[str, str]:
+        second = pair if pair.strip() else None
+        try:
+            table = token_table(tokenizer, text, second, max_length, padding)
+        except ValueError as problem:
+            return {"text/html": CARD.format(COLOURS["special"], html.escape(str(problem))), "text/plain": str(problem)}
+        counts = table["kind"].value_counts()
+        message = f"{len(table)} tokens: {', '.join(f'{kind} {counts[kind]}' for kind in COLOURS if kind in counts)}. "
+        needed = len(tokenizer(text, second, verbose=False)["input_ids"])  # Not verbose: without a warning past 512.
+        if cut := needed - table["attention_mask"].sum():
+            where = "the end" if second is None else "the ends, the longer text's first"
+            message += f"Longer than allowed: {cut} tokens were cut off {where}; [SEP] was kept."
+        else:
+            message += "Nothing was cut off."
+        above = {"text/html": CARD.format(COLOURS["word"], message), "text/plain": f"{message}\n"}
+        return {kind: above[kind] + drawn for kind, drawn in _draw_table(table).items()}
+
     style, wide = {"description_width": "10em"}, {"width": "40em", "max_width": "100%"}
     options = [("none", "do_not_pad"), ("to the maximum length", "max_length")]
     interact(
-        lambda **request: _draw_input(tokenizer, **request),
+        draw,
         height="30em",
         text=widgets.Text("Unwatchable? Hardly!", description="Text", style=style, layout=wide),
         pair=widgets.Text(description="Second text", placeholder="none", style=style, layout=wide),
@@ -107,30 +127,6 @@ def _draw_table(table: pd.DataFrame) -> dict[str, str]:
     styler = Styler(table, uuid="tokens", cell_ids=False).hide(axis="index").format(escape="html")
     styler.set_table_styles(rules).set_td_classes(classes)
     return {"text/html": styler.to_html(), "text/plain": table.to_string(index=False)}
-
-
-def _draw_input(
-    tokenizer: PreTrainedTokenizerBase, text: str, pair: str, max_length: int, padding: str
-) -> dict[str, str]:
-    """What BERT is given, with a line that counts the tokens; for what it cannot be given, a sentence that says why."""
-    second = pair if pair.strip() else None
-    try:
-        table = token_table(tokenizer, text, second, max_length, padding)
-    except ValueError as problem:
-        return {"text/html": CARD.format(COLOURS["special"], html.escape(str(problem))), "text/plain": str(problem)}
-    counts = table["kind"].value_counts()
-    message = f"{len(table)} tokens: {', '.join(f'{kind} {counts[kind]}' for kind in COLOURS if kind in counts)}. "
-    needed = len(tokenizer(text, second, verbose=False)["input_ids"])  # Not verbose: without a warning past 512.
-    if cut := needed - table["attention_mask"].sum():
-        where = "the end" if second is None else "the ends, the longer text's first"
-        message += f"Longer than allowed: {cut} tokens were cut off {where}; [SEP] was kept."
-    else:
-        message += "Nothing was cut off."
-    drawn = _draw_table(table)
-    return {
-        "text/html": CARD.format(COLOURS["word"], message) + drawn["text/html"],
-        "text/plain": f"{message}\n{drawn['text/plain']}",
-    }
 
 
 def sum_embeddings(model: PreTrainedModel, inputs: BatchEncoding, use_positions: bool = True) -> torch.Tensor:
@@ -188,12 +184,10 @@ def measure_word_effects(
     `model` is a classifier with two labels. The words, with all their pieces, are the index, in the order of the text.
     """
     encoded = encode(tokenizer, text)
-    of_token = [-1 if word is None else word for word in encoded.word_ids()]  # [CLS] and [SEP] are of no word.
-    words: dict[int, str] = {}
-    for word, token in zip(of_token, tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]), strict=True):
-        words[word] = words.get(word, "") + token.removeprefix("##")
-    del words[-1]
-    shown = torch.tensor(of_token) != torch.tensor([-2, *words])[:, None]  # The first row hides nothing.
+    pieces = pd.Series(tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])).str.removeprefix("##")
+    of_word = pd.Series(encoded.word_ids())  # [CLS] and [SEP] are of none.
+    words = pieces.groupby(of_word).agg("".join)
+    shown = torch.tensor([of_word.ne(hidden).tolist() for hidden in (-1, *words.index)])  # The first hides nothing.
     odds = []
     with _at_rest(model):
         for part in shown.long().split(batch_size):
@@ -201,7 +195,7 @@ def measure_word_effects(
             logits = model(**rows, attention_mask=part).logits
             odds.append(logits[:, 1] - logits[:, 0])
     whole, *without = torch.cat(odds).tolist()
-    return pd.Series([whole - value for value in without], index=list(words.values()), name="effect on the log-odds")
+    return pd.Series([whole - value for value in without], index=list(words), name="effect on the log-odds")
 
 
 @contextmanager
