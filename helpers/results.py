@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -42,20 +42,18 @@ def load_results(path: Path) -> dict[str, Any]:
     """Read a results file; raises CourseError where it is missing, damaged or of another shape."""
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if results["schema"] != SCHEMA:
+            raise ValueError("it has the shape of another version of the course")
+        list_policies(results)
     except FileNotFoundError:
-        raise CourseError(f"There is no results file {path}. Run `python -m helpers assignment` first.") from None
-    except (ValueError, OSError) as error:
         raise CourseError(
-            f"The results file {path} cannot be read ({error}). Move it aside and run `python -m helpers assignment`:"
-            " finished runs are not trained again."
+            f"There is no results file {path}. First run what writes it: `python -m helpers assignment`, or `lab`."
+        ) from None
+    except (ValueError, OSError, LookupError, TypeError) as error:
+        raise CourseError(
+            f"The results file {path} cannot be read ({error!r:.200}). Move it aside and run"
+            " `python -m helpers assignment`: finished runs are not trained again."
         ) from error
-    if isinstance(results, dict) and results.get("schema") == 1:
-        raise CourseError(
-            f"{path} has the shape that results had before version 0.2. Move it aside and run the search again."
-        )
-    runs = results.get("runs") if isinstance(results, dict) and results.get("schema") == SCHEMA else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and "policy" in run for run in runs):
-        raise CourseError(f"{path} is not a results file. Move it aside and run the search again.")
     return results
 
 
@@ -154,13 +152,13 @@ def blame_exercises(error: BaseException) -> str | None:
     path = str(Path(__file__).with_name("exercises.py"))
     own = [(frame.name, frame.lineno) for frame in extract_tb(error.__traceback__) if frame.filename == path]
     if isinstance(error, SyntaxError) and error.filename == path:
-        own = [("the import", error.lineno)]
-    if own:
-        name, line = own[-1]
-        name = "the import" if name == "<module>" else name
-        reason = next(iter(str(error).splitlines()), "")
-        return f"{name} stopped in line {line} of helpers/exercises.py with {type(error).__name__}: {reason}"
-    return None
+        own = [("<module>", error.lineno)]
+    if not own:
+        return None
+    name, line = own[-1]
+    reason = next(iter(str(error).splitlines()), "")
+    what = name.replace("<module>", "the import")
+    return f"{what} stopped in line {line} of helpers/exercises.py with {type(error).__name__}: {reason}"
 
 
 def _outline(node: Any) -> Any:
@@ -186,13 +184,7 @@ def describe_origin(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -200,8 +192,12 @@ def describe_machine() -> dict[str, Any]:
     import psutil
     import torch
 
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return {
-        "processor": _processor(),
+        "processor": processor,
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
@@ -234,11 +230,3 @@ def peak_memory_gb() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -114,7 +114,7 @@ SPOILERS = {
     "stub left": ([code("    model = load_", "    raise NotImplementedError\n    model = load_")], ["init_model (pro"]),
     "nothing trained": ([lambda p: shutil.rmtree(p / "build")], ["There is no results file"]),
     "results cut short": ([lambda p: (p / RESULTS).write_text("{")], ["results.json cannot be read"]),
-    "results of the old shape": ([results(lambda r: r.update(schema=1))], ["before version 0.2"]),
+    "results of the old shape": ([results(lambda r: r.update(schema=1))], ["another version of the course"]),
     "a policy missing": ([drop_runs(policy="bitfit")], ["policy bitfit"]),
     "a cell missing": ([drop_runs(policy="full", learning_rate=3e-5, batch_size=8)], ["policy full"]),
     "no test": ([results(lambda r: best_run(r, "full").pop("test"))], ["policy full"]),
