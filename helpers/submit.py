@@ -80,29 +80,16 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
 
 def collect_hand_in(notebooks: str | Path | None = None) -> HandIn:
     """Look at the saved notebooks, exercises.py and the results; no code of the student's is run."""
-    hand_in, solved = HandIn(), False
+    hand_in, read, solved = HandIn(), [], False
     own = project_folder() / "notebooks"
-    found = _add_notebooks(hand_in, Path(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd())))
-    with noting(hand_in.gaps):
-        hand_in.files["exercises.py"] = code = read_file(EXERCISES)
-        check_code(code)
-        solved = True
-    with noting(hand_in.gaps):
-        _add_results(hand_in, found, load_settings(), solved)
-    return hand_in
-
-
-def _add_notebooks(hand_in: HandIn, folder: Path) -> answers.Answers:
-    """Take what is saved, and say what is not run, has failed or is not answered; returns the answers."""
-    notebooks = []
+    folder = Path(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd()))
     for name in NOTEBOOKS:
         with noting(hand_in.gaps):
             path = answers.find_notebook(folder, name) or folder / name
-            content = read_file(path, "Save it there, or name its folder.")
-            hand_in.files[f"notebooks/{name}"] = content
-            notebooks.append(answers.parse_notebook(content, path.name))
-            _check_cells(path.name, notebooks[-1])
-    found = answers.collect_answers(notebooks)
+            hand_in.files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or name its folder.")
+            read.append(answers.parse_notebook(content, path.name))
+            _check_cells(path.name, read[-1])
+    found = answers.collect_answers(read)
     with noting(hand_in.gaps):
         answers.check_answered(found)
     for problem, cells in found.items():
@@ -111,7 +98,26 @@ def _add_notebooks(hand_in: HandIn, folder: Path) -> answers.Answers:
                 f"the answer to problem {problem} shows {', '.join(images)}, which is not handed in. Paste the image"
                 " into the cell in its place, and save."
             )
-    return found
+    with noting(hand_in.gaps):
+        hand_in.files["exercises.py"] = code = read_file(EXERCISES)
+        check_code(code)
+        solved = True
+    with noting(hand_in.gaps), expecting_a_search("results.json"):
+        settings = load_settings()
+        paths = [settings.build / profile / "results.json" for profile in PROFILES]
+        path = next((path for path in paths if path.exists()), paths[0])  # the quick profile's, else another's
+        results = load_results(path)
+        hand_in.files["results.json"] = path.read_bytes()
+        check_results(results, settings)
+        if all(found.values()):
+            text, figures = answers.export_answers(found, results, "answers_files")
+            hand_in.files |= {"answers.md": text.encode(), **figures}
+        if solved and not is_made_with(results, EXERCISES):
+            raise CourseError(
+                "results.json: it was made with other functions than those in the present exercises.py. Run the search"
+                " of notebook 03 again, or take your changes back."
+            )
+    return hand_in
 
 
 def _check_cells(name: str, notebook: NotebookNode) -> None:
@@ -159,24 +165,6 @@ def _list_statements(node: ast.AST) -> Iterator[ast.stmt]:
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr)):
         for child in ast.iter_child_nodes(node):
             yield from _list_statements(child)
-
-
-def _add_results(hand_in: HandIn, found: answers.Answers, settings: Settings, solved: bool) -> None:
-    """Take the quick profile's results, else another's, and `answers.md`, which is made with them."""
-    paths = [settings.build / profile / "results.json" for profile in PROFILES]
-    path = next((path for path in paths if path.exists()), paths[0])
-    results = load_results(path)
-    hand_in.files["results.json"] = path.read_bytes()
-    with expecting_a_search("results.json"):
-        check_results(results, settings)
-        if all(found.values()):
-            text, figures = answers.export_answers(found, results, "answers_files")
-            hand_in.files |= {"answers.md": text.encode(), **figures}
-        if solved and not is_made_with(results, EXERCISES):
-            raise CourseError(
-                "results.json: it was made with other functions than those in the present exercises.py. Run the search"
-                " of notebook 03 again, or take your changes back."
-            )
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:
