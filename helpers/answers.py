@@ -28,6 +28,17 @@ PROMPT = "*Your answer here.*"
 # An answer cell with one of these is not answered; the last is what nbgrader writes.
 PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
 MAX_CELLS = 5_000
+# What the figures are not, said above the answers: where the course's own model or reviews made them, and of all.
+STAND_INS = {
+    ("model", "checkpoint"): "The figures marked as measured are those of a stand-in for prajjwal1/bert-tiny: a"
+    " checkpoint of its shape, distilled from all-MiniLM-L6-v2 on IMDb texts without their labels.",
+    ("data", "reviews"): "They were measured on short, synthetic reviews: they show that the whole experiment runs, and"
+    " are not the real experiment's.",
+}
+PUBLISHED = (
+    "The columns marked *Published* are those of the answer sheet that this project starts from (prajjwal1/bert-tiny on"
+    " stanfordnlp/imdb, one run for each policy); they were not measured here."
+)
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
 # What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
@@ -197,7 +208,9 @@ def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tupl
 
     check_answered(found)
     tables = {"3a": report.validation_table, "3b": report.test_table}
-    parts, figures = ["# Answers", *_describe_figures(results), f"Measured: {report.describe_run(results)}"], {}
+    run, figures = results["provenance"], {}
+    notes = [say for (what, own), say in STAND_INS.items() if run[what]["name"] == short_name(str(OFFLINE / own))]
+    parts = ["# Answers", *notes, PUBLISHED, f"Measured: {report.describe_run(results)}"]
     for problem, title in TITLES.items():
         parts.append(f"## Problem {problem}: {title}")
         if problem in tables:
@@ -210,26 +223,6 @@ def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tupl
             figures |= pasted
     # The notebooks name files from their own folder, answers.md from the one above.
     return "\n\n".join(parts).strip().replace("](../", "](") + "\n", figures
-
-
-def _describe_figures(results: dict[str, Any]) -> list[str]:
-    """Say of the figures what they are not: a stand-in's, or published ones."""
-    run, notes = results["provenance"], []
-    if run["model"]["name"] == short_name(str(OFFLINE / "checkpoint")):
-        notes.append(
-            "The figures marked as measured are those of a stand-in for prajjwal1/bert-tiny: a checkpoint of its shape,"
-            " distilled from all-MiniLM-L6-v2 on IMDb texts without their labels."
-        )
-    if run["data"]["name"] == short_name(str(OFFLINE / "reviews")):
-        notes.append(
-            "They were measured on short, synthetic reviews: they show that the whole experiment runs, and are not the"
-            " real experiment's."
-        )
-    return [
-        *notes,
-        "The columns marked *Published* are those of the answer sheet that this project starts from"
-        " (prajjwal1/bert-tiny on stanfordnlp/imdb, one run for each policy); they were not measured here.",
-    ]
 
 
 def write_answers(notebooks: Path, results: Path, out: Path) -> None:
