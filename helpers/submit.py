@@ -6,7 +6,6 @@ import re
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ def noting(gaps: list[str]) -> Iterator[None]:
         gaps.append(str(error))
 
 
-@dataclass
-class HandIn:
-    """The zip's content by name, and a sentence for everything that is missing."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    gaps: list[str] = field(default_factory=list)
-
-
 def make_zip(files: dict[str, bytes], programs: Container[str] = ()) -> bytes:
     """A zip of the files; `programs` may be executed. The same content gives the same bytes."""
     data = io.BytesIO()
@@ -67,57 +58,57 @@ def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -
 
 def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomplete: bool = False) -> None:
     """As `submit`, but raises CourseError where something is missing; `incomplete` writes what there is."""
-    hand_in = collect_hand_in(notebooks)
-    for gap in hand_in.gaps:
+    files, gaps = collect_hand_in(notebooks)
+    for gap in gaps:
         print(f"MISSING  {gap}")
-    if hand_in.gaps and not incomplete:
+    if gaps and not incomplete:
         raise CourseError("No zip is written yet. Do what is missing, save all notebooks, and run this again.")
     out = Path(out) if out else project_folder() / "submission.zip"
-    write_atomically(out, make_zip(hand_in.files))
-    verdict = "Without what is missing" if hand_in.gaps else "Everything is there"
-    print(f"{verdict}: {out.name} holds {len(hand_in.files)} files and is ready to be handed in.")
+    write_atomically(out, make_zip(files))
+    verdict = "Without what is missing" if gaps else "Everything is there"
+    print(f"{verdict}: {out.name} holds {len(files)} files and is ready to be handed in.")
 
 
-def collect_hand_in(notebooks: str | Path | None = None) -> HandIn:
-    """Look at the saved notebooks, exercises.py and the results; no code of the student's is run."""
-    hand_in, read, solved = HandIn(), [], False
+def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, bytes], list[str]]:
+    """The zip's files by name, and a sentence for everything that is missing; no code of the student's is run."""
+    files, gaps, read, solved = {}, [], [], False
     own = project_folder() / "notebooks"
     folder = Path(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd()))
     for name in NOTEBOOKS:
-        with noting(hand_in.gaps):
+        with noting(gaps):
             path = answers.find_notebook(folder, name) or folder / name
-            hand_in.files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or name its folder.")
+            files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or name its folder.")
             read.append(answers.parse_notebook(content, path.name))
             _check_cells(path.name, read[-1])
     found = answers.collect_answers(read)
-    with noting(hand_in.gaps):
+    with noting(gaps):
         answers.check_answered(found)
     for problem, cells in found.items():
         if images := [image for cell in cells for image in LOCAL_IMAGE.findall(cell.source)]:
-            hand_in.gaps.append(
+            gaps.append(
                 f"the answer to problem {problem} shows {', '.join(images)}, which is not handed in. Paste the image"
                 " into the cell in its place, and save."
             )
-    with noting(hand_in.gaps):
-        hand_in.files["exercises.py"] = code = read_file(EXERCISES)
+    with noting(gaps):
+        files["exercises.py"] = code = read_file(EXERCISES)
         check_code(code)
         solved = True
-    with noting(hand_in.gaps), expecting_a_search("results.json"):
+    with noting(gaps), expecting_a_search("results.json"):
         settings = load_settings()
         paths = [settings.build / profile / "results.json" for profile in PROFILES]
         path = next((path for path in paths if path.exists()), paths[0])  # the quick profile's, else another's
         results = load_results(path)
-        hand_in.files["results.json"] = path.read_bytes()
+        files["results.json"] = path.read_bytes()
         check_results(results, settings)
         if all(found.values()):
             text, figures = answers.export_answers(found, results, "answers_files")
-            hand_in.files |= {"answers.md": text.encode(), **figures}
+            files |= {"answers.md": text.encode(), **figures}
         if solved and not is_made_with(results, EXERCISES):
             raise CourseError(
                 "results.json: it was made with other functions than those in the present exercises.py. Run the search"
                 " of notebook 03 again, or take your changes back."
             )
-    return hand_in
+    return files, gaps
 
 
 def _check_cells(name: str, notebook: NotebookNode) -> None:

@@ -138,14 +138,14 @@ HARMLESS = {
 
 
 def test_a_complete_project_has_no_gap_and_all_files(project):
-    hand_in = submit.collect_hand_in()
-    assert hand_in.gaps == []
-    assert sorted(hand_in.files) == CONTENT
-    assert hand_in.files["exercises.py"] == (project / "exercises.py").read_bytes()
-    assert hand_in.files["results.json"] == (project / RESULTS).read_bytes()
+    files, gaps = submit.collect_hand_in()
+    assert gaps == []
+    assert sorted(files) == CONTENT
+    assert files["exercises.py"] == (project / "exercises.py").read_bytes()
+    assert files["results.json"] == (project / RESULTS).read_bytes()
     for name in submit.NOTEBOOKS:
-        assert hand_in.files[f"notebooks/{name}"] == (project / "notebooks" / name).read_bytes()
-    assert "## Problem 1b" in hand_in.files["answers.md"].decode()
+        assert files[f"notebooks/{name}"] == (project / "notebooks" / name).read_bytes()
+    assert "## Problem 1b" in files["answers.md"].decode()
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
@@ -153,7 +153,7 @@ def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
     spoilers, words = SPOILERS[spoiler]
     for spoil in spoilers:
         spoil(project)
-    gaps = submit.collect_hand_in().gaps
+    _, gaps = submit.collect_hand_in()
     assert len(gaps) == len(words), gaps
     assert all(word in gap for gap, word in zip(gaps, words, strict=True)), gaps
 
@@ -161,8 +161,8 @@ def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
 @pytest.mark.parametrize("change", HARMLESS)
 def test_what_does_no_harm_is_no_gap(project, change):
     HARMLESS[change](project)
-    hand_in = submit.collect_hand_in()
-    assert hand_in.gaps == [] and sorted(hand_in.files) == CONTENT
+    files, gaps = submit.collect_hand_in()
+    assert gaps == [] and sorted(files) == CONTENT
 
 
 def test_a_function_may_be_defined_under_a_condition_but_not_in_another_function():
@@ -174,8 +174,8 @@ def test_a_function_may_be_defined_under_a_condition_but_not_in_another_function
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
     results(lambda r: r["provenance"].update(profile="full"))(project)
     (project / "build" / "quick").rename(project / "build" / "full")
-    hand_in = submit.collect_hand_in()
-    assert hand_in.gaps == [] and json.loads(hand_in.files["results.json"])["provenance"]["profile"] == "full"
+    files, gaps = submit.collect_hand_in()
+    assert gaps == [] and json.loads(files["results.json"])["provenance"]["profile"] == "full"
 
 
 @pytest.mark.parametrize("place", ["named", "working folder", "Colab's copies"])
@@ -187,16 +187,16 @@ def test_notebooks_may_lie_elsewhere(project, place):
             path.rename(project / path.name)
         elif place == "Colab's copies":
             path.rename(folder / f"Copy of {path.name}")
-    hand_in = submit.collect_hand_in(None if place == "working folder" else folder)
-    assert hand_in.gaps == [] and sorted(hand_in.files) == CONTENT
+    files, gaps = submit.collect_hand_in(None if place == "working folder" else folder)
+    assert gaps == [] and sorted(files) == CONTENT
 
 
 def test_an_image_pasted_into_an_answer_is_handed_in(project):
     attached = {"a.png": {"image/png": "AAAA"}}
     cell(FIRST, "answer-1b", source="![a](attachment:a.png)", attachments=attached)(project)
-    hand_in = submit.collect_hand_in()
-    assert hand_in.gaps == [] and hand_in.files["answers_files/1b-1-1.png"] == b"\0\0\0"
-    assert "(answers_files/1b-1-1.png)" in hand_in.files["answers.md"].decode()
+    files, gaps = submit.collect_hand_in()
+    assert gaps == [] and files["answers_files/1b-1-1.png"] == b"\0\0\0"
+    assert "(answers_files/1b-1-1.png)" in files["answers.md"].decode()
 
 
 def test_the_zip_is_the_same_each_time(project):
@@ -208,7 +208,7 @@ def test_the_zip_is_the_same_each_time(project):
     assert (project / "first.zip").read_bytes() == (project / "new" / "second.zip").read_bytes()
     with zipfile.ZipFile(project / "first.zip") as archive:
         assert archive.namelist() == CONTENT and archive.testzip() is None
-        assert {name: archive.read(name) for name in CONTENT} == submit.collect_hand_in().files
+        assert {name: archive.read(name) for name in CONTENT} == submit.collect_hand_in()[0]
         assert {member.external_attr >> 16 for member in archive.infolist()} == {0o100644}
 
 
