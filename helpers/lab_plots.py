@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
 from helpers.plots import MEASURED
-from helpers.report import FIELDS, describe_source, fill_in_counts, format_rate, list_changes, name_run
+from helpers.report import FIELDS, describe_source, format_rate, name_run, read_lab
 from helpers.settings import CourseError, Settings
 
 COSTS = {
@@ -119,7 +119,7 @@ def plot_costs(results: dict[str, Any]) -> Figure:
 
 def describe_finding(results: dict[str, Any]) -> str:
     """One sentence with the main figures of what the runs vary, whatever they turn out to be."""
-    runs, changes = _tabulate(results), list_changes(results)
+    runs, changes = _tabulate(results), read_lab(results)[1]
 
     def mean(*by: str) -> pd.Series:
         return runs.groupby(list(by), sort=False)[MEASURED].mean()
@@ -127,19 +127,19 @@ def describe_finding(results: dict[str, Any]) -> str:
     policies, rates = set(runs["policy"]), "learning_rate" in changes
     others = set(changes) - {"learning_rate"}  # Where more than one thing differs, nothing is compared.
     if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}):
-        field = "encoder" if "encoder" in others else "reviews"
+        (field,) = others
         best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
         gap = (best["full"] - best["bitfit+head"]).dropna()
         if field == "reviews" and len(gap) > 1:
             gap = gap.sort_index().iloc[[0, -1]]
-        article = "the " if field == "encoder" else ""
+        article = "the " * (field == "encoder")
         parts = [f"{_points(value)} with {article}{FIELDS[field][1](level)}" for level, value in gap.items()]
         if parts:
             rate = ", each at its best rate" * rates
             return f"Full fine-tuning against BitFit + classifier{rate}: {', '.join(parts)}"
     if others == {"epochs"}:
         table = mean("policy", "learning_rate", "epochs").unstack().sort_index(axis=1)
-        few, many = table.columns[0], table.columns[-1]
+        few, many = table.columns[[0, -1]]
         change = (table[many] - table[few]).dropna()  # Where a policy has both at the same rate.
         shared = change.index.unique("learning_rate")
         where = f" at {format_rate(shared[0])}" if len(shared) == 1 else " (mean of the rates)"
@@ -169,10 +169,10 @@ def describe_finding(results: dict[str, Any]) -> str:
 
 def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
     """The runs; the column `variant` names their policy and all that the experiment changes, but what is `apart`."""
-    runs, fields = fill_in_counts(results), [name for name in list_changes(results) if name not in apart]
-    table = pd.DataFrame(runs)
-    table["variant"] = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
-    return table
+    runs, changes = read_lab(results)
+    fields = [name for name in changes if name not in apart]
+    names = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
+    return pd.DataFrame(runs).assign(variant=names)
 
 
 def _points(difference: float) -> str:

@@ -49,29 +49,25 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def fill_in_counts(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs' records, with the number of their reviews also where they had all of them (None)."""
-    if not all("train_accuracy" in run for run in results["runs"]):
-        raise CourseError("These are no results of the lab: `plots` draws a search, and `plot_costs` what runs cost.")
-    counts = results["provenance"]["data"]
-    splits = {"reviews": "train", "validation": "validation"}
-    return [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]
-
-
 def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
     """The fields of `FIELDS` in which these runs differ."""
     runs = list(runs)
     return [name for name in FIELDS if len({run.get(name) for run in runs}) > 1]
 
 
-def list_changes(results: dict[str, Any]) -> list[str]:
-    """What an experiment changes: the fields in which its runs differ, but the seed.
+def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A lab's runs, with the number of their reviews also where they had all of them (None), and what it changes.
 
-    Where all runs see as many reviews in all, more epochs of fewer reviews say nothing new.
+    That are the fields in which the runs differ, but the seed. Where all see as many reviews in all, more epochs of
+    fewer reviews say nothing new.
     """
-    runs = fill_in_counts(results)
+    if not all("train_accuracy" in run for run in results["runs"]):
+        raise CourseError("These are no results of the lab: `plots` draws a search, and `plot_costs` what runs cost.")
+    counts = results["provenance"]["data"]
+    splits = {"reviews": "train", "validation": "validation"}
+    runs = [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]
     as_many = len({round(run["reviews"] * run["epochs"]) for run in runs}) == 1
-    return [name for name in list_varied(runs) if name != "seed" and not (as_many and name == "epochs")]
+    return runs, [name for name in list_varied(runs) if name != "seed" and not (as_many and name == "epochs")]
 
 
 def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
