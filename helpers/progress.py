@@ -61,14 +61,17 @@ class Progress:
         if not before and all(each.finished for each in states):
             return  # There is nothing to train, so there is nothing to see.
         self.known = known
-        trained, left = self.count_reviews()
+        trained, _ = self.count(reviews=True)
         if not self.clock or len(self.clock) == 1 and trained > self.clock[0][1]:
             self.clock.append((time.monotonic(), trained))
         lines = [] if before else [self.describe_status()]
         ended = [each for each in states if each.finished and before.get(each.run, each).done < each.until]
-        count = sum(each.finished for each in known.values()) - len(ended)
-        for place, state in enumerate(ended, count + 1):
-            lines.append(f"[{place:>{len(str(len(known)))}}/{len(known)}] {self.describe(state)}")
+        count, fields = sum(each.finished for each in known.values()), list_varied(map(vars, known)) or CELL
+        for place, each in enumerate(ended, count - len(ended) + 1):
+            reached = "no accuracy" if each.accuracy is None else f"accuracy {each.accuracy:.3f}"
+            stopped = f" after {each.until:g} of {each.run.epochs:g} epochs" if each.until < each.run.epochs else ""
+            name = name_run(vars(each.run), fields)
+            lines.append(f"[{place:>{len(str(len(known)))}}/{len(known)}] {name}: {reached}{stopped}")
         self.draw(lines)
 
     def draw(self, lines: list[str]) -> None:
@@ -83,22 +86,12 @@ class Progress:
         """The training has ended, or was stopped."""
         self.bar.clear()
 
-    def count(self, weigh: Callable[[Run], float] = lambda run: 1) -> tuple[float, float]:
-        """The epochs that are done and those that are left, each with its run's weight."""
-        states = self.known.values()
-        done = sum(min(each.done, each.until) * weigh(each.run) for each in states)
-        return done, sum(each.until * weigh(each.run) for each in states) - done
-
-    def count_reviews(self) -> tuple[float, float]:
-        """How many reviews have been trained, and how many are left; where all runs have all reviews, epochs."""
-        most = max((run.reviews or 0 for run in self.known), default=0) or 1
-        return self.count(lambda run: run.reviews or most)
-
-    def describe(self, state: State) -> str:
-        fields = list_varied(vars(each.run) for each in self.known.values()) or CELL
-        reached = "no accuracy" if state.accuracy is None else f"accuracy {state.accuracy:.3f}"
-        stopped = f" after {state.until:g} of {state.run.epochs:g} epochs" if state.until < state.run.epochs else ""
-        return f"{name_run(vars(state.run), fields)}: {reached}{stopped}"
+    def count(self, reviews: bool = False) -> tuple[float, float]:
+        """The epochs that are done and those that are left, or their `reviews`: a run without a number has the most."""
+        most = max(run.reviews or 0 for run in self.known) or 1
+        weights = {run: (run.reviews or most) if reviews else 1 for run in self.known}
+        done = sum(each.done * weights[run] for run, each in self.known.items())
+        return done, sum(each.until * weights[run] for run, each in self.known.items()) - done
 
     def describe_status(self) -> str:
         """How many runs and epochs are done, the time left, and each policy's best accuracy."""
@@ -114,7 +107,7 @@ class Progress:
         if len(self.clock) < 2:
             return "the first figures come soon"
         started, before = self.clock[1]
-        trained, left = self.count_reviews()
+        trained, left = self.count(reviews=True)
         if trained <= before:
             return ""
         seconds = left * (time.monotonic() - started) / (trained - before)
@@ -147,10 +140,9 @@ class NotebookProgress(Progress):
 def find_best(states: Iterable[State]) -> list[State]:
     """Of each policy's runs that were trained longest the one with the highest accuracy; of equals, the first."""
     ended = [state for state in states if state.finished and state.accuracy is not None]
-    policies: dict[str, list[State]] = {}
-    for state in ended:
-        policies.setdefault(state.run.policy, []).append(state)
-    return [max(group, key=lambda state: (state.done, state.accuracy)) for group in policies.values()]
+    policies = dict.fromkeys(state.run.policy for state in ended)
+    groups = [[state for state in ended if state.run.policy == policy] for policy in policies]
+    return [max(group, key=lambda state: (state.done, state.accuracy)) for group in groups]
 
 
 def render(states: Iterable[State]) -> str:
@@ -159,14 +151,13 @@ def render(states: Iterable[State]) -> str:
     varied, best = list_varied(vars(state.run) for state in states), find_best(states)
     column = "seed" if "seed" in varied else "batch_size"
     fields = [name for name in varied or CELL if name != column]
-    cells = {}
+    columns = sorted({getattr(state.run, column) for state in states})
+    rows: dict[str, dict[Any, str]] = {}
     for state in states:
-        row = html.escape(name_run(vars(state.run), fields))
-        cells[row, getattr(state.run, column)] = _draw_cell(state, state in best)
-    columns = sorted({value for _, value in cells})
-    lines = [f"<th>{column.replace('_', ' ')}</th>" + "".join(f"<th>{value}</th>" for value in columns)]
-    for row in dict.fromkeys(row for row, _ in cells):
-        lines.append(f"<th>{row}</th>" + "".join(cells.get((row, value), "<td></td>") for value in columns))
+        row = rows.setdefault(html.escape(name_run(vars(state.run), fields)), dict.fromkeys(columns, "<td></td>"))
+        row[getattr(state.run, column)] = _draw_cell(state, state in best)
+    lines = ["".join(f"<th>{head}</th>" for head in (column.replace("_", " "), *columns))]
+    lines += [f"<th>{name}</th>{''.join(row.values())}" for name, row in rows.items()]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<table style="border-collapse: separate; border-spacing: 2px; line-height: 1.4">{body}</table>'
 
