@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.settings import CourseError, Settings, find_build_folder, is_hub_id, project_folder
@@ -67,11 +66,10 @@ def check_versions(settings: Settings) -> str:
         try:
             version = python if each.name == "Python" else metadata.version(each.name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{each.name} is not installed")
-            continue
+            version = "is not installed"
         found.append(f"{each.name} {version}")
-        if not each.specifier.contains(version, prereleases=True):
-            wrong.append(f"{each.name} {version} (needed: {each.specifier})")
+        if version == "is not installed" or not each.specifier.contains(version, prereleases=True):
+            wrong.append(f"{found[-1]} (needed: {each.specifier})")
     if wrong:
         if os.environ.get("PYTHONPATH"):
             wrong[-1] += "; unset PYTHONPATH, whose packages go before this environment's"
@@ -110,14 +108,6 @@ def check_notebooks(settings: Settings) -> str:
                 f" {INSTALL} && {PYTHON} -m ipykernel install --sys-prefix --name {kernel}{unset}"
             )
     return f"kernel {', '.join(sorted(kernels))}; helpers from {imported}"
-
-
-def check_jupyter(settings: Settings) -> str:
-    found = [name for name in ("jupyterlab", "notebook") if find_spec(name)]
-    if not found:
-        install = f'{PYTHON} -m pip install -c constraints.txt -e ".[lab]"'
-        raise Doubt(f"Neither JupyterLab nor Notebook; an editor with notebooks will do. Or: {install}")
-    return ", ".join(found)
 
 
 def check_inputs(settings: Settings) -> str:
@@ -191,7 +181,6 @@ CHECKS: dict[str, Callable[[Settings], str]] = {
     "variables": check_variables,
     "versions": check_versions,
     "notebooks": check_notebooks,
-    "Jupyter": check_jupyter,
     "inputs": check_inputs,
     "machine": check_machine,
     "build folder": check_build_folder,
