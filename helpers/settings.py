@@ -27,7 +27,7 @@ class Settings:
 
     `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
     README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
-    `precision` is fp32, bf16, or auto: bf16 on a GPU that has it.
+    `precision` is fp32, bf16, or auto: bf16 on a GPU that has it. Numbers may be numpy's, a grid's also in an array.
     """
 
     profile: str = "quick"
@@ -44,8 +44,14 @@ class Settings:
     build: Path = field(default_factory=lambda: find_build_folder())
 
     def __post_init__(self) -> None:
-        for name in ("learning_rates", "batch_sizes"):  # A list would do for a grid, but has no hash.
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, given in vars(self).items():
+            if name in ("learning_rates", "batch_sizes"):  # A list would do for a grid, but has no hash.
+                given = tuple(map(to_number, given if hasattr(given, "__iter__") else [given]))
+            object.__setattr__(self, name, Path(given) if name == "build" else to_number(given))
+        for cell in self.cells:
+            Run("full", *cell, self.seed, self.epochs)  # It refuses what makes no sense.
+        if self.precision not in PRECISIONS:
+            raise CourseError(f"Unknown precision {self.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
 
     @property
     def cells(self) -> list[tuple[float, int]]:
@@ -64,6 +70,13 @@ class Settings:
 
     def __str__(self) -> str:
         return f"profile {self.profile} · model {short_name(self.model)} · data {short_name(self.data)}"
+
+
+def to_number(given: Any) -> Any:
+    """A number of numpy's or torch's as Python's own; everything else as it is."""
+    with suppress(AttributeError, ValueError, RuntimeError):  # Only theirs have it, and several have not.
+        return given.item()
+    return given
 
 
 # Of a run's numbers: whether it is whole, the least, and the most, where there is one.
@@ -104,11 +117,10 @@ class Run:
 
     def __post_init__(self) -> None:
         for name, (whole, least, most) in RANGES.items():
-            number = given = getattr(self, name)
+            given = getattr(self, name)
             if given is None and name in ("reviews", "validation"):
                 continue
-            with suppress(AttributeError, ValueError, RuntimeError):  # Only numpy's and torch's have it, if it is one.
-                number = given.item()
+            number = to_number(given)
             fits = isinstance(number, (int, float)) and least <= number <= (most or math.inf) and math.isfinite(number)
             if not fits or (whole and number != int(number)):
                 kind = "a whole number" if whole else "a number"
@@ -147,8 +159,6 @@ def load_settings(
     for name, value in (("model", model), ("data", data), ("precision", precision)):
         if value := value or os.environ.get(f"COURSE_{name.upper()}"):
             settings = replace(settings, **{name: value if name == "precision" else local_folder(value)})
-    if settings.precision not in PRECISIONS:
-        raise CourseError(f"Unknown precision {settings.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
     return settings
 
 

@@ -22,9 +22,19 @@ def test_quick_needs_only_the_package_and_full_the_hub() -> None:
     assert (full.model, full.data) == ("prajjwal1/bert-tiny", "stanfordnlp/imdb")
 
 
-def test_a_grid_may_be_given_as_lists() -> None:
-    small = replace(load_settings(), learning_rates=[3e-4], batch_sizes=[8, 16])
-    assert small.cells == [(3e-4, 8), (3e-4, 16)] and {small}, "workers remember by its hash what they have prepared"
+@pytest.mark.parametrize("sizes", [[8, 16], (8.0, 16.0), range(8, 17, 8), np.array([8, 16]), [np.int64(8), 16]])
+def test_a_grid_may_be_given_as_what_holds_numbers(sizes, tmp_path: Path) -> None:
+    small = replace(load_settings(), learning_rates=np.float32(0.5), batch_sizes=sizes, seed=np.int64(1))
+    assert small.cells == [(0.5, 8), (0.5, 16)] and {small}, "workers remember by its hash what they have prepared"
+    assert small.recipe()["seed"] == 1 and replace(small, build=str(tmp_path)).folder == tmp_path / "quick"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_sizes", "8"), ("batch_sizes", [8, 0]), ("epochs", "2"), ("precision", "fp8")]
+)
+def test_a_grid_that_makes_no_sense_is_refused_at_once(name: str, value: object) -> None:
+    with pytest.raises(CourseError, match=f"{name.removesuffix('s')}.*(must be|Choose one of)"):
+        replace(load_settings(), **{name: value})
 
 
 def test_an_argument_wins_over_the_environment_and_that_over_the_profile(monkeypatch, tmp_path: Path) -> None:
