@@ -64,18 +64,17 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
             yield pool, 1
         return
     others = multiprocessing.active_children()
-    context = multiprocessing.get_context(START)
     try:
-        if START == "forkserver":
-            start_fork_server()
-        pool = ProcessPoolExecutor(workers, context, initializer=start_worker)
+        pool = ProcessPoolExecutor(workers, choose_context(), initializer=start_worker)
     except OSError as error:
         raise CourseError(
             f"Worker processes cannot be made here ({error.strerror}). On Linux they need a /dev/shm with room in it"
             " and the right to write there: mount one (in a container), or ask for it, and run this again."
         ) from error
     try:
-        yield pool, workers
+        # Else each worker would first run the user's script again, and that would train, too.
+        with patch.multiple(sys.modules["__main__"], create=True, __spec__=None, __file__=None):
+            yield pool, workers
     except BaseException:
         for process in set(multiprocessing.active_children()) - set(others):
             process.terminate()
@@ -84,13 +83,18 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def start_fork_server() -> None:
-    """Start the process that forks the workers, unless it is there; they have its environment."""
-    from multiprocessing import forkserver  # Windows has none.
+def choose_context() -> Any:
+    """How workers are started; the process that forks them, which they have their environment of, is there then."""
+    if START == "forkserver":
+        from multiprocessing import forkserver  # Windows has none.
 
-    forkserver.set_forkserver_preload(PRELOADED)
-    with delayed_interrupts(), patch.dict(os.environ, MEMORY | os.environ):
-        forkserver.ensure_running()
+        forkserver.set_forkserver_preload(PRELOADED)
+        try:
+            with delayed_interrupts(), patch.dict(os.environ, MEMORY | os.environ):
+                forkserver.ensure_running()
+        except OSError:  # It has a socket in TMPDIR, whose name is too long, or which is on a drive without sockets.
+            return multiprocessing.get_context("spawn")
+    return multiprocessing.get_context(START)
 
 
 def connect(scheduler: str) -> Any:

@@ -62,6 +62,25 @@ def test_workers_are_told_how_to_take_memory_and_nobody_else_is(monkeypatch):
     assert "THP_MEM_ALLOC_ENABLE" not in os.environ and os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
 
 
+SCRIPT = """
+from helpers.workers import call, open_executor
+with open_executor(1, None) as (executor, _):
+    print(executor.submit(call, "multiprocessing", "get_start_method").result())
+print(__file__)
+"""
+
+
+@pytest.mark.parametrize("length", [1, 120])
+def test_a_script_needs_no_guard_and_a_folder_too_long_for_a_socket_stops_nothing(tmp_path, length):
+    script, short = tmp_path / "script.py", tmp_path / ("x" * length)
+    short.mkdir()
+    script.write_text(SCRIPT)
+    variables = {"PYTHONPATH": str(Path(exercises.__file__).parents[1]), "TMPDIR": str(short)}
+    done = subprocess.run([sys.executable, script], env=os.environ | variables, capture_output=True, text=True)
+    started, path = done.stdout.splitlines() or [done.stderr, ""]
+    assert path == str(script) and (started == "spawn" or length == 1), done.stderr
+
+
 def test_other_data_another_model_or_code_are_other_runs_and_the_old_ones_stay(settings, sources, tmp_path):
     run = Run("head", epochs=1)
     (first,) = train_all(settings, [run], workers=0, progress=Listener())
