@@ -51,7 +51,7 @@ def explained() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise TrainingStopped(STOPPED) from None
-    except CourseError:
+    except (CourseError, BrokenPipeError):  # The second: who read what is printed has left, as `head` does.
         raise
     except Exception as error:
         raise CourseError(explain(error)) from error

@@ -1,5 +1,6 @@
 """The command line as its users meet it."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -76,13 +77,14 @@ def test_a_script_that_is_asked_for_help_does_nothing_else(path, monkeypatch, ca
         assert capsys.readouterr().out.startswith(f"usage: {path.name}")
 
 
-def test_a_reader_that_leaves_gets_no_traceback():
-    code = "import sys; from helpers.__main__ import main; sys.exit(main(['doctor']))"
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
-        doctor.stdout.readline()
-        doctor.stdout.close()
-        assert doctor.stderr.read() == ""
+@pytest.mark.parametrize("verb", ["doctor", "cell"])
+def test_a_reader_that_leaves_gets_no_traceback(verb, sources, tmp_path):
+    command = [sys.executable, "-m", "helpers", verb, "--model", sources / "model", "--data", sources / "data"]
+    here = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"COURSE_BUILD": str(tmp_path)}, **here) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkeypatch, capsys):
