@@ -167,7 +167,7 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:
     """A row a policy: what a step, its memory and the stored task cost; the step's time also relative to `full`."""
-    costs = pd.DataFrame(results["runs"]).set_index("policy")
+    costs = report.read_costs(results)
     return pd.DataFrame(
         {
             "trained parameters": costs["trainable_parameters"],

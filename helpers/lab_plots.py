@@ -9,15 +9,8 @@ from matplotlib.figure import Figure
 
 from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
 from helpers.plots import MEASURED
-from helpers.report import FIELDS, describe_source, format_rate, name_run, read_lab
+from helpers.report import COSTS, FIELDS, describe_source, format_rate, name_run, read_costs, read_lab
 from helpers.settings import CourseError, Settings
-
-COSTS = {
-    "step_seconds": "time of a step",
-    "training_memory_gb": "memory of training",
-    "optimizer_bytes": "optimizer state",
-    "task_bytes": "stored for each task",
-}
 
 
 def plot_variants(results: dict[str, Any]) -> Figure:
@@ -86,12 +79,7 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
 
 def plot_costs(results: dict[str, Any]) -> Figure:
     """Draw what each policy costs relative to full fine-tuning (log axis); raises CourseError where that is missing."""
-    costs = pd.DataFrame(results["runs"]).set_index("policy")
-    if not {*COSTS} <= {*costs}:
-        raise CourseError("These are no costs, as `measure_cost` gives them: draw runs by plot_variants or plot_curve.")
-    if "full" not in costs.index or len(costs) < 2:
-        raise CourseError("Costs are drawn relative to those of the policy full: measure it and another one.")
-    costs = costs[list(COSTS)].astype(float)
+    costs = read_costs(results)[list(COSTS)].astype(float)
     share = (costs / costs.loc["full"]).drop("full")
     figure, (axis,) = open_figure(1, 6.6, 3.4)
     for place, (policy, row) in enumerate(share.iterrows()):

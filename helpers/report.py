@@ -26,6 +26,12 @@ TEST: dict[str, Callable[[dict[str, Any]], str]] = {
     "# trainable parameters": lambda best: str(best["trainable_parameters"]),
     "Test accuracy": lambda best: f"{best['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
 }
+COSTS = {
+    "step_seconds": "time of a step",
+    "training_memory_gb": "memory of training",
+    "optimizer_bytes": "optimizer state",
+    "task_bytes": "stored for each task",
+}
 ENCODERS = {"checkpoint": "pre-trained tiny", "random": "random"}
 
 
@@ -47,6 +53,16 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "validation": ("validation reviews", "{:,.0f} validation reviews".format),
     "seed": ("seed", "seed {:.0f}".format),
 }
+
+
+def read_costs(results: dict[str, Any]) -> pd.DataFrame:
+    """What each policy costs, a row a policy; raises CourseError where that, full, or another policy is missing."""
+    costs = pd.DataFrame(results["runs"]).set_index("policy")
+    if not {*COSTS} <= {*costs}:
+        raise CourseError("These are no costs, as `measure_cost` gives them: show runs by `summarise`, or draw them.")
+    if "full" not in costs.index or len(costs) < 2:
+        raise CourseError("Costs are shown relative to those of the policy full: measure it and another one.")
+    return costs
 
 
 def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:

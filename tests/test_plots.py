@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
-from helpers import lab_plots, plots, report  # noqa: E402
+from helpers import lab, lab_plots, plots, report  # noqa: E402
 from helpers.figures import LOOKS  # noqa: E402
 from helpers.progress import interact  # noqa: E402
 from helpers.results import load_results, published, select_runs  # noqa: E402
@@ -252,8 +252,12 @@ def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
     for draw in (lab_plots.plot_variants, lab_plots.describe_finding):
         with pytest.raises(CourseError, match="no results of the lab"):
             draw(quick)
-    with pytest.raises(CourseError, match="These are no costs"):
-        lab_plots.plot_costs(load("lab_head"))
+    for show in (lab_plots.plot_costs, lab.tabulate_costs):
+        for results in (load("lab_head"), quick):
+            with pytest.raises(CourseError, match="These are no costs"):
+                show(results)
+        with pytest.raises(CourseError, match="measure it and another one"):
+            show(keep(load("lab_cost"), lambda run: run["policy"] == "bitfit"))
     rates = load("lab_rate")
     for field in ("rate", "encoder"):
         with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
