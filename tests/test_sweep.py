@@ -79,6 +79,13 @@ def test_pruning_takes_few_epochs_and_a_policy_alone_or_named_twice(settings, po
     assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, 2]
 
 
+def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings):
+    longer = replace(settings, epochs=4)
+    train_all(longer, sweep.list_grid(longer, "head"), workers=0, until=3, progress=Listener())
+    sweep.run_sweep(longer, "head", workers=0, prune=True, progress=Listener())
+    assert len(list(longer.folder.glob("runs/*/checkpoint-*/seal.json"))) >= 3
+
+
 def test_a_tester_that_is_none_is_one_sentence_after_a_single_run_too(settings, monkeypatch):
     monkeypatch.setattr(training.exercises, "init_tester", lambda directory: None)
     with pytest.raises(CourseError, match="init_tester returns: expected Trainer, found NoneType"):
