@@ -113,6 +113,8 @@ def lab(options: argparse.Namespace) -> None:
 
     for name in options.experiments:
         if name == "cost":
+            if options.scheduler:
+                print("cost is measured on this machine, not on the scheduler's workers.", flush=True)
             print(tabulate_costs(measure_cost(settings)).to_string())
             continue
         runs = list_runs(settings, name, range(options.seeds))
