@@ -84,7 +84,7 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
 
 
 def choose_context() -> Any:
-    """How workers are started; the process that forks them, which they have their environment of, is there then."""
+    """How workers are started. Where a process forks them, it is started here; they have its environment."""
     if START == "forkserver":
         from multiprocessing import forkserver  # Windows has none.
 
