@@ -12,7 +12,7 @@ from huggingface_hub.utils import get_session
 
 from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
 
-# What a whole folder has; a model's weights of the old kind are fetched only where there are no others.
+# What a whole folder has. What stands second in FETCHED, such as weights of the old kind, is fetched only if need be.
 NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
@@ -21,7 +21,10 @@ PART = re.compile(r"(.*)-(\d+)-of-(\d+)[^/\\]*")
 ENDINGS = ("parquet", "csv", "tsv", "json")
 FETCHED = {
     "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
-    "dataset": ([f"*{split}*.{ending}*" for split in ("[Tt]rain", "[Tt]est") for ending in ENDINGS],),
+    "dataset": (
+        [f"*{split}*.{ending}*" for split in ("[Tt]rain", "[Tt]est") for ending in ENDINGS],
+        [f"*.{ending}*" for ending in ENDINGS],
+    ),
 }
 # What decides how the hub is reached.
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
@@ -48,6 +51,8 @@ def find_folder(name: str, kind: str = "model") -> Path:
             folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
             if is_whole(folder, kind):
                 break
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"it has no file of the kind {', '.join(patterns)}")
         return folder
     except Exception as error:
         if folder := find_cached(name, kind):
@@ -55,7 +60,7 @@ def find_folder(name: str, kind: str = "model") -> Path:
         raise CourseError(
             f"The {what} {short_name(name)} is not a folder here, not in the hub's cache, and not to be had over the"
             " network. Give a folder, or run this where there is a network: `python -m helpers prefetch` fetches what"
-            " the profile full needs. With --profile quick the assignment needs none. (The library said:"
+            " the profile full needs. With --profile quick the assignment needs none. (The reason:"
             f" {first_line(error)}{describe_variables()})"
         ) from error
 

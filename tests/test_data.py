@@ -4,10 +4,12 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from huggingface_hub.utils import filter_repo_objects
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.settings import CourseError, Settings
@@ -34,7 +36,7 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def load(folder: Path):
+def load(folder: Path | str):
     return load_reviews(Settings(data=str(folder)))
 
 
@@ -248,6 +250,26 @@ def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: s
     assert fingerprint_reviews(first) == fingerprint_reviews(second)
     texts = [text for rows in first.values() for text in rows["text"]]
     assert sorted(texts) == sorted([*TRAIN["text"], *TEST["text"]])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_data_set_of_the_hub_in_one_file_or_in_none(tmp_path: Path, monkeypatch, there: bool) -> None:
+    kaggle(tmp_path)
+    stored = ["README.md", "IMDB Dataset.csv"][: 1 + there]
+
+    def fetch(name: str, allow_patterns=(), **options) -> str:
+        for file in filter_repo_objects(stored, allow_patterns=allow_patterns):
+            (tmp_path / "cache").mkdir(exist_ok=True)
+            (tmp_path / file).rename(tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("helpers.hub.HfApi", Mock())
+    monkeypatch.setattr("helpers.hub.snapshot_download", fetch)
+    if there:
+        assert len(load("scikit-learn/imdb")["test"]) == 18
+    else:
+        with pytest.raises(CourseError, match=r"The data scikit-learn/imdb .*it has no file of the kind \*.parquet"):
+            load("scikit-learn/imdb")
 
 
 def raw(name: str, content: bytes) -> Callable[[Path], object]:
