@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 # A file of reviews, one of several perhaps, and none that describes a folder of `datasets`.
 TABLE = re.compile(
     r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
-    r"\.(parquet|(csv|tsv|jsonl?)(\.gz)?)",
+    r"\.(parquet|(csv|tsv|jsonl?|ndjson)(\.gz)?)",
     re.IGNORECASE,
 )
 
@@ -23,12 +23,12 @@ TABLE = re.compile(
 def load_reviews(settings: Settings) -> DatasetDict:
     """Load `train`, `validation` and `test`, with the columns `text` and `label` (0 negative, 1 positive).
 
-    The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json or jsonl, the last four also
-    as .gz), in it or in one of its folders (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb tree; a
-    `save_to_disk` folder; or one file with all reviews. One file is split in halves, train and test, as IMDb is, with
+    The data may be a hub id; a folder with train and test files (parquet, or csv, tsv, json, jsonl or ndjson, these
+    also as .gz), in it or in one of its folders (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb tree;
+    a `save_to_disk` folder; or one file with all reviews. One file is split in halves, train and test, as IMDb is, with
     `train_test_split(test_size=0.5, seed=3463)`: they are not the halves of the published figures. The validation
-    reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Files whose names begin with a
-    dot are none. Raises CourseError where data is missing or wrong.
+    reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Files whose names begin with a dot
+    are none. Raises CourseError where data is missing or wrong.
     """
     given = Path(settings.data)
     sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))

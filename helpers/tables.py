@@ -30,6 +30,7 @@ LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 
 FOLDERS = ("neg", "pos")  # of the archive aclImdb, which has a file a review
 QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
 BINARY = "is no UTF-8 text, it is binary: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
+GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they fetch.
 ASIDE = "\udc80"  # Half a character, which no decoded text has.
 Rows = list[tuple[Any, Any]]  # text and label
 
@@ -56,7 +57,8 @@ def read_table(path: Path) -> Dataset:
         elif path.suffix.lower() == ".parquet":
             rows = read_arrow(pq.read_table(path))
         else:
-            rows = (read_json if ".json" in path.name.lower() else read_csv)(read_text(path))
+            content = read_text(path)
+            rows = (read_json if re.match(r"\s*(\[\s*)?\{", content) else read_csv)(content)
         for row, (text, label) in enumerate(rows):
             check_text(row, text)
             check_label(row, label)
@@ -136,7 +138,7 @@ def read_arrow(table: pa.Table) -> Rows:
 def read_text(path: Path) -> str:
     """A file's text, in UTF-8, or in UTF-16 with its mark; ValueError for another one, and for none."""
     data = path.read_bytes()
-    data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+    data = gzip.decompress(data) if data.startswith(GZIP) else data
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     name = f"{path.parent.name}/{path.name}"
     try:
@@ -168,8 +170,6 @@ def read_json(content: str) -> Rows:
         find_columns(list(records))
         records = pd.DataFrame(records, dtype=object).to_dict("records")
     records = [records] if isinstance(records, dict) else records
-    if not isinstance(records, list):
-        raise ValueError(f"it holds {show(records)} in place of rows")
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise WrongRow(row, f'it is {show(record)}, but must be an object such as {{"text": "...", "label": 1}}.')

@@ -212,6 +212,11 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "other columns": each(lambda rows, path: rows.assign(url="x")[["url", "label", "text"]].to_csv(f"{path}.csv")),
     "a JSON list": each(lambda rows, path: rows.to_json(path.with_suffix(".json"), orient="records")),
     "a JSON object a column": each(lambda rows, path: rows.to_json(path.with_suffix(".json"))),
+    "ndjson": each(lambda rows, path: rows.to_json(f"{path}.ndjson", orient="records", lines=True)),
+    "csv.gz, unpacked by the browser": each(lambda rows, path: rows.to_csv(f"{path}.csv.gz", compression=None)),
+    "csv, packed": each(lambda rows, path: rows.to_csv(f"{path}.csv", compression="gzip")),
+    "csv called json": each(lambda rows, path: rows.to_csv(f"{path}.json")),
+    "jsonl called csv": each(lambda rows, path: rows.to_json(f"{path}.csv", orient="records", lines=True)),
     "jsonl with a mark": each(
         lambda rows, path: path.with_suffix(".jsonl").write_text(
             rows.to_json(orient="records", lines=True), encoding="utf-8-sig"
@@ -305,7 +310,6 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 CONTENT = TEST.to_csv(index=False).encode()
 BINARIES = {
     "zip": b"PK\3\4\x14\0\x08\0\x9f",
-    "gzip": gzip.compress(CONTENT),
     "tar": tar(CONTENT),
     "pickle": pickle.dumps(TEST),
 }
