@@ -226,7 +226,8 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
     """
     escaped = set(re.findall(r"\\(.?)", content, re.DOTALL))
     for delimiter, quote in product(sorted(",;\t|", key=header.count, reverse=True), ('"', "'", None)):
-        dialect = {"delimiter": delimiter} | ({"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE})
+        spaced = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in header}  # text, label
+        dialect = spaced | ({"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE})
         yield dialect
         if escaped and escaped <= {"\\", "\r", "\n", ASIDE, delimiter, quote or '"'}:
             yield dialect | {"escapechar": "\\"}

@@ -91,6 +91,13 @@ def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
     assert read_table(path)[:] == {"text": ["It's good", "No"] * 6, "label": [1, 0] * 6}
 
 
+@pytest.mark.parametrize("separator", [", ", ",", " , "])
+def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
+    path = tmp_path / "train.csv"
+    path.write_text(separator.join(["label", "text"]) + f'\n1{separator}"It\'s good, really"\n0{separator}No\n' * 6)
+    assert read_table(path)[:] == {"text": ["It's good, really", "No"] * 6, "label": [1, 0] * 6}
+
+
 @pytest.mark.parametrize(
     "content",
     [
