@@ -24,11 +24,11 @@ def load_reviews(settings: Settings) -> DatasetDict:
     """Load `train`, `validation` and `test`, with the columns `text` and `label` (0 negative, 1 positive).
 
     The data may be a hub id; a folder with train and test files (parquet, or csv, tsv, json, jsonl or ndjson, these
-    also as .gz), in it or in one of its folders (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb tree;
-    a `save_to_disk` folder; or one file with all reviews. One file is split in halves, train and test, as IMDb is, with
-    `train_test_split(test_size=0.5, seed=3463)`: they are not the halves of the published figures. The validation
-    reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Files whose names begin with a dot
-    are none. Raises CourseError where data is missing or wrong.
+    also as .gz), in it or in one of its folders (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb tree,
+    or one of `neg` and `pos` alone; a `save_to_disk` folder; or one file with all reviews. What is in one is split in
+    halves, train and test, as IMDb is, with `train_test_split(test_size=0.5, seed=3463)`: they are not the halves of
+    the published figures. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the training
+    reviews. Files whose names begin with a dot are none. Raises CourseError where data is missing or wrong.
     """
     given = Path(settings.data)
     sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))
@@ -62,9 +62,10 @@ def find_sources(folder: Path) -> dict[str, list[Path]]:
     if (folder / "state.json").exists():
         return {"all": [folder]}
     tables = [path for path in list_visible(folder) if not os.path.isdir(path) and TABLE.fullmatch(path.name)]
+    tables += [folder] if is_tree(folder) and folder.name.lower() not in SPLITS else []
     if len(tables) == 1 and not any(there.values()):
         return {"all": tables}
-    seen = ", ".join(path.name for path in list_visible(folder)[:8]) or "nothing"
+    seen = ", ".join(path.name + "/" * os.path.isdir(path) for path in list_visible(folder)[:8]) or "nothing"
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     raise CourseError(
         f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}. Put train.csv and test.csv there (or"
@@ -78,9 +79,8 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
         match = None if os.path.isdir(path) else TABLE.fullmatch(path.name)
-        folder = path.name if is_tree(path) or os.path.exists(path / "state.json") else ""
-        name = (match["name"] if match else folder).lower()
-        if name in SPLITS:
+        name = (match["name"] if match else path.name).lower()
+        if name in SPLITS and (match or is_tree(path) or os.path.exists(path / "state.json")):
             found.setdefault(name, []).append(path)
     return found
 

@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from helpers.hub import find_pointer, first_line
-from helpers.settings import CourseError
+from helpers.settings import CourseError, is_there
 
 # What people call the two columns and the two labels, whatever the case; the first name that is there counts.
 COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment")}
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
-FOLDERS = ("neg", "pos")  # of the archive aclImdb, which has a file a review
 QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
 BINARY = "is no UTF-8 text, it is binary: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
 GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they fetch.
@@ -113,17 +112,24 @@ def list_visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
+def list_labelled(folder: Path) -> list[tuple[int, Path]]:
+    """The folders that are called as labels, and these in order: `neg` and `pos` in the archive aclImdb."""
+    found = [path for path in list_visible(folder) if spell(path.name) in LABELS and os.path.isdir(path)]
+    return sorted((LABELS[spell(path.name)], path) for path in found)
+
+
 def is_tree(path: Path) -> bool:
-    return all(os.path.isdir(path / name) for name in FOLDERS)
+    return os.path.isdir(path) and is_there(path) and {label for label, _ in list_labelled(path)} == {0, 1}
 
 
 def read_tree(folder: Path) -> Rows:
-    """A file a review, `neg` before `pos`; whatever else is there might be reviews."""
-    files = [(path, name) for name in FOLDERS for path in list_visible(folder / name)]
-    for path, name in files:
+    """A file a review; whatever else is there might be reviews."""
+    files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
+    for path, _ in files:
         if path.suffix.lower() != ".txt":
-            raise ValueError(f"{name}/{path.name} is no .txt file: rename it if it is a review, else move it elsewhere")
-    return [(read_text(path), name) for path, name in files]
+            name = f"{path.parent.name}/{path.name}"
+            raise ValueError(f"{name} is no .txt file: rename it if it is a review, else move it elsewhere")
+    return [(read_text(path), label) for path, label in files]
 
 
 def read_arrow(table: pa.Table) -> Rows:

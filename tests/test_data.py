@@ -62,14 +62,14 @@ def test_texts_that_look_like_numbers_stay_texts(tmp_path: Path, kind: str) -> N
     assert list(load(write(tmp_path, test=test, kind=kind))["test"]["text"]) == list(test["text"])
 
 
-def tree(folder: Path) -> None:
+def tree(folder: Path, names: tuple[str, str] = ("neg", "pos")) -> None:
     """Write the shape of aclImdb: a file a review, `unsup` beside `neg` and `pos`."""
     for split, rows in (("train", TRAIN), ("test", TEST)):
-        for name in ("neg", "pos", "unsup"):
+        for name in (*names, "unsup"):
             (folder / split / name).mkdir(parents=True)
         (folder / split / "unsup" / "0_0.txt").write_text("Nobody knows.")
         for index, row in rows.iterrows():
-            path = folder / split / ("pos" if row["label"] else "neg") / f"{index:02}_7.txt"
+            path = folder / split / names[row["label"]] / f"{index:02}_7.txt"
             path.write_text(row["text"], encoding="utf-8")
 
 
@@ -238,6 +238,20 @@ def test_the_unpacked_archive_with_sidecars_and_marks(tmp_path: Path, inner: str
     marked.with_name("._01_7.txt").write_bytes(b"\0\5\26\7")
     marked.write_bytes(b"\xef\xbb\xbf" + marked.read_bytes())
     assert_whole(load(tmp_path), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
+
+
+@pytest.mark.parametrize("names", [("Neg", "Pos"), ("negative", "positive"), ("0", "1")])
+def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path, names: tuple[str, str]) -> None:
+    tree(tmp_path, names)
+    (tmp_path / "train").rename(tmp_path / "Train")
+    assert_whole(load(tmp_path), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
+
+
+def test_a_tree_without_train_and_test_is_split_in_halves(tmp_path: Path) -> None:
+    tree(tmp_path)
+    with pytest.raises(CourseError, match="No train reviews in .*train, which has: neg/, pos/, unsup/"):
+        load(tmp_path / "train")
+    assert len(load((tmp_path / "train").rename(tmp_path / "movie_reviews"))["test"]) == 12
 
 
 def test_numbered_labels_mean_what_the_file_says_they_mean(tmp_path: Path) -> None:
