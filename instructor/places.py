@@ -1,4 +1,4 @@
-"""Find submissions: folders, zips, lone files, and what Moodle, Canvas, D2L and Blackboard download."""
+"""Find submissions: folders, zips, lone files, and what Moodle, Canvas, D2L, Blackboard and Sakai download."""
 
 import hashlib
 import os
@@ -81,18 +81,22 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1) 
 
     One that alone is `given`, and was not graded as one before, holds many, unless files of the course lie in it.
     """
-    inside = {name: _look_into(folder / name, look) for name in look(folder)}
+    top = folder if given else _enter(folder, look)
+    inside = {name: _look_into(top / name, look) for name in look(top)}
     if match_platform(folder.name) or not (_holds_many(inside, given) or given and not COURSE & inside.keys()):
         yield folder
         return
-    for part in (folder / name for name in sorted(inside)):
+    for part in (top / name for name in sorted(inside)):
         yield from _list_class(part, look, deeper=deeper - (not given)) if deeper else [part]
 
 
-def _look_into(part: Path, look: Look) -> set[str]:
-    """What of the course a part holds, as its names say."""
+def _look_into(part: Path, look: Look, deeper: int = MAX_DEPTH) -> set[str]:
+    """What of the course a part holds, as the names nearest to its top say."""
     whole = ARCHIVE.search(part.name) or match_platform(part.name)
-    return {_name_kind(name) for name in ([part.name] if whole else look(_enter(part, look)))} & COURSE
+    names = [part.name] if whole else look(part)
+    kinds = {_name_kind(name) for name in names} & COURSE
+    below = [part / name for name in names if deeper and not kinds and not IGNORED.search(f"{name}/")]
+    return kinds.union(*(_look_into(each, look, deeper - 1) for each in below))
 
 
 def _enter(folder: Path, look: Look) -> Path:
@@ -114,7 +118,7 @@ def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
         if folder.is_symlink() and folder != given:
             return set()
         names = {name for name in os.listdir(folder) if not IGNORED.search(name)}
-        return {name for name in names if os.path.realpath(folder / name) != os.path.realpath(out)}
+        return names - ({out.name} if os.path.realpath(folder / out.name) == os.path.realpath(out) else set())
     except OSError:  # It is a file, or nobody may look into it.
         return set()
 

@@ -138,6 +138,11 @@ CLASSES = {
     "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS}, IN_SECTIONS),
     "zips in sections": ({f"{name}/submission.zip": b"" for name in SECTIONS}, IN_SECTIONS),
     "a folder too many": ({f"week 3/{name}/submission.zip": b"" for name in PAIR}, PAIR),
+    "two folders too many": ({f"download/week 3/{name}.zip": b"" for name in PAIR}, PAIR),
+    "a folder in each section": ({f"{name[0]}/week 3/{name[2:]}.zip": b"" for name in SECTIONS},
+                                 ["a_week_3_ann", "a_week_3_bob", "b_week_3_ann", "b_week_3_di"]),
+    "Sakai": ({f"HW 1/{name}/{file}": b"" for name in PAIR
+               for file in ("timestamp.txt", "Submission attachment(s)/submission.zip")}, PAIR),
     "mails": ({f"{name}/{file}": b"" for name in PAIR for file in ("mail.txt", "submission.zip")}, PAIR),
     "notebooks alone": ({f"{name}/{FILES[2]}": b"" for name in PAIR}, PAIR),
     "one folder in each": ({f"{name}/week 3/{file}": b"" for name in PAIR for file in FILES}, PAIR),
