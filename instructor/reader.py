@@ -34,7 +34,7 @@ ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
     r"((?:anon(?:_LATE)?_\w{5}|[^_]+(?:_LATE)?_\d+))_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",  # no date
-    r"(\d+-\d+ - .+? - [^-]+\d{4}[^-]*?)(?: - (.+))?",
+    r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
 

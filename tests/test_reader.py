@@ -74,7 +74,7 @@ LAYOUTS = {
     "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "Canvas, anonymous": {f"anon_ann4k_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "D2L": {"1-7 - ann - Nov 25, 2026 400 PM/submission.zip": zipped(PACKED)},
-    "D2L, flat": {"1-7 - ann - Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
+    "D2L, flat": {"1-7 - ann- Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
     "Blackboard": {"HW_ann_attempt_2026-11-25-10-00-00_submission.zip": zipped(PACKED),
                    "HW_ann_attempt_2026-11-25-10-00-00.txt": b"receipt"},
 }  # fmt: skip
