@@ -133,7 +133,8 @@ def update_table(records: list[dict[str, Any]], path: Path) -> str:
     table = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
     table.writeheader()
     table.writerows([*rows, *kept.values()])
-    write_atomically(path, text.getvalue())
+    mark = "" if text.getvalue().isascii() else "\ufeff"  # Without it, Excel shows Zoë as ZoÃ«.
+    write_atomically(path, mark + text.getvalue())
     return said
 
 

@@ -1,6 +1,7 @@
 """Grading a class: rows, sheets, answers to read, points entered by hand, and Gradescope."""
 
 import base64
+import codecs
 import csv
 import io
 import json
@@ -52,7 +53,7 @@ def write(folder: Path, **students: dict[str, bytes]) -> Path:
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
-    return {row["student"]: row for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))}
+    return {row["student"]: row for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))}
 
 
 def enter(path: Path, delimiter: str = ",", encoding: str = "utf-8", **points: str) -> None:
@@ -129,7 +130,10 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
 @pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "cp1252")])
 def test_points_are_taken_over_from_what_a_spreadsheet_saved(tmp_path: Path, delimiter: str, encoding: str) -> None:
     path = tmp_path / "grades.csv"
+    update_table([record_of("ann")], path)
+    assert path.read_bytes()[:7] == b"student"
     update_table([record_of("ann"), record_of("Zoë")], path)
+    assert path.read_bytes()[:3] == codecs.BOM_UTF8, "else Excel shows another name"
     enter(path, delimiter, encoding, ann="7.5")
     assert update_table([record_of("ann"), record_of("Zoë")], path) == ""
     rows = read_table(path)
