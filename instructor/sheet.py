@@ -47,7 +47,9 @@ def write_sheet(record: dict[str, Any]) -> str:
     lines = [f"# {record['student']}", "", f"**{record['automatic']} of {sum(AUTOMATIC.values())} automatic points.**"]
     lines += ["", "| problem | points | of |", "|---|---|---|"]
     lines += [f"| {problem} | {record['points'][problem]} | {most} |" for problem, most in AUTOMATIC.items()]
-    lines += [f"| {describe_answer(record, problem)} | ____ | {most} |" for problem, most in WRITTEN.items()]
+    for problem, most in WRITTEN.items():
+        points, _ = record["read"].get(problem, ("in grades.csv", ""))
+        lines.append(f"| {describe_answer(record, problem)} | {clip(points, 40)} | {most} |")
     for title, said in describe(record).items():
         lines += ["", f"## {title}", "", fence("\n".join(said))]
     return "\n".join(lines) + "\n"

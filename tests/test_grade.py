@@ -110,7 +110,8 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
     rows = read_table(out / "grades.csv")
     assert {student: row["1b"] for student, row in rows.items()} == {"ann": "7", "bob": "6,5", "ann-2": "", "ann-3": ""}
     sheet = (out / "ann-2.md").read_text(encoding="utf-8")
-    assert "Ann's." not in sheet and "read from ../class/+ann\n" in sheet
+    assert "Ann's." not in sheet and "read from ../class/+ann\n" in sheet and "(answered) | in grades.csv |" in sheet
+    assert "| 1b (answered) | 6,5 | 10 |" in (out / "bob.md").read_text(encoding="utf-8")
     write(class_, bob={NOTEBOOKS[0]: answered("Bob's second.")})
     grade_class([class_ / "bob"], out, **QUIET)  # One alone: the others' rows, points and answers stay.
     rows = read_table(out / "grades.csv")
