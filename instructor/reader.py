@@ -87,7 +87,8 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
         names = [file.path[-80:] for file in level] or ["nothing: it is empty"]
         for _ in range(3):  # as it lies there, in an archive, and in an archive in that
             _take(level, submission)
-            programs += [file.path[-80:] for file in level if file.name.endswith(".py")]
+            others = [file for file in level if file.name.endswith(".py") and not is_copy(file.name, "exercises.py")]
+            programs += [file.path[-80:] for file in others]
             if submission.files.keys() >= LARGEST.keys():
                 break
             level = [inner for file in level for inner in _list_archive(file, submission)]
@@ -125,16 +126,19 @@ def _list_part(submission: Submission, name: str, path: Path, inside: str) -> It
     if inside:
         for file in _list_archive(File(path.name, partial(open_file, path)), submission, inside):
             yield replace(file, path=name + file.path[len(f"{path.name}/{inside}") :])
-    elif path.is_symlink():
+        return
+    if path.is_symlink():
         raise Refused("it is a link, not a file or folder of its own.")
-    elif not path.is_dir():
+    if not path.is_dir():
         yield File(name, partial(open_file, path))
-    for folder, folders, files in os.walk(path):
+        return
+    notes = submission.notes
+    for folder, folders, files in os.walk(path, onerror=lambda error: notes.append(_describe(error, "a folder"))):
         here = Path(folder)
         folders[:] = sorted(each for each in folders if not IGNORED.search(f"{each}/"))
         for each in folders:
             if (here / each).is_symlink():
-                submission.notes.append(f"{each} is a link to a folder, which is not looked into.")
+                notes.append(f"{each} is a link to a folder, which is not looked into.")
         for each in files:
             if not IGNORED.search(each):
                 yield File((here / each).relative_to(path).as_posix(), partial(open_file, here / each))

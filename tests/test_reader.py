@@ -115,6 +115,21 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
     assert all(len(os.fsencode(f"{name}.json.1234567.part")) < 255 and "/" not in name for name in found)
 
 
+def test_a_folder_that_may_not_be_looked_into_is_not_called_empty(tmp_path: Path, monkeypatch) -> None:
+    place = write(tmp_path / "class", {"ann/exercises.py": b"1", "ann/notebooks/x": b"", "bob/exercises.py": b"1"})
+    real = os.scandir
+
+    def scandir(path: str) -> object:  # Root may look into every folder.
+        if os.fspath(path).endswith(("notebooks", "bob")):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = read(place)
+    assert "Permission denied" in found["bob"].refused and "empty" not in found["bob"].refused
+    assert found["ann"].files and "class/ann/notebooks" in found["ann"].notes[0]
+
+
 DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
 SECTIONS = ("a/ann", "a/bob", "b/ann", "b/di")
 PAIR, IN_SECTIONS = ["ann", "bob"], ["a_ann", "a_bob", "b_ann", "b_di"]
@@ -297,7 +312,7 @@ def test_an_archive_at_fault_is_the_reason_and_nothing_else_happens(tmp_path: Pa
     data, words = REFUSED[name]
     (tmp_path / "one.zip").write_bytes(data)
     found = read_submission([("one.zip", tmp_path / "one.zip", "")])
-    assert words in found.refused and not found.files
+    assert words in found.refused and not found.files and "rename it" not in found.refused
     assert os.listdir(tmp_path) == ["one.zip"]
 
 
