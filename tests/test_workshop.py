@@ -285,9 +285,17 @@ def test_a_solution_that_everybody_can_read_is_noticed(tmp_path: Path) -> None:
     shutil.rmtree(folder)
 
 
-def test_notebooks_are_executed_again_and_what_stops_is_named(workshop, tmp_path):
-    notebooks = Grader(workshop, tmp_path).notebooks
+def test_notebooks_are_executed_again_and_what_stops_is_named(workshop, tmp_path, monkeypatch):
+    """Meanwhile no student's code lies where another's could look, as it could in the degree `user`."""
+    notebooks, run, found = Grader(workshop, tmp_path).notebooks, sandbox.run, []
+
+    def look_and_run(*given, **options):
+        found.extend(workshop.folder.rglob("exercises.py"))
+        return run(*given, **options)
+
+    monkeypatch.setattr(sandbox, "run", look_and_run)
     for code, name, said in ((SOLUTION, NOTEBOOKS[1], ""), (STUBS, NOTEBOOKS[0], r"; stopped with an error: \d.*")):
         (line,) = workshop.run_notebooks(code.encode(), {name: notebooks[name]})["lines"]
-        found = re.fullmatch(rf"{name}: (\d+) of (\d+) code cells ran{said}", line)
-        assert found and (found[1] == found[2]) is not bool(said), line
+        matched = re.fullmatch(rf"{name}: (\d+) of (\d+) code cells ran{said}", line)
+        assert matched and (matched[1] == matched[2]) is not bool(said), line
+    assert not found
