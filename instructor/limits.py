@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import stat
 import subprocess
 import threading
@@ -97,6 +98,7 @@ def watch(
         ended, now = process.poll() is not None, time.monotonic()
         if now >= looked + SECONDS and not (ended or outcome.reason):
             looked = now
+            process.send_signal(signal.SIGCONT)  # As the same user, the code could halt what looks after its time.
             outcome.reason = look(process, world, group, limits, outcome, spent)
             if stop.is_set():
                 outcome.reason = "stop"

@@ -157,6 +157,11 @@ def init_model(trial, model_name, use_bitfit=False):
         ALL,
         "Problem 1d: correct",
     ),
+    "halts whatever it can": (
+        before("init_model", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)"),
+        ALL,
+        "Problem 2a: correct",
+    ),
     "kills whatever it can": (
         at_import("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass"),
         ALL,

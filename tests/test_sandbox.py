@@ -159,7 +159,7 @@ ENDS: dict[str, tuple[str, dict[str, float], str | None, int | None]] = {
     "by itself": ("pass", {}, "", 0),
     **{f"with {code}": (f"import os; os._exit({code})", {}, "", code) for code in (1, 97, 126, 127, 255)},
     "sleeping": ("import time; time.sleep(60)", {"seconds": 0.7}, "time", None),
-    "stopped": ("import os, signal; os.kill(os.getpid(), signal.SIGTSTP); 1 / 0", {"seconds": 0.9}, None, None),
+    "halted": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP); os._exit(5)", {"seconds": 9}, "", 5),
     "too much memory": ("kept = [b'x' * 2**23 for _ in range(200)]", {"memory": 2**27}, "memory", None),
     "memory at once": ("bytearray(20 * 2**30)", {}, "", 1),
     "memory in children": (FORKS.format(4, "kept = b'x' * 2**26; time.sleep(9)"), {"memory": 2**27}, "memory", None),
