@@ -225,6 +225,11 @@ def test_honest_code_is_not_noted(code: str) -> None:
     assert find_forgery(code.encode()) == []
 
 
+def test_no_more_is_noted_than_can_be_read() -> None:
+    notes = find_forgery("\n".join(f"import a{number}" for number in range(16_000)).encode())
+    assert len(notes) == 41 and notes[0].endswith("line 1") and notes[-1].endswith("15,960 more such things")
+
+
 @pytest.mark.parametrize("source", [b"def (", b"\xff\0", b"(" * 10**5, b"-" * 10**5 + b"1", b"x\0y"])
 def test_code_that_cannot_be_read_is_said_to_be_that(workshop: Workshop, source: bytes) -> None:
     (note,) = find_forgery(source)
