@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def grade(options: argparse.Namespace) -> int:
     from instructor.autograder import make_results
     from instructor.grade import grade_class
 
+    os.umask(os.umask(0) | 0o007)  # Grades are not for everybody, as whom submitted code may run.
     notebooks, single = options.no_notebooks or options.full_rerun or "corner", bool(options.gradescope)
     how = {"workers": options.workers, "notebooks": notebooks, "degree": options.isolation, "single": single}
     records = grade_class(options.submissions, options.out, **how)

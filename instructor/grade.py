@@ -133,7 +133,7 @@ def grade_class(
     places = find_submissions(paths, out, single)
     if not places:
         raise CourseError(f"There is nothing to grade in {', '.join(map(str, paths))}.")
-    with Workshop(degree) as workshop:
+    with Workshop(degree, (*paths, out)) as workshop:
         workshop.alone = len(places) == 1
         grader = Grader(workshop, out, notebooks, limits)
         print(*describe_degree(workshop.degree), *workshop.reasons, sep="\n", flush=True)

@@ -24,6 +24,7 @@ from instructor.worlds import list_python, remove_tree
 
 PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
+KNOW_SOLUTIONS = ("helpers/exercises.py", "tests", ".git")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
 NO_CHECKS = """CheckFailed = AssertionError
@@ -47,7 +48,8 @@ class Workshop:
     CourseError where untrusted code cannot be kept apart.
     """
 
-    def __init__(self, degree: str = "auto"):
+    def __init__(self, degree: str = "auto", private: tuple[Path, ...] = ()):
+        """`private` is what besides solutions nobody who is graded should read."""
         if not sys.platform.startswith("linux"):
             raise CourseError("Grading runs untrusted code and needs Linux for that: a container or Colab will do.")
         try:
@@ -55,9 +57,11 @@ class Workshop:
         except (OSError, ValueError) as error:
             raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
-        copies = [path for path in (f"{PROJECT}/helpers/exercises.py", *self.hidden) if "bitfit" not in Path(path).name]
-        if self.degree == "user" and (found := [path for path in copies if can_everybody_read(Path(path))]):
-            self.reasons.append(f"THE SOLUTION CAN BE READ by what is graded: chmod 700 (or uninstall) {found[0]}")
+        copies = [path for path in map(Path, self.hidden) if "bitfit" not in path.name]
+        secret = [*(PROJECT / name for name in KNOW_SOLUTIONS), *copies, *private]
+        if self.degree == "user" and (found := [str(path) for path in secret if can_everybody_read(path)]):
+            which = f"chmod go= (or uninstall) {' '.join(found[:5])}"
+            self.reasons.append(f"SOLUTIONS OR OTHERS' WORK CAN BE READ by what is graded: {which}")
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
         self.folder.chmod(0o711)

@@ -333,3 +333,4 @@ def test_gradescope_s_autograder_leaves_results_behind(tmp_path: Path, python: s
     assert results["score"] == (50 if works else 0), done.stdout
     assert [test.get("score") for test in results["tests"][:4]] == ([10, 0, 20, 20] if works else [])
     assert works or "autograder itself failed" in results["output"]
+    assert not works or not (tmp_path / "graded" / "grades.csv").stat().st_mode & 0o007

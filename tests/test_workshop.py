@@ -274,17 +274,20 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
         command, capture_output=True, text=True, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)}, check=True
     )
     graded = json.loads(done.stdout)
-    if any("SOLUTION CAN BE READ" in reason for reason in graded["why"]):
+    if any("CAN BE READ by what is graded" in reason for reason in graded["why"]):
         return  # The degree `user` cannot keep it away, and says so.
     assert graded["graded"] and not any(graded["passed"].values()), graded
 
 
-def test_a_solution_that_everybody_can_read_is_noticed(tmp_path: Path) -> None:
+def test_what_everybody_can_read_is_noticed(tmp_path: Path, monkeypatch) -> None:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     (folder / "exercises.py").write_text("x")
     (folder / "exercises.py").chmod(0o644)
     assert can_everybody_read(folder / "exercises.py")
+    monkeypatch.setattr(sandbox, "find_degree", lambda wanted: ("user", []))
+    with Workshop(private=(folder, tmp_path / "gone")) as workshop:
+        assert f"{folder}" in workshop.reasons[0] and "gone" not in workshop.reasons[0]
     folder.chmod(0o700)
     assert not can_everybody_read(folder / "exercises.py") and not can_everybody_read(tmp_path / "gone")
     shutil.rmtree(folder)
