@@ -4,7 +4,6 @@ import base64
 import json
 import mimetypes
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +26,9 @@ TITLES = {
 PROMPT = "*Your answer here.*"
 # An answer cell with one of these is not answered; the last is what nbgrader writes.
 PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
+# What a cell has that asks for an answer, and how the course goes on after the answers.
+ASKING = "into the next cell"
+AFTER = ("## From two sentences to a data set", "## What you now know", "## Hand in")
 MAX_CELLS = 5_000
 # What the figures are not, said above the answers: where the course's own model or reviews made them, and of all.
 STAND_INS = {
@@ -75,9 +77,7 @@ def parse_notebook(data: bytes, name: str) -> NotebookNode:
             raise ValueError(f"it has {len(content['cells']):,} cells, more than are read")
         cells = [_repair_cell(cell, at) for at, cell in enumerate(content["cells"]) if isinstance(cell, dict)]
         whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": _take(dict, content.get("metadata")), "cells": cells}
-        notebook = nbformat.from_dict(whole)
-        _mark_answers(notebook.cells)
-        return notebook
+        return nbformat.from_dict(whole)
     except Exception as error:  # What a broken file makes the libraries raise has no common kind.
         raise CourseError(
             f"{name} is not a readable notebook ({error!r:.200}). Restore it from your last copy."
@@ -105,15 +105,6 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
             for name, versions in attachments.items()
         }
     return repaired
-
-
-def _mark_answers(cells: list[NotebookNode]) -> None:
-    """Where an editor (Databricks) keeps no ids and tags, the answer is the cell after the one that asks for it."""
-    problem = None
-    for asking, cell in [] if any(map(find_problem, cells)) else pairwise(cells):
-        problem = next(iter(re.findall(r"^## Problem (\w+)", asking.source)), problem)
-        if problem in TITLES and "into the next cell" in asking.source and not cell.source.startswith("## "):
-            cell.id = f"answer-{problem}"
 
 
 def _take(kind: type, value: Any) -> Any:
@@ -162,14 +153,28 @@ def find_problem(cell: NotebookNode) -> str | None:
     return next((p for p in TITLES if {"answer", f"problem-{p}"} <= set(tags) or cell.id == f"answer-{p}"), None)
 
 
+def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
+    """The cells that answer a written problem, each after its problem.
+
+    Editors split cells, or keep no tags and ids: all text between a question and the course's next heading counts.
+    """
+    found, problem, asked = [], None, None
+    for cell in notebook.cells:
+        problem = next(iter(re.findall(r"^## Problem (\w+)", cell.source)), problem)
+        asked = None if cell.source.startswith(AFTER) else asked
+        if answered := find_problem(cell) or (asked if cell.cell_type != "code" else None):
+            found.append((answered, cell))
+        elif ASKING in cell.source and problem in TITLES:
+            asked = problem
+    return found
+
+
 def collect_answers(notebooks: list[NotebookNode]) -> Answers:
     """Find the written answers of every problem, leaving out prompts that nobody has answered."""
     found: Answers = {problem: [] for problem in TITLES}
-    for notebook in notebooks:
-        for cell in notebook.cells:
-            problem = find_problem(cell)
-            if problem and (cell.source.strip() not in PROMPTS or cell.get("attachments")):
-                found[problem].append(cell)
+    for problem, cell in (each for notebook in notebooks for each in find_answers(notebook)):
+        if cell.source.strip() not in PROMPTS or cell.get("attachments"):
+            found[problem].append(cell)
     return found
 
 
@@ -177,8 +182,8 @@ def check_answered(found: Answers) -> None:
     """Raises CourseError naming every written problem without an answer."""
     if unanswered := [problem for problem in TITLES if not found[problem]]:
         raise CourseError(
-            f"No answer to problem {', '.join(unanswered)} in the notebooks: write it in the cell tagged"
-            f" `answer` and `problem-{unanswered[0]}`, and save the notebook."
+            f"No answer to problem {', '.join(unanswered)} in the notebooks. Write it in a Markdown cell right below"
+            f" the question, where {PROMPT} stands, and save the notebook."
         )
 
 

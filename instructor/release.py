@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.answers import NOTEBOOKS, PROMPT, PROMPTS, TITLES, find_problem, read_notebook
+from helpers.answers import NOTEBOOKS, PROMPT, PROMPTS, TITLES, find_answers, find_problem, parse_notebook
 from helpers.settings import CourseError, project_folder
 from helpers.submit import FUNCTIONS, find_stubs
 
@@ -83,9 +83,16 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
         if name == EXERCISES:
             content, lines = cut_solutions(content.decode())
         elif name.endswith(".ipynb"):
-            notebook = read_notebook(path)
+            notebook = parse_notebook(content, name)
             answered |= {find_problem(cell) for cell in notebook.cells} if path.name in NOTEBOOKS else set()
             content, lines = clear_notebook(notebook)
+            for problem, cell in find_answers(parse_notebook(content, name)):  # as the students' `submit` does
+                if cell.source.strip() not in PROMPTS:
+                    raise CourseError(
+                        f"{name}: by its place, the cell that begins with {cell.source[:60]!r} counts as an answer to"
+                        f" {problem}. Tag it `answer` and `problem-{problem}`, or put it before the question. If the"
+                        " course goes on with it, add its heading to AFTER in helpers/answers.py."
+                    )
         if repository and (name == "README.md" or name.endswith(".ipynb")):
             content = content.replace(NAME, place.encode()).replace(OWNER, owner.encode())
         files[name] = content

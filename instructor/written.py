@@ -18,7 +18,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers.answers import NOTEBOOKS, collect_answers, find_problem, parse_notebook, take_figures
+from helpers.answers import NOTEBOOKS, collect_answers, find_answers, find_problem, parse_notebook, take_figures
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
 from helpers.submit import LOCAL_IMAGE, check_results, is_made_with, noting
@@ -130,7 +130,8 @@ def compare(course: dict[str, str], notebook: NotebookNode) -> tuple[list[str], 
 
     Cells are recognised by their texts, for editors change ids. An answer may stand in the wrong one.
     """
-    cells = [cell for cell in notebook.cells if not find_problem(cell) and cell.source.strip()]
+    answers = {id(cell) for _, cell in find_answers(notebook)}
+    cells = [cell for cell in notebook.cells if id(cell) not in answers and cell.source.strip()]
     known = [(text, _allow_any_place(text)) for text in course.values()]
     found = [next((text for text, pattern in known if pattern.fullmatch(cell.source.strip())), None) for cell in cells]
     lost = [name for name, text in course.items() if text and text not in found]

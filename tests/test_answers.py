@@ -178,11 +178,39 @@ def test_a_damaged_notebook_is_named_and_the_old_file_stays(notebooks, tmp_path,
     assert out.read_text() == "what was there"
 
 
-def test_an_answer_split_into_two_cells_is_one_answer(notebooks):
-    more = {"cell_type": "markdown", "source": "And more.", "metadata": {"tags": ["answer", "problem-1b"]}}
-    change(notebooks, FIRST, lambda content: content["cells"].append(more))
-    assert len(answers.collect_answers(answers.read_notebooks(notebooks))["1b"]) == 2
-    assert "And more." in export(notebooks)[0]
+def text(source, **more):
+    return {"cell_type": "markdown", "source": source, "metadata": {}} | more
+
+
+MINE = text("One.", metadata={"tags": ["answer", "problem-1b"]})
+PROMPT = MINE | {"source": answers.PROMPT}
+# What stands between the question and the course's next heading, and what of it is the answer.
+SPLIT = {
+    "with its tags": ([MINE, MINE], ["One.", "One."]),
+    "the second without": ([MINE, text("Two."), text("## Three")], ["One.", "Two.", "## Three"]),
+    "the first without": ([text("Zero."), MINE], ["Zero.", "One."]),
+    "below the prompt": ([PROMPT, text("Two.", cell_type="raw")], ["Two."]),
+    "in a new cell": ([text("## My answer")], ["## My answer"]),
+    "beside code": ([MINE, text("1 + 1", cell_type="code"), text("Two.")], ["One.", "Two."]),
+    "not at all": ([PROMPT, text("1 + 1", cell_type="code")], []),
+    "deleted": ([], []),
+}
+
+
+@pytest.mark.parametrize("how", SPLIT)
+@pytest.mark.parametrize("kept", [True, False])
+def test_all_texts_between_a_question_and_the_next_heading_are_the_answer(notebooks, how, kept):
+    cells, wanted = SPLIT[how]
+
+    def split(content):
+        at = [cell["id"] for cell in content["cells"]].index("answer-1b")
+        content["cells"][at : at + 1] = cells
+        if not kept:
+            content["cells"] = [cell | {"id": None, "metadata": {}} for cell in content["cells"]]
+
+    change(notebooks, FIRST, split)
+    found = answers.collect_answers([answers.read_notebook(notebooks / FIRST)])["1b"]
+    assert [cell.source for cell in found] == wanted
 
 
 def test_a_read_notebook_is_a_valid_one(notebooks):

@@ -237,6 +237,10 @@ LEAKS = {
         ],
         ["answer to 1b; it would be given away"],
     ),
+    "a half of an answer without its tags": (
+        say_in("next", "Mine."),
+        ["02_hyperparameters.ipynb", "'Mine.'", "counts as an answer to 1c"],
+    ),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
 }
 
