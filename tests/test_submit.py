@@ -132,6 +132,7 @@ HARMLESS = {
     "a function by another spelling": code(
         "def init_tester(", "init_tester = lambda folder: _test(folder)\ndef _test("
     ),
+    "an answer that a key made code": cell(THIRD, "answer-3a", cell_type="code", outputs=ERROR, execution_count=None),
     "the hand-in's own cell, which is running": cell(FOURTH, "hand-in-check", execution_count=None, outputs=ERROR),
     "copies and sidecars": copy("02_hyperparameters-Copy1.ipynb", f"Copy of {SECOND}", f"._{THIRD}"),
 }
