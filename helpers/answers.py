@@ -24,8 +24,6 @@ TITLES = {
     "3b": "Test Models and Report Results",
 }
 PROMPT = "*Your answer here.*"
-# An answer cell with one of these is not answered; the last is what nbgrader writes.
-PROMPTS = ("", PROMPT, "YOUR ANSWER HERE")
 # What a cell has that asks for an answer, and how the course goes on after the answers.
 ASKING = "into the next cell"
 AFTER = ("## From two sentences to a data set", "## What you now know", "## Hand in")
@@ -153,6 +151,11 @@ def find_problem(cell: NotebookNode) -> str | None:
     return next((p for p in TITLES if {"answer", f"problem-{p}"} <= set(tags) or cell.id == f"answer-{p}"), None)
 
 
+def is_prompt(text: str) -> bool:
+    """Whether nothing is written here: only the prompt, as nbgrader or an editor may write it, or no words at all."""
+    return " ".join(re.findall(r"[^\W_]+", text)).lower() in ("", "your answer here")
+
+
 def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
     """The cells that answer a written problem, each after its problem.
 
@@ -173,7 +176,7 @@ def collect_answers(notebooks: list[NotebookNode]) -> Answers:
     """Find the written answers of every problem, leaving out prompts that nobody has answered."""
     found: Answers = {problem: [] for problem in TITLES}
     for problem, cell in (each for notebook in notebooks for each in find_answers(notebook)):
-        if cell.source.strip() not in PROMPTS or cell.get("attachments"):
+        if not is_prompt(cell.source) or cell.get("attachments"):
             found[problem].append(cell)
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.answers import NOTEBOOKS, PROMPT, PROMPTS, TITLES, find_answers, find_problem, parse_notebook
+from helpers.answers import NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
 from helpers.settings import CourseError, project_folder
 from helpers.submit import FUNCTIONS, find_stubs
 
@@ -87,7 +87,7 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
             answered |= {find_problem(cell) for cell in notebook.cells} if path.name in NOTEBOOKS else set()
             content, lines = clear_notebook(notebook)
             for problem, cell in find_answers(parse_notebook(content, name)):  # as the students' `submit` does
-                if cell.source.strip() not in PROMPTS:
+                if not is_prompt(cell.source):
                     raise CourseError(
                         f"{name}: by its place, the cell that begins with {cell.source[:60]!r} counts as an answer to"
                         f" {problem}. Tag it `answer` and `problem-{problem}`, or put it before the question. If the"
@@ -165,7 +165,7 @@ def clear_notebook(notebook: NotebookNode, shown: str = "reference") -> tuple[by
         cell.metadata = {name: cell.metadata[name] for name in ("tags", "nbgrader") if name in cell.metadata}
         tags = cell.metadata.get("tags", [])
         if "answer" in tags or find_problem(cell):
-            secrets += [line.strip() for line in cell.source.splitlines() if cell.source.strip() not in PROMPTS]
+            secrets += [line.strip() for line in cell.source.splitlines() if not is_prompt(cell.source)]
             cell.source = PROMPT
             cell.pop("attachments", None)
         if cell.cell_type == "code":

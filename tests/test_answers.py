@@ -72,9 +72,10 @@ def test_the_header_names_profile_model_data_and_what_stands_in():
 
 
 def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebooks):
-    change_answer(notebooks, "1c", source="The grid is Google's.")
-    assert "The grid is Google's." in export(notebooks)[0]
-    for problem, prompt in (("1c", answers.PROMPT), ("3a", "YOUR ANSWER HERE"), ("3b", "")):
+    for written in (f"{answers.PROMPT}\n\nThe grid is Google's.", "Решётка", "网格是谷歌的。", "$20$"):
+        change_answer(notebooks, "1c", source=written)
+        assert written in export(notebooks)[0]
+    for problem, prompt in (("1c", "_Your answer here._"), ("3a", "YOUR ANSWER HERE"), ("3b", " \u200b\n")):
         change_answer(notebooks, problem, source=prompt)
     with pytest.raises(CourseError, match="1c, 3a, 3b"):
         export(notebooks)
