@@ -40,6 +40,12 @@ PUBLISHED = (
     " stanfordnlp/imdb, one run for each policy); they were not measured here."
 )
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
+# How Markdown and HTML begin to name an image; the last, for an image that is shown elsewhere in the text.
+IMAGE = r"""!\[[^\]]*\]\(|<img\b[^<>]*?\bsrc\s*=\s*["']?|^\[[^\]]+\]:(?=\s*\S+\.(?:png|jpe?g|gif|svg|webp)\b)"""
+LOCAL_IMAGE = re.compile(
+    rf"""(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?=\s*[)"'>\n]|\s+\w+=|$)""", re.I | re.M
+)
+CODE = re.compile(r"^(```|~~~).*?^\1|(?<!`)(`+)(?!`)[^`\n]+\2", re.M | re.S)
 # What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
 # What browsers write after the whole name, and Colab and Drive in other languages: `“01_bert_inputs.ipynb”的副本`.
@@ -208,6 +214,12 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
         shown = text.replace(f"attachment:{name}", link).replace(f"attachment:{quote(name)}", link)
         text = shown if shown != text else f"{text}\n\n![image]({link})"
     return DATA_IMAGE.sub(lambda found: keep(found[1], found[2]), text), figures
+
+
+def find_lost_images(cell: NotebookNode) -> list[str]:
+    """The images that an answer shows, by name, and that are neither in the notebook nor in the web."""
+    text, kept = take_figures(cell, "?")  # No file's name begins like this.
+    return [name for name in LOCAL_IMAGE.findall(CODE.sub("", text)) if name not in kept]
 
 
 def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tuple[str, dict[str, bytes]]:

@@ -2,7 +2,6 @@
 
 import ast
 import io
-import re
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from helpers.settings import PROFILES, CourseError, Settings, load_settings, pro
 # From the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
 EXERCISES = Path(__file__).with_name("exercises.py")
-IMAGE = r"""(?:!\[[^\]]*\]\(|<img\b[^>]*?\bsrc\s*=\s*["']?)"""
-LOCAL_IMAGE = re.compile(IMAGE + r"""(?!https?:|data:|attachment:)([^)\s"'>]+)""", re.I)
 # What a student's code may raise while it is read; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
@@ -84,7 +81,7 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
     with noting(gaps):
         answers.check_answered(found)
     for problem, cells in found.items():
-        if images := [image for cell in cells for image in LOCAL_IMAGE.findall(cell.source)]:
+        if images := [image for cell in cells for image in answers.find_lost_images(cell)]:
             gaps.append(
                 f"the answer to problem {problem} shows {', '.join(images)}, which is not handed in. Paste the image"
                 " into the cell in its place, and save."

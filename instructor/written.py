@@ -18,10 +18,18 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers.answers import NOTEBOOKS, collect_answers, find_answers, find_problem, parse_notebook, take_figures
+from helpers.answers import (
+    NOTEBOOKS,
+    collect_answers,
+    find_answers,
+    find_lost_images,
+    find_problem,
+    parse_notebook,
+    take_figures,
+)
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
-from helpers.submit import LOCAL_IMAGE, check_results, is_made_with, noting
+from helpers.submit import check_results, is_made_with, noting
 from instructor.reader import MEBI, read_submission
 from instructor.release import NAME, OWNER
 
@@ -119,7 +127,7 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
                     found["images"][name] = base64.b64encode(data).decode()
                 else:
                     found["notes"].append(f"{name} is not shown: no image of a usual kind and size, or one too many.")
-            missing = LOCAL_IMAGE.findall(cell.source)[:3]
+            missing = find_lost_images(cell)[:3]
             found["notes"] += [f"answer {problem} shows {name:.80}, which is not in the notebook." for name in missing]
         if texts:
             found["answers"][problem] = shorten("\n\n".join(texts))

@@ -43,6 +43,10 @@ def change_answer(notebooks, problem, **changes):
         change(notebooks, path.name, edit)
 
 
+def text(source, **more):
+    return {"cell_type": "markdown", "source": source, "metadata": {}} | more
+
+
 def export(notebooks, results=RESULTS):
     found = answers.collect_answers(answers.read_notebooks(notebooks, (*answers.NOTEBOOKS, answers.LAB)))
     return answers.export_answers(found, load_results(results) if isinstance(results, Path) else results, "files")
@@ -166,6 +170,24 @@ def test_an_image_in_the_text_itself_is_written_beside_it_too(notebooks):
     assert figures["files/3a-1-1.png"] == b"\x89PNG and more" and "base64" not in text
 
 
+IMAGES = {
+    "![x](attachment:a.png) ![y](attachment:b.png)": ["attachment:b.png"],  # A copied text leaves its image behind.
+    "![x](attachment:a.png) ![x](a.png) ![x](<my plot.png>) ![x](my plot.png)": ["a.png", "my plot.png", "my plot.png"],
+    "![x][plot]\n\n[plot]: plots/mine.jpeg 'Mine'": ["plots/mine.jpeg"],
+    "<img src=one.png width=9> ![x]( two.png 'Two')": ["one.png", "two.png"],
+    "An image is written `![x](a.png)`, or\n```html\n\n<img src='a.png'>\n```": [],
+    "![x](<https://c.org/a.png>) ![](https://c.org/b.png)\n\n[c]: https://c.org/c.png": [],
+    "![][image1] of [2]\n\n[image1]: <data:image/png;base64,AAAA>\n\n[2]: notes.md": [],
+    "![](data:image/svg+xml;utf8,<svg></svg>)" + "<img " * 9000 + "`" * 9000: [],
+}
+
+
+@pytest.mark.parametrize("source", IMAGES, ids=range(len(IMAGES)))
+def test_images_that_an_answer_shows_and_does_not_have_are_named(source):
+    cell = nbformat.from_dict(text(source, attachments={"a.png": {"image/png": PNG}}))
+    assert answers.find_lost_images(cell) == IMAGES[source]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"nbformat": 4, "cells": 3}']
     + [b'{"worksheets": [3]}', b'{"cells": [' + b"{}," * 6000 + b"{}]}"],
@@ -177,10 +199,6 @@ def test_a_damaged_notebook_is_named_and_the_old_file_stays(notebooks, tmp_path,
     with pytest.raises(CourseError, match="02_hyperparameters.ipynb"):
         answers.write_answers(notebooks, RESULTS, out)
     assert out.read_text() == "what was there"
-
-
-def text(source, **more):
-    return {"cell_type": "markdown", "source": source, "metadata": {}} | more
 
 
 MINE = text("One.", metadata={"tags": ["answer", "problem-1b"]})
