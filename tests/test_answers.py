@@ -108,6 +108,11 @@ SAVED = {
     "tags lost": each_cell(lambda cell: cell.update(metadata={"tags": None})),
     "source as one text": each_cell(lambda cell: cell.update(source="".join(cell["source"]))),
     "attachments null": each_cell(lambda cell: cell.update(attachments=None)),
+    "texts as Databricks has them": lambda content: [
+        cell.update(id=None, metadata={}, source=["%md\n", *cell["source"]], cell_type=("markdown", "code")[at % 2])
+        for at, cell in enumerate(content["cells"])
+        if cell["cell_type"] == "markdown"
+    ],
     "things that are no cells": lambda content: content["cells"].extend([None, 3, {}, {"cell_type": []}]),
 }
 
