@@ -34,7 +34,9 @@ from instructor.reader import MEBI, read_submission
 from instructor.release import NAME, OWNER
 
 MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters of an answer, and its cells
-VISIBLE = "\n\t\u200c\u200d"  # The last two join or part the letters of Persian and Hindi, and emoji.
+# The first two join or part the letters of Persian and Hindi, and emoji; the others give Arabic and Hebrew their side,
+# and a word its hyphen.
+VISIBLE = "\n\t\u200c\u200d\u200e\u200f\u061c\xad"
 MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes, number, and bytes of all together
 IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
 SECONDS, CPU_SECONDS, MEMORY = 60, 30, 3072 * MEBI

@@ -108,11 +108,12 @@ def test_of_many_cells_it_is_said_how_many_are_shown(tmp_path: Path) -> None:
 
 def test_an_answer_hides_nothing_and_is_no_longer_than_can_be_read(tmp_path: Path) -> None:
     text = examine(
-        tmp_path, lambda cells: answer(cells, source="a\u3000\xa0\u200c\u202e \x1b[8m \u200b \ud800" + "x" * 10**6)
+        tmp_path,
+        lambda cells: answer(cells, source="a\u3000\xa0\u200c\u200f\u202e \x1b[8m \u200b \ud800" + "x" * 10**6),
     )
     shown = text["answers"]["1b"]
     assert (
-        shown.startswith("a\u3000\xa0\u200c\\u202e \\u001b[8m \\u200b")
+        shown.startswith("a\u3000\xa0\u200c\u200f\\u202e \\u001b[8m \\u200b")
         and len(shown) < 21_000
         and "more characters]" in shown
     )
