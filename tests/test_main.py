@@ -2,14 +2,18 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from helpers.__main__ import main
+from helpers.answers import PROMPT
+from helpers.results import load_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -94,3 +98,24 @@ def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert main(["assignment"]) == 2
     assert "assignment's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_assignment_needs_no_answers(tmp_path, monkeypatch, capsys, written):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    if not written:
+        path = tmp_path / "notebooks" / "01_bert_inputs.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        next(cell for cell in notebook.cells if cell.id == "answer-1b").source = PROMPT
+        nbformat.write(notebook, path)
+    folder = tmp_path / "build" / "quick"
+    folder.mkdir(parents=True)
+    results = shutil.copy(ROOT / "results" / "quick.json", folder / "results.json")
+    monkeypatch.setattr("helpers.sweep.run_sweep", lambda *_, **options: load_results(results))
+    monkeypatch.setattr("helpers.plots.save_plots", lambda *_: None)
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["assignment"]) == 0
+    said = capsys.readouterr().out
+    assert (folder / "answers.md").exists() == written == (", answers.md" in said)
+    assert written == ("No answer to problem 1b" not in said) and f"Written to {folder}: results.json" in said
