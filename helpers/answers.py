@@ -27,7 +27,7 @@ PROMPT = "*Your answer here.*"
 # What a cell has that asks for an answer, and how the course goes on after the answers.
 ASKING = "into the next cell"
 AFTER = ("## From two sentences to a data set", "## What you now know", "## Hand in")
-MAX_CELLS = 5_000
+MAX_CELLS, MAX_SIZE = 5_000, 32 * 2**20  # the bytes of a notebook that `grade` reads
 # What the figures are not, said above the answers: where the course's own model or reviews made them, and of all.
 STAND_INS = {
     ("model", "checkpoint"): "The figures marked as measured are those of a stand-in for prajjwal1/bert-tiny: a"

@@ -76,6 +76,11 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
             path = answers.find_notebook(folder, name) or folder / name
             files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or name its folder.")
             read.append(answers.parse_notebook(content, path.name))
+            if len(content) > answers.MAX_SIZE:
+                raise CourseError(
+                    f"notebooks/{path.name} has {len(content) / 2**20:.0f} MiB, more than is graded"
+                    f" ({answers.MAX_SIZE / 2**20:.0f}). Let its cells print and show less, run them again, and save."
+                )
             _check_cells(path.name, read[-1])
     found = answers.collect_answers(read)
     with noting(gaps):

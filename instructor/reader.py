@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from helpers.answers import NOTEBOOKS, is_copy
+from helpers.answers import MAX_SIZE, NOTEBOOKS, is_copy
 from instructor.limits import MEBI
 
 # What is read, and how large it may be; everything else is ignored.
-LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, 32 * MEBI)
+LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, MAX_SIZE)
 # Of an archive: bytes of its table of contents, bytes unpacked, times that a member grows, members.
 MAX_TABLE, MAX_UNPACKED, MAX_RATIO, MAX_MEMBERS = 16 * MEBI, 1024 * MEBI, 200, 20_000
 MAX_INNER = 64 * MEBI  # bytes of an archive in an archive

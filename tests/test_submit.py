@@ -98,6 +98,11 @@ def remove_second(project):
     (project / "notebooks" / SECOND).unlink()
 
 
+def enlarge(project):
+    path = project / "notebooks" / THIRD
+    path.write_bytes(path.read_bytes() + b" " * 33 * 2**20)
+
+
 # What is done to the project, and words of each gap that is then named.
 SPOILERS = {
     "notebook gone": ([remove_second], [SECOND, "1c"]),
@@ -106,6 +111,7 @@ SPOILERS = {
     "answer not written": ([cell(FIRST, "answer-1b", source=answers.PROMPT)], ["problem 1b"]),
     "an image stays behind": ([cell(FIRST, "answer-1b", source="![this](mine.png).")], ["mine.png, which is not"]),
     "cell not run": ([cell(THIRD, last_code_cell(), execution_count=None)], ["code cells have not been run"]),
+    "a notebook larger than is graded": ([enlarge], [f"{THIRD} has 33 MiB"]),
     "check failed": ([cell(THIRD, "check-2a", outputs=ERROR)], ["checks.problem_2a"]),
     "code with a syntax error": ([code("return model\n", "return (\n")], ["does not compile"]),
     "code with a null": ([lambda p: (p / "exercises.py").write_bytes(b"x = 1\0")], ["does not compile"]),
