@@ -70,7 +70,6 @@ def test_every_dependency_has_a_lower_bound_and_one_pin_inside_its_range(project
 
 def test_environment_has_the_ranges_of_pyproject(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    assert environment["name"] == project["name"]
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     *lines, pip_section = environment["dependencies"]
     assert pip_section == {"pip": ["-e ."]}

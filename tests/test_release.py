@@ -123,6 +123,8 @@ def test_the_repository_s_place_is_written_where_a_student_needs_it(source):
         assert "https://github.com/ada-l/week.3" in bootstrap and 'isdir("week.3")' in bootstrap
         compile(bootstrap, name, "exec")
     assert b"github/ada-l/week.3/x" in files["README.md"]
+    (activated,) = re.findall(rb"conda activate ([^`]+)`", files["README.md"])
+    assert b"\nname: %b\n" % activated in files["environment.yml"], "conda's environment is no place on GitHub"
     files, _ = release.build_release(source, "our-bitfit-assignment/week")
     assert b"github/our-bitfit-assignment/week/x" in files["README.md"]
 
