@@ -11,6 +11,7 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from helpers import lab, lab_plots, plots, report  # noqa: E402
@@ -124,6 +125,20 @@ def test_the_grid_shows_every_value_where_it_stopped_and_the_chosen_cell():
             (patch.get_x() + 0.46, patch.get_y() + 0.43) == pytest.approx(place) for patch in axes[policy].patches
         )
     assert len({axis.images[0].get_clim() for axis in axes.values()}) == 1, "the policies have different colour scales"
+
+
+@pytest.mark.parametrize("name", ["quick", "imdb"])
+def test_the_figures_of_a_grid_can_be_read_on_every_ground(name):
+    def light(colour):
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+        return np.dot(parts, (0.2126, 0.7152, 0.0722))
+
+    for axis in plots.plot_grid(load(name)).axes[:2]:
+        (image,) = axis.images
+        for text in axis.texts:
+            ground = image.cmap(image.norm(image.get_array()[text.get_position()[::-1]]))
+            low, high = sorted(map(light, (ground, text.get_color())))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, text.get_text()
 
 
 def test_a_missing_cell_stays_empty(quick):
