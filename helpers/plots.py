@@ -83,7 +83,7 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
             axis.plot(history[MEASURED], **thin, marker="." if len(history) == 1 else None)
         axis.plot([], [], **thin, label=f"the other {len(others)} cells")
         axis.set(xlabel="epoch", ylabel=_label(results), title=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         put_legend(axis, ncols=1)
     ends = [f"{LOOKS[run['policy']][0]}, {describe_fields(run, CELL)}: {run[MEASURED]:.3f}" for run in chosen]
     return finish(figure, "; ".join(ends), describe_source(results))

@@ -141,6 +141,13 @@ def test_the_figures_of_a_grid_can_be_read_on_every_ground(name):
             assert (high + 0.05) / (low + 0.05) >= 4.5, text.get_text()
 
 
+def test_the_epochs_at_an_axis_are_whole_numbers_where_there_is_only_one(quick):
+    short = [run | {"history": run["history"][:1], "epochs": 1} for run in quick["runs"]]
+    figure = plots.plot_learning_curves(quick | {"runs": short})
+    assert_nothing_cut_off(figure)
+    assert {label.get_text() for axis in figure.axes for label in axis.get_xticklabels()} <= {"0", "1", "2"}
+
+
 def test_a_missing_cell_stays_empty(quick):
     figure = plots.plot_grid(keep(quick, lambda run: run["policy"] == "full" or run["batch_size"] != 16))
     assert len(figure.axes[1].texts) == 16 and "in 16 of 16 cells" in all_text(figure)
