@@ -108,7 +108,7 @@ SPOILERS = {
     "notebook gone": ([remove_second], [SECOND, "1c"]),
     "notebook cut short": ([lambda p: (p / "notebooks" / SECOND).write_text("{")], ["readable", "1c"]),
     "two copies": ([copy(f"Copy 1 of {SECOND}", f"Copy 2 of {SECOND}"), remove_second], ["Rename the one", "1c"]),
-    "answer not written": ([cell(FIRST, "answer-1b", source=answers.PROMPT)], ["problem 1b"]),
+    "answer not written": ([cell(FIRST, "answer-1b", source=answers.PROMPT)], ["*Your answer here.* stands"]),
     "an image stays behind": ([cell(FIRST, "answer-1b", source="![this](mine.png).")], ["mine.png, which is not"]),
     "cell not run": ([cell(THIRD, last_code_cell(), execution_count=None)], ["code cells have not been run"]),
     "a notebook larger than is graded": ([enlarge], [f"{THIRD} has 33 MiB"]),
