@@ -22,8 +22,8 @@ from helpers.submit import make_zip  # noqa: E402
 
 hostile = importlib.import_module("hostile")  # of the tests
 HOSTILE = (
-    *("fork bomb", "infinite loop", "10 GB at once", "a gigabyte of output", "writes outside", "a daemon"),
-    *("reads the solution by its path", "patches the checks", "calls home"),
+    *("takes all it can", "works beside the checks", "reaches outside", "reads the solution by its path"),
+    "patches the checks",
 )
 MIXES = [*((problem,) for problem in hostile.MISTAKES), *(("1d", "2a"), ("2b", "2c"), ("2a", "2b"), hostile.MISTAKES)]
 
@@ -74,7 +74,7 @@ def write_class(folder: Path) -> dict[str, dict[str, int]]:
     """Write the submissions; returns the points that each deserves, by the student's name."""
     notebooks = {f"notebooks/{name}": (ROOT / "notebooks" / name).read_bytes() for name in NOTEBOOKS}
     notebooks["results.json"] = (ROOT / "results" / "quick.json").read_bytes()
-    codes = {f"right{number:02}": (hostile.SOLUTION, hostile.ALL) for number in range(16)}
+    codes = {f"right{number:02}": (hostile.SOLUTION, hostile.ALL) for number in range(20)}
     for number, problems in enumerate(MIXES):
         code = hostile.SOLUTION + "".join(hostile.MISTAKES[problem] for problem in problems)
         codes[f"wrong{number:02}"] = code, hostile.ALL | dict.fromkeys(problems, 0)

@@ -24,10 +24,13 @@ def without(*problems: str) -> dict[str, int]:
     return ALL | dict.fromkeys(problems, 0)
 
 
-def before(function: str, code: str) -> str:
-    """The solution, but one function does something first."""
-    lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    return f"{SOLUTION}\n\n_right = {function}\n\n\ndef {function}(*a, **k):\n{lines}\n    return _right(*a, **k)\n"
+def before(rest: str = SOLUTION, **attacks: str) -> str:
+    """The solution, but each of these functions does something first."""
+    for function, code in attacks.items():
+        lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
+        right = f"_right_{function}"
+        rest += f"\n\n{right} = {function}\n\n\ndef {function}(*a, **k):\n{lines}\n    return {right}(*a, **k)\n"
+    return rest
 
 
 def at_import(code: str, rest: str = SOLUTION) -> str:
@@ -67,36 +70,65 @@ def hyperparameter_search_settings():
 }
 FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 
-# name: (the whole of exercises.py, points, part of what the sheet says)
-CODE: dict[str, tuple[str, dict[str, int], str]] = {
-    "fork bomb": (before("preprocess_dataset", "import os\nwhile True:\n    os.fork()"), without("1d"), "Problem 1d: "),
-    "infinite loop": (before("init_model", "while True: pass"), without("2a"), "it took more than 8 s of CPU"),
-    "10 GB at once": (before("preprocess_dataset", "data = bytearray(10 * 2**30)"), without("1d"), "Problem 1d: "),
-    "a gigabyte of output": (
-        before("preprocess_dataset", "import os\nfor _ in range(1000):\n    os.write(1, b'x' * 2**20)"),
-        ALL,
-        "Problem 1d: correct",
+# A few attacks share a submission, for each submission takes the sandbox seconds.
+# name: (the whole of exercises.py, points, for some problems a part of what the sheet says)
+CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
+    "takes all it can": (
+        before(
+            preprocess_dataset="import os\nwhile True:\n    os.fork()",
+            init_model="while True: pass",
+            init_trainer=into_every_pipe("b'0' * 10**7"),
+            hyperparameter_search_settings="data = bytearray(10 * 2**30)",
+        ),
+        NONE,
+        {"2a": "it took more than 8 s of CPU", "2b": "it returned more than"},
     ),
-    "writes outside": (
+    "works beside the checks": (  # It traces the runner, leaves a daemon, writes at exit, talks much, and runs the checks.
         at_import(
-            "import pathlib, sys\nfor folder in ('ROOT', 'MARKED', sys.prefix, '/usr', '/etc', '/'):\n"
-            + "    try:\n        pathlib.Path(folder, 'written-by-hostile').write_text('x')\n"
-            + "    except OSError:\n        pass"
+            "import atexit, ctypes, os, signal, subprocess\n"
+            "tried = [ctypes.CDLL(None).ptrace(16, os.getppid(), None, None) == 0]\n"
+            "for name in ('mem', 'fd/3'):\n    try:\n        open(f'/proc/{os.getppid()}/{name}', 'r+b', 0)\n"
+            "    except OSError:\n        continue\n    tried.append(name)\nif any(tried):\n    raise SystemError(tried)\n"
+            "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+            f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
+            f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)\n"
+            f"atexit.register(lambda: os.write(3, b'{FORGED}'))\n"
+            "for number in range(1, 32):\n    try:\n        signal.signal(number, lambda *a: None)\n"
+            "    except (OSError, ValueError):\n        pass",
+            before(preprocess_dataset="import os\nfor _ in range(1000):\n    os.write(1, b'x' * 2**20)")
+            + "\nfrom helpers import checks\nfrom helpers.checks import CheckFailed, problem_1d\n"
+            + "checks.problem_1d(preprocess_dataset)\nproblem_1d(preprocess_dataset, model=None)\n",
         ),
         ALL,
-        "Problem 1d: correct",
+        {"1d": "correct"},
+    ),
+    "halts whatever it can": (
+        before(init_model="import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)"),
+        ALL,
+        {"2a": "correct"},
+    ),
+    "reaches outside": (  # It writes there, kills, and calls home.
+        at_import(
+            "import os, pathlib, signal, sys\nfor folder in ('ROOT', 'MARKED', sys.prefix, '/usr', '/etc', '/'):\n"
+            "    try:\n        pathlib.Path(folder, 'written-by-hostile').write_text('x')\n"
+            "    except OSError:\n        pass\n"
+            "try:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass",
+            before(
+                preprocess_dataset="import socket\nreached = []\n"
+                "for place in (('127.0.0.1', PORT), ('192.0.2.1', 80), ('8.8.8.8', 53)):\n    try:\n"
+                "        socket.create_connection(place, timeout=1).close()\n        reached.append(place)\n"
+                "    except OSError:\n        pass\nraise RuntimeError(f'reached {reached}')"
+            ),
+        ),
+        without("1d"),
+        {"1d": "RuntimeError: reached []", "2a": "correct"},
     ),
     "reads the solution by its path": (
         at_import("exec(open('ROOT/helpers/exercises.py').read())", ""),
         NONE,
-        "cannot be imported: FileNotFoundError",
+        {"2a": "cannot be imported: FileNotFoundError"},
     ),
-    "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, "Problem 1d: "),
-    "sends far too much": (
-        before("preprocess_dataset", into_every_pipe("b'0' * 10**7")),
-        without("1d"),
-        "it returned more than",
-    ),
+    "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, {}),
     "patches the checks": (
         at_import(
             "from helpers import checks\nfrom helpers.checks import observe\n"
@@ -106,7 +138,7 @@ CODE: dict[str, tuple[str, dict[str, int], str]] = {
             STUBS,
         ),
         NONE,
-        "Problem 2a: ",
+        {},
     ),
     "memorised the public check": (
         SOLUTION
@@ -125,81 +157,22 @@ def init_model(trial, model_name, use_bitfit=False):
     return model
 """,
         without("1d", "2a"),
-        "expected trained, found frozen",
+        {"2a": "expected trained, found frozen"},
     ),
-    "runs the checks itself": (
-        SOLUTION
-        + "\nfrom helpers import checks\nfrom helpers.checks import CheckFailed, problem_1d\n"
-        + "checks.problem_1d(preprocess_dataset)\nproblem_1d(preprocess_dataset, model=None)\n",
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "leaves with os._exit in a function": (
-        before("init_model", "import os\nos._exit(0)"),
-        without("2a"),
-        "Problem 2a: nothing came back; its process ended with exit code 0.",
-    ),
-    "writes at exit": (
-        at_import(
-            f"import atexit, os\natexit.register(lambda: os.write(3, b'{FORGED}'))\nimport signal\n"
-            "for number in range(1, 32):\n    try:\n        signal.signal(number, lambda *a: None)\n"
-            "    except (OSError, ValueError):\n        pass"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "a daemon": (
-        at_import(
-            "import os, subprocess\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-            f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
-            f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "halts whatever it can": (
-        before("init_model", "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)"),
-        ALL,
-        "Problem 2a: correct",
-    ),
-    "kills whatever it can": (
-        at_import("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass"),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "traces the runner": (
-        at_import(
-            "import ctypes, os\ntried = [ctypes.CDLL(None).ptrace(16, os.getppid(), None, None) == 0]\n"
-            "for name in ('mem', 'fd/3'):\n    try:\n        open(f'/proc/{os.getppid()}/{name}', 'r+b', 0)\n"
-            "    except OSError:\n        continue\n    tried.append(name)\nif any(tried):\n    raise SystemError(tried)"
-        ),
-        ALL,
-        "Problem 1d: correct",
-    ),
-    "calls home": (
+    "leaves early, or walks its frames to what is expected": (
         before(
-            "preprocess_dataset",
-            "import socket\nreached = []\nfor place in (('127.0.0.1', PORT), ('192.0.2.1', 80), ('8.8.8.8', 53)):\n    try:\n"
-            "        socket.create_connection(place, timeout=1).close()\n        reached.append(place)\n"
-            "    except OSError:\n        pass\nraise RuntimeError(f'reached {reached}')",
+            init_model="import os\nos._exit(0)",
+            init_trainer="import sys\nframe = sys._getframe()\nwhile frame:\n"
+            "    if 'expected' in {**frame.f_globals, **frame.f_locals}:\n        raise SystemError('found')\n"
+            "    frame = frame.f_back\nraise KeyError('not there')",
         ),
-        without("1d"),
-        "RuntimeError: reached []",
+        without("2a", "2b"),
+        {"2a": "nothing came back; its process ended with exit code 0.", "2b": "KeyError: 'not there'"},
     ),
     "spins at import": (
         at_import("while True: pass"),
         NONE,
-        "could not be imported; stopped: it took more than 8 s of CPU",
-    ),
-    "the stubs": (STUBS, NONE, "is not written yet"),
-    "walks its frames to what is expected": (
-        before(
-            "init_model",
-            "import sys\nframe = sys._getframe()\nwhile frame:\n    if 'expected' in {**frame.f_globals, **frame.f_locals}:\n"
-            "        raise SystemError('found')\n    frame = frame.f_back\nraise KeyError('not there')",
-        ),
-        without("2a"),
-        "KeyError: 'not there'",
+        {"1d": "could not be imported; stopped: it took more than 8 s of CPU"},
     ),
     "looks for an installed solution": (
         at_import(
@@ -210,7 +183,7 @@ def init_model(trial, model_name, use_bitfit=False):
             "",
         ),
         NONE,
-        "cannot be imported: TypeError",
+        {"1d": "cannot be imported: TypeError"},
     ),
     "writes into the runner's own pipe": (
         at_import(
@@ -221,6 +194,6 @@ def init_model(trial, model_name, use_bitfit=False):
             STUBS,
         ),
         NONE,
-        "Problem 2a: ",
+        {"2a": "is not written yet"},
     ),
 }

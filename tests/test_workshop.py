@@ -30,7 +30,7 @@ from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
 SMALL = Limits(60, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 # Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
-NEEDS_NAMESPACES = {"calls home", "reads the solution by its path", "kills whatever it can", "writes outside"}
+NEEDS_NAMESPACES = {"reads the solution by its path", "reaches outside"}
 
 try:
     sandbox.find_degree()
@@ -65,7 +65,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
         before = set(os.listdir(workshop.folder))
         graded = workshop.grade_code(code.encode(), SMALL)
         assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
-        assert says in "\n".join(graded["said"].values()), graded
+        assert all(words in graded["said"][problem] for problem, words in says.items()), graded
         assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
         if workshop.degree == "namespaces":
             with pytest.raises(BlockingIOError):
