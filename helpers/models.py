@@ -149,10 +149,12 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
                 " mark (BOM): copy the right one beside the model"
             )
         rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
-        if (last := max(tokenizer.get_vocab().values())) >= rows:
+        last = max(tokenizer.get_vocab().values())
+        if not last < rows <= last + (128 if rows % 8 == 0 else 1):  # Some tables of words are filled up for a GPU.
             raise ValueError(
                 f"its tokenizer has tokens up to number {last}, {tokenizer.convert_ids_to_tokens(last)!r}, but its"
-                f" embedding {rows} rows: call resize_token_embeddings and save it again, or take the added tokens out"
+                f" embedding {rows} rows: copy the model's own vocabulary beside it, or call resize_token_embeddings"
+                " and save it again"
             )
         return tokenizer
 

@@ -231,6 +231,21 @@ def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path
     assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(30522, 30521), (30522, 9000), (30528, 9000), (30531, 30522), (5, 30522)])
+def test_a_vocabulary_that_is_not_the_embedding_s_is_named(tmp_path: Path, rows: int, tokens: int) -> None:
+    """One cut short would read many a word in pieces, or as unknown."""
+    folder = save_bert(tmp_path, **SMALL, vocab_size=rows)
+    kept = VOCABULARY.read_bytes().splitlines(keepends=True)[:tokens]
+    (folder / "vocab.txt").write_bytes(b"".join(kept))
+    with pytest.raises(CourseError, match=rf"tokens up to number {tokens - 1}, .* embedding {rows} rows: copy the"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("rows", [30528, 30592])
+def test_an_embedding_filled_up_to_a_multiple_is_welcome(tmp_path: Path, rows: int) -> None:
+    assert_tokenizer(load_tokenizer(str(save_bert(tmp_path, **SMALL, vocab_size=rows))))
+
+
 def configured(**changes: object) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
