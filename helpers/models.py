@@ -79,9 +79,11 @@ def load_classifier(model: str) -> BertForSequenceClassification:
     """
     with _loading(model, "model") as folder:
         _read_config(folder)
-        # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below.
+        # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below. A
+        # model that is asked for its attentions, as for a figure of them, cannot be saved again.
+        options = {"num_labels": 2, "dtype": torch.float32, "output_attentions": False, "output_hidden_states": False}
         classifier, report = BertForSequenceClassification.from_pretrained(
-            folder, num_labels=2, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
         for name, stored, wanted in sorted(report["mismatched_keys"]):
             if name.startswith("classifier."):

@@ -231,6 +231,14 @@ def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path
     assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
 
 
+def test_what_a_model_was_asked_for_besides_its_logits_is_no_hindrance(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    configured(output_attentions=True, output_hidden_states=True)(folder)
+    model = load_classifier(str(folder))
+    assert list(model(torch.tensor([[101, 102]]))) == ["logits"]
+    model.save_pretrained(tmp_path / "again")
+
+
 @pytest.mark.parametrize(("rows", "tokens"), [(30522, 30521), (30522, 9000), (30528, 9000), (30531, 30522), (5, 30522)])
 def test_a_vocabulary_that_is_not_the_embedding_s_is_named(tmp_path: Path, rows: int, tokens: int) -> None:
     """One cut short would read many a word in pieces, or as unknown."""
