@@ -41,7 +41,8 @@ def find_folder(name: str, kind: str = "model") -> Path:
     if is_there(name) and os.path.isdir(name):
         return Path(name)
     if not is_hub_id(name):
-        raise CourseError(f"There is no {what} folder {name}. Give a hub id or a folder.")
+        places = "a hub id (OWNER/NAME) or a folder" + " or file" * (kind == "dataset")
+        raise CourseError(f"There is no {what} folder {name}. Give {places}.")
     revision = REVISIONS.get(name)
     if revision and (folder := find_cached(name, kind)):
         return folder

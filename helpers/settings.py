@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,7 @@ def local_folder(name: str) -> str:
         path = base / os.path.expanduser(name)
         if is_there(path):
             return str(path.resolve())
-    return name
+    return name.rstrip("/")
 
 
 def is_there(path: str | Path) -> bool:
@@ -186,7 +187,7 @@ def is_there(path: str | Path) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    return not Path(name).is_absolute() and not name.startswith((".", "~")) and name.count("/") <= 1
+    return bool(re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name))
 
 
 def short_name(name: str) -> str:

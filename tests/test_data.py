@@ -113,7 +113,7 @@ def test_wrong_rows_are_named(tmp_path: Path, case: str, kind: str) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CourseError, match="no data folder .*nowhere"):
+    with pytest.raises(CourseError, match="no data folder .*nowhere.*or a folder or file"):
         load(tmp_path / "nowhere")
 
 

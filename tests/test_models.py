@@ -348,9 +348,11 @@ def test_a_wrong_vocabulary_is_named(tmp_path: Path, content: bytes | None) -> N
 
 
 @pytest.mark.parametrize("load", [load_classifier, load_tokenizer, fingerprint_model])
-@pytest.mark.parametrize("folder", ["./nowhere", "/no/such/nowhere"])
+@pytest.mark.parametrize(
+    "folder", ["./nowhere", "/no/such/nowhere", "me/nowhere@main", "https://hub.co/me/nowhere", "C:\\nowhere"]
+)
 def test_a_missing_folder_is_named(load: Callable, folder: str) -> None:
-    with pytest.raises(CourseError, match="no model folder .*nowhere"):
+    with pytest.raises(CourseError, match=r"no model folder .*nowhere.*Give a hub id \(OWNER/NAME\) or a folder\."):
         load(folder)
 
 
