@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from helpers.settings import CourseError, Settings, find_build_folder, is_hub_id, project_folder
+from helpers.settings import CourseError, Settings, is_hub_id, project_folder
 
 DISTRIBUTION = "bitfit-assignment"
 # As it can be typed: whoever has not activated the environment has another `python`, or none.
@@ -151,8 +151,8 @@ def check_machine(settings: Settings) -> str:
 
 
 def check_build_folder(settings: Settings) -> str:
-    build, needed = find_build_folder(), 0.5 if settings.profile == "quick" else 3
-    there = next(folder for folder in (build, *build.parents) if os.path.exists(folder))
+    folder, needed = settings.folder, 0.5 if settings.profile == "quick" else 3
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     try:
         with tempfile.TemporaryDirectory(dir=there):
             free = shutil.disk_usage(there).free / 2**30
@@ -160,7 +160,7 @@ def check_build_folder(settings: Settings) -> str:
         raise CourseError(f"Cannot write in {there}: {error.strerror}. {BUILD}") from error
     if free < needed:
         raise CourseError(f"{free:.1f} GiB free in {there}, needed: {needed}. Make room, or: {BUILD}")
-    return f"{build} may be written; {free:.1f} GiB free, needed: {needed}"
+    return f"{folder} may be written; {free:.1f} GiB free, needed: {needed}"
 
 
 def check_sandbox(settings: Settings) -> str:

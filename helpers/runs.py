@@ -275,14 +275,16 @@ def prepare_once(settings: Settings, provenance: str) -> tuple[Reviews, dict[str
 @contextmanager
 def locked(settings: Settings, progress: Progress) -> Iterator[None]:
     """Only one process at a time trains in a build folder."""
+    path = settings.folder / "training.lock"
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
+        path.touch()  # It may be there, and another user's: root's, where that has trained once.
     except OSError as error:
         raise CourseError(
-            f"The folder {settings.folder} cannot be made: {error.strerror}. Set COURSE_BUILD to a folder in which you"
-            " may write."
+            f"The folder {settings.folder} cannot be made, or not be written to: {error.strerror}. Set COURSE_BUILD to"
+            " a folder in which you may write."
         ) from error
-    lock = filelock.FileLock(settings.folder / "training.lock")
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:

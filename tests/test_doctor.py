@@ -35,7 +35,8 @@ def broken(tmp_path_factory):
     (fakes / "torch.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')\n")
     (machine / "notebooks").mkdir()
     (machine / "notebooks" / "01.ipynb").write_text("{")
-    (machine / "build").write_text("a file, not a folder")
+    (machine / "build").mkdir()
+    (machine / "build" / "full").write_text("a file, not a folder")
     variables = {"COURSE_BUILD": str(machine / "build"), "COURSE_PROFIL": "full", "HF_ENDPOINT": "http://127.0.0.1:9"}
     variables["HF_HOME"] = str(machine / "empty")
     return run(machine, [fakes, ROOT], "--profile", "full", **variables)

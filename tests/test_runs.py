@@ -404,10 +404,17 @@ def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_sa
     assert "without locks" in listener.lines[0]
 
 
-def test_a_build_folder_that_cannot_be_made_is_one_sentence(settings, tmp_path):
+def test_a_build_folder_that_cannot_be_made_or_is_another_users_is_one_sentence(settings, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="cannot be made.*COURSE_BUILD"):
         train_all(replace(settings, build=tmp_path / "file" / "build"), [Run("head")], progress=Listener())
+
+    def deny(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", deny)
+    with pytest.raises(CourseError, match="cannot be.* written to: Permission denied.*COURSE_BUILD"):
+        train_all(settings, [Run("head")], progress=Listener())
 
 
 def code_of(settings, policies, workers, **options) -> str:
