@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from traceback import extract_tb
 from typing import Any
 
@@ -27,7 +27,8 @@ SCHEMA = 2
 # The course's files, and the student's functions, that decide how a run is trained.
 RECIPE = ("models", "prepare", "speed", "training")
 TRAINING = ("preprocess_dataset", "init_model", "init_trainer")
-CONTAINER = Path("/sys/fs/cgroup")  # its limits, in the files of control groups of version 2 or 1; "max" is none
+# Limits of this process, in the files of control groups of version 2 or 1, and where there the process is.
+CONTAINER, GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "optuna", "numpy")
 
 
@@ -207,19 +208,27 @@ def describe_machine() -> dict[str, Any]:
 def count_cores() -> int:
     """The cores that this process may use, and as many as its container gives it the time of."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        with suppress(OSError, ValueError):
-            quota, period = map(int, " ".join((CONTAINER / name).read_text() for name in names).split())
-            cores = min(cores, math.ceil(quota / period)) if quota > 0 else cores
-    return cores
+    limits = [*_read_limits("", "cpu.max"), *_read_limits("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    return min([cores, *(math.ceil(quota / period) for quota, period in limits if quota > 0)])
 
 
 def limit_memory(found: int) -> int:
     """Of so many bytes of memory those that this container may have."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            found = min(found, int((CONTAINER / name).read_text()))
-    return found
+    limits = [*_read_limits("", "memory.max"), *_read_limits("memory", "memory.limit_in_bytes")]
+    return min([found, *(limit for (limit,) in limits)])
+
+
+def _read_limits(controller: str, *names: str) -> Iterator[list[int]]:
+    """The numbers in files of this process's control groups and all above them: a container's, Slurm's, a hub's."""
+    try:
+        lines = GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = [PurePosixPath(line.split(":", 2)[2]) for line in lines]
+    for group in {"/", *(str(each) for path in own for each in (path, *path.parents))}:
+        folder = CONTAINER / controller / group.lstrip("/")
+        with suppress(OSError, ValueError):  # Not there, or `max`, which is none.
+            yield [int(number) for number in " ".join((folder / name).read_text() for name in names).split()]
 
 
 def peak_memory_gb() -> float:

@@ -346,6 +346,9 @@ LIMITS = [
     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
     ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
     ({"memory/memory.limit_in_bytes": f"{2**30}\n"}, 1),
+    ({"memory.max": "max\n", "hub/cpu.max": "400000 100000\n", "hub/ann/memory.max": f"{5 * 2**30}\n"}, 3),
+    ({"memory/slurm/memory.limit_in_bytes": f"{2**30}\n", "memory/memory.limit_in_bytes": f"{2**62}\n"}, 1),
+    ({"hub/bob/memory.max": f"{2**30}\n"}, 8),
 ]
 
 
@@ -353,9 +356,11 @@ LIMITS = [
 def test_there_are_no_more_workers_than_a_container_has_room_for(tmp_path, monkeypatch, files, wanted):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    (tmp_path / "groups").write_text("4:memory:/slurm/job_7/step\n2:cpu,cpuacct:/\n0::/hub/ann/kernel\n")
     monkeypatch.setattr(results, "CONTAINER", tmp_path)
+    monkeypatch.setattr(results, "GROUPS", tmp_path / "groups")
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert workers.count_workers() == wanted
 
