@@ -199,7 +199,13 @@ def short_name(name: str) -> str:
 
 def project_folder() -> Path:
     """The working folder, or its parent when the kernel runs in `notebooks/`; a project may itself be called that."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise CourseError(
+            "The folder that this was started in is no longer there. Enter the assignment's folder again; in a"
+            " notebook: open it from there, and restart its kernel."
+        ) from None
     return here.parent if here.name == "notebooks" and not (here / "helpers").is_dir() else here
 
 

@@ -126,6 +126,15 @@ def test_the_project_is_above_notebooks_unless_it_is_itself_called_that(monkeypa
         assert project_folder() == tmp_path / "notebooks"
 
 
+def test_a_folder_that_was_replaced_meanwhile_is_one_sentence(monkeypatch, tmp_path: Path) -> None:
+    """A new download in place of the old one, say, beside an open terminal."""
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    (tmp_path / "old").rmdir()
+    with pytest.raises(CourseError, match="is no longer there. Enter the assignment's folder again"):
+        load_settings(data="mine")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
