@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
         print(f"MISSING  {gap}")
     if gaps and not incomplete:
         raise CourseError("No zip is written yet. Do what is missing, save all notebooks, and run this again.")
-    out = Path(out) if out else project_folder() / "submission.zip"
+    out = Path(os.path.expanduser(out)) if out else project_folder() / "submission.zip"
     write_atomically(out, make_zip(files))
     verdict = "Without what is missing" if gaps else "Everything is there"
     print(f"{verdict}: {out.name} holds {len(files)} files and is ready to be handed in.")
@@ -70,7 +71,7 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
     """The zip's files by name, and a sentence for everything that is missing; no code of the student's is run."""
     files, gaps, read, solved = {}, [], [], False
     own = project_folder() / "notebooks"
-    folder = Path(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd()))
+    folder = Path(os.path.expanduser(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd())))
     for name in NOTEBOOKS:
         with noting(gaps):
             path = answers.find_notebook(folder, name) or folder / name

@@ -185,8 +185,9 @@ def test_another_profile_s_results_are_taken_where_quick_has_none(project):
     assert gaps == [] and json.loads(files["results.json"])["provenance"]["profile"] == "full"
 
 
-@pytest.mark.parametrize("place", ["named", "working folder", "Colab's copies"])
-def test_notebooks_may_lie_elsewhere(project, place):
+@pytest.mark.parametrize("place", ["named", "named from home", "working folder", "Colab's copies"])
+def test_notebooks_may_lie_elsewhere(project, place, monkeypatch):
+    monkeypatch.setenv("HOME", str(project))
     folder = project / "drive"
     (project / "notebooks").rename(folder)
     for path in folder.iterdir():
@@ -194,7 +195,7 @@ def test_notebooks_may_lie_elsewhere(project, place):
             path.rename(project / path.name)
         elif place == "Colab's copies":
             path.rename(folder / f"Copy of {path.name}")
-    files, gaps = submit.collect_hand_in(None if place == "working folder" else folder)
+    files, gaps = submit.collect_hand_in({"working folder": None, "named from home": "~/drive"}.get(place, folder))
     assert gaps == [] and sorted(files) == CONTENT
 
 
@@ -206,12 +207,13 @@ def test_an_image_pasted_into_an_answer_is_handed_in(project):
     assert "(answers_files/1b-1-1.png)" in files["answers.md"].decode()
 
 
-def test_the_zip_is_the_same_each_time(project):
+def test_the_zip_is_the_same_each_time(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project))
     assert main(["submit", "--out", "first.zip"]) == 0
     for path in project.rglob("*"):
         if path.is_file() and path.suffix != ".zip":
             path.touch()
-    assert main(["submit", "--out", "new/second.zip"]) == 0
+    assert main(["submit", "--out", "~/new/second.zip"]) == 0
     assert (project / "first.zip").read_bytes() == (project / "new" / "second.zip").read_bytes()
     with zipfile.ZipFile(project / "first.zip") as archive:
         assert archive.namelist() == CONTENT and archive.testzip() is None
