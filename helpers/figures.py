@@ -47,7 +47,7 @@ def finish(figure: Figure, title: str, caption: str) -> Figure:
     parts = [part if len(part) > 40 else part.replace(" ", "\u00a0") for part in caption.split(" · ")]
     lines = -(-len(title) // int(width * 10.5))  # All about equally long: no word stands alone.
     figure.suptitle(textwrap.fill(title, len(title) // lines + 8 * (lines > 1)), fontsize=12, fontweight="bold")
-    text = textwrap.fill(" · ".join(parts), int(width * 16.5))
+    text = textwrap.fill("\u00a0· ".join(parts), int(width * 16.5))
     figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 

@@ -68,6 +68,7 @@ def assert_nothing_cut_off(figure) -> None:
         drawn = figure.get_tightbbox()
         width, height = figure.get_size_inches()
         assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height, (dpi, drawn.extents)
+    assert "\n·" not in figure.get_supxlabel(), "a line of the caption begins with a dot"
 
 
 def all_text(figure) -> str:
@@ -320,9 +321,10 @@ def test_the_cost_figure_gives_each_policy_its_own_number():
         lab_plots.plot_costs(keep(costs, lambda run: run["policy"] != "full"))
 
 
-def test_words_are_drawn_in_reading_order_and_the_strongest_is_named():
+def test_words_are_drawn_in_reading_order_and_the_strongest_is_named(quick):
     effects = pd.Series([0.1, -0.5, 0.0, 0.2, 0.2], index=["a", "dull", "film", "so", "so"])
-    figure = plots.plot_word_effects({"BitFit": effects, "full": -effects}, "made up", most=4)
+    figure = plots.plot_word_effects({"BitFit": effects, "full": -effects}, report.describe_source(quick), most=4)
+    assert_nothing_cut_off(figure)
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "dull", "so", "so"]
     assert [bar.get_width() for bar in left.patches] == [0.1, -0.5, 0.2, 0.2]
