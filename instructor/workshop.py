@@ -24,7 +24,7 @@ from instructor.worlds import list_python, remove_tree
 
 PROJECT = Path(__file__).parents[1]
 PROBLEMS = ("1d", "2a", "2b", "2c")
-KNOW_SOLUTIONS = ("helpers/exercises.py", "tests", ".git")
+KNOW_SOLUTIONS = ("helpers", "instructor", "tests", ".git")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
 NO_CHECKS = """CheckFailed = AssertionError
@@ -57,8 +57,7 @@ class Workshop:
         except (OSError, ValueError) as error:
             raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
-        copies = [path for path in map(Path, self.hidden) if "bitfit" not in path.name]
-        secret = [*(PROJECT / name for name in KNOW_SOLUTIONS), *copies, *private]
+        secret = [*(path for path in map(Path, self.hidden) if "bitfit" not in path.name), *private]
         if self.degree == "user" and (found := [str(path) for path in secret if can_everybody_read(path)]):
             which = f"chmod go= (or uninstall) {' '.join(found[:5])}"
             self.reasons.append(f"SOLUTIONS OR OTHERS' WORK CAN BE READ by what is graded: {which}")
@@ -230,14 +229,13 @@ def add_up(used: list[Outcome]) -> dict[str, Any]:
 
 @cache
 def find_copies() -> tuple[str, ...]:
-    """What of the course lies where a sandbox may read: installed without -e, or in a folder of Python's own."""
+    """What knows solutions: this project, and what of it is installed without -e, or lies in Python's own folders."""
     roots = [path for path in ("/usr", *list_python()) if os.path.isdir(path)]
     words = [word for name in COPIES for word in ("-o", "-name", name)][1:]
     done = subprocess.run(["find", *roots, *words], capture_output=True, check=False)
     found = {Path(os.fsdecode(line)) for line in done.stdout.splitlines()}
     found |= {path.parent for path in found if (path.parent / "checks").is_dir()}
-    if any(PROJECT.is_relative_to(root) for root in roots):
-        found |= {PROJECT / name for name in ("helpers", "instructor", "tests", ".git") if (PROJECT / name).exists()}
+    found |= {PROJECT / name for name in KNOW_SOLUTIONS}
     return tuple(str(path) for path in sorted(found) if found.isdisjoint(path.parents))
 
 
