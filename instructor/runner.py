@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -132,42 +131,34 @@ def run_notebooks(job: dict[str, Any]) -> None:
 
 def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float]) -> None:
     """Run `action(file descriptor for its text)` in a fork, kill all that it has started, and tell how it ended."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            os.close(reader)
-            os.close(RESULT)
-            prctl(DUMPABLE, 1)
-            seconds = int(limits["cpu_seconds"]) + 1
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-            action(writer)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    text, reason, late = b"", "", time.monotonic() + limits["seconds"]
-    while not reason:
-        if select.select([reader], [], [], 0.05)[0]:
-            data = os.read(reader, 65536)
-            if not data:
-                break
-            text += data
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            kill_others()  # What it has left behind may hold the pipe open.
-        reason = "time" if time.monotonic() > late else "result" if len(text) > limits["result"] else ""
-        if os.getppid() != PARENT:  # The grader is no more.
-            kill_others()
-            os._exit(1)
-    kill_others()
-    os.close(reader)
-    code = None
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            ended, status = os.waitpid(-1, 0)
-            code = os.waitstatus_to_exitcode(status) if ended == child else code
-    reason = "cpu" if code == -signal.SIGXCPU else reason
+    with open(os.memfd_create(name), "r+b") as said:
+        child, reason, late = os.fork(), "", time.monotonic() + limits["seconds"]
+        if child == 0:
+            try:
+                os.setsid()
+                os.close(RESULT)
+                prctl(DUMPABLE, 1)
+                seconds = int(limits["cpu_seconds"]) + 1
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+                action(said.fileno())
+                os._exit(0)
+            finally:
+                os._exit(1)
+        while not reason and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.02)
+            reason = "time" if time.monotonic() > late else ""
+            if os.getppid() != PARENT:  # The grader is no more.
+                kill_others()
+                os._exit(1)
+        kill_others()
+        code = None
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                ended, status = os.waitpid(-1, 0)
+                code = os.waitstatus_to_exitcode(status) if ended == child else code
+        said.seek(0)
+        text = said.read(limits["result"] + 1)
+    reason = "cpu" if code == -signal.SIGXCPU else "result" if len(text) > limits["result"] else reason
     tell(name, text[: limits["result"]].decode("utf-8", "replace"), code, reason)
 
 
