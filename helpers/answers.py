@@ -46,6 +46,7 @@ LOCAL_IMAGE = re.compile(
     rf"""(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?=\s*[)"'>\n]|\s+\w+=|$)""", re.I | re.M
 )
 CODE = re.compile(r"^(```|~~~).*?^\1|(?<!`)(`+)(?!`)[^`\n]+\2", re.M | re.S)
+URL = ";,/?:@&=+$-_.!~*'()#"  # what browsers do not write as %..
 # What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
 # What browsers write after the whole name, and Colab and Drive in other languages: `“01_bert_inputs.ipynb”的副本`.
@@ -214,7 +215,9 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
     attachments = cell.get("attachments", {})
     for name in sorted(attachments, key=len, reverse=True):  # The longer first: one may begin another.
         link = next((keep(kind, data) for kind, data in attachments[name].items()), "an-image-that-is-empty")
-        shown = text.replace(f"attachment:{name}", link).replace(f"attachment:{quote(name)}", link)
+        shown = text
+        for spelt in (name, quote(name), quote(name, safe=URL), name.replace(" ", "%20")):
+            shown = shown.replace(f"attachment:{spelt}", link)
         text = shown if shown != text else f"{text}\n\n![image]({link})"
     return DATA_IMAGE.sub(lambda found: keep(found[1], found[2]), text), figures
 

@@ -160,13 +160,17 @@ def test_a_copy_is_known_by_its_name(names, known):
     assert {answers.is_copy(name, wanted) for name in names} == {known}
 
 
-@pytest.mark.parametrize("link", ["![a](attachment:my image.png)", "![a](attachment:my%20image.png)", "no link"])
+SPELT = ("my (é) image.png", "my%20(é)%20image.png", "my%20(%C3%A9)%20image.png", "my%20%28%C3%A9%29%20image.png")
+
+
+@pytest.mark.parametrize("link", [*(f"![a](attachment:{name})" for name in SPELT), "no link"])
 def test_an_image_pasted_into_an_answer_is_written_beside_it(notebooks, tmp_path, link):
-    change_answer(notebooks, "3a", source=f"See {link}.", attachments={"my image.png": {"image/png": PNG}})
+    change_answer(notebooks, "3a", source=f"See {link}.", attachments={"my (é) image.png": {"image/png": PNG}})
     out = tmp_path / "out" / "mine.md"
     answers.write_answers(notebooks, RESULTS, out)
     name, *_ = re.findall(r"\((mine_files/3a[^)]*\.png)\)", out.read_text(encoding="utf-8"))
     assert (out.parent / name).read_bytes() == b"\x89PNG and more"
+    assert "attachment:" not in out.read_text(encoding="utf-8")
 
 
 def test_an_image_in_the_text_itself_is_written_beside_it_too(notebooks):
