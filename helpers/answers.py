@@ -173,8 +173,8 @@ def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
     """
     found, problem, asked = [], None, None
     for cell in notebook.cells:
-        problem = next(iter(re.findall(r"^## Problem (\w+)", cell.source)), problem)
-        asked = None if cell.source.startswith(AFTER) else asked
+        problem = next(iter(re.findall(r"^\s*## Problem (\w+)", cell.source)), problem)
+        asked = None if problem != asked or cell.source.lstrip().startswith(AFTER) else asked
         if answered := find_problem(cell) or (asked if cell.cell_type != "code" else None):
             found.append((answered, cell))
         elif ASKING in cell.source and problem in TITLES:

@@ -222,6 +222,8 @@ SPLIT = {
     "beside code": ([MINE, text("1 + 1", cell_type="code"), text("Two.")], ["One.", "Two."]),
     "not at all": ([PROMPT, text("1 + 1", cell_type="code")], []),
     "deleted": ([], []),
+    "under the question's heading": ([text("## Problem 1b\nOne."), text("Two.")], ["## Problem 1b\nOne.", "Two."]),
+    "before another problem": ([MINE, text("\n## Problem 1d"), text("No answer.")], ["One."]),
 }
 
 
