@@ -112,7 +112,11 @@ def _find_left_out(trainer: Trainer) -> dict[str, str]:
     names = ("compute_loss_func", "optimizer_cls_and_kwargs", "preprocess_logits_for_metrics")
     found = {name: [getattr(trainer, name)] for name in names}
     found["optimizers"] = [trainer.optimizer, trainer.lr_scheduler]
-    found["callbacks"] = [each for each in trainer.callback_handler.callbacks if not _only_reports(each)]
+    found["callbacks"] = [
+        each
+        for each in trainer.callback_handler.callbacks
+        if not type(each).__module__.startswith("transformers.") or isinstance(each, EarlyStoppingCallback)
+    ]
     if trainer.data_collator is not default_data_collator and type(trainer.data_collator) not in PADDING:
         found["data_collator"] = [trainer.data_collator]
     # What a subclass adds is its own; what it has in place of the Trainer's changes what training does.
@@ -128,10 +132,6 @@ def _find_left_out(trainer: Trainer) -> dict[str, str]:
         for what, values in found.items()
     }
     return {what: ", ".join(names) for what, names in told.items() if names}
-
-
-def _only_reports(callback: Any) -> bool:
-    return type(callback).__module__.startswith("transformers.") and not isinstance(callback, EarlyStoppingCallback)
 
 
 def make_plain(value: Any) -> Any:
