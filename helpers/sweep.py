@@ -13,15 +13,7 @@ from helpers import models, training
 from helpers.checkpoints import is_sealed
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, choose_progress
-from helpers.results import (
-    best_run,
-    choose_best,
-    describe_origin,
-    fingerprint_code,
-    load_results,
-    reached,
-    save_results,
-)
+from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
 from helpers.runs import Record, drop_checkpoints, explained, find_folder, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
 
@@ -56,7 +48,7 @@ def run_sweep(
             runs = choose_runs(records, before, math.ceil(share * len(settings.cells)))
             _, provenance = prepare(settings)
             for run, record in records.items():
-                if run not in runs and reached(record) <= before:  # A search without `prune` may have gone further.
+                if run not in runs and len(record["history"]) <= before:  # Others went further without `prune`.
                     drop_checkpoints(find_folder(settings, run, provenance))
         found = train_all(settings, runs, workers, scheduler, until, keep_best=True, progress=progress)
         records, before = dict(zip(runs, found, strict=True)), until
