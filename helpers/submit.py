@@ -117,8 +117,8 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
 def _check_cells(name: str, notebook: NotebookNode) -> None:
     """CourseError where a cell has not run to its end. The hand-in's own runs before its notebook is saved."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    cells = [cell for cell in cells if not answers.find_problem(cell)]  # An answer may have become code by a key.
-    cells = [cell for cell in cells if "hand-in" not in cell.metadata.get("tags", [])]
+    # An answer may have become code by a key; running it would be an error.
+    cells = [cell for cell in cells if not (answers.find_problem(cell) or "hand-in" in cell.metadata.get("tags", []))]
     failed = [cell for cell in cells if any(output.output_type == "error" for output in cell.outputs)]
     if waiting := [cell for cell in cells if cell.execution_count is None or cell in failed]:
         first = waiting[0].source.strip().splitlines()[0]

@@ -18,15 +18,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers.answers import (
-    NOTEBOOKS,
-    collect_answers,
-    find_answers,
-    find_lost_images,
-    find_problem,
-    parse_notebook,
-    take_figures,
-)
+from helpers.answers import NOTEBOOKS, collect_answers, find_answers, find_lost_images, parse_notebook, take_figures
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
 from helpers.submit import check_results, is_made_with, noting
@@ -50,9 +42,14 @@ _context.set_forkserver_preload([__name__])
 
 def describe_course(notebooks: dict[str, NotebookNode]) -> Course:
     return {
-        name: {cell.id: cell.source.strip() for cell in notebook.cells if not find_problem(cell)}
+        name: {cell.id: cell.source.strip() for cell in _leave_out_answers(notebook)}
         for name, notebook in notebooks.items()
     }
+
+
+def _leave_out_answers(notebook: NotebookNode) -> list[NotebookNode]:
+    answers = {id(cell) for _, cell in find_answers(notebook)}
+    return [cell for cell in notebook.cells if id(cell) not in answers]
 
 
 def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
@@ -140,8 +137,7 @@ def compare(course: dict[str, str], notebook: NotebookNode) -> tuple[list[str], 
 
     Cells are recognised by their texts, for editors change ids. An answer may stand in the wrong one.
     """
-    answers = {id(cell) for _, cell in find_answers(notebook)}
-    cells = [cell for cell in notebook.cells if id(cell) not in answers and cell.source.strip()]
+    cells = [cell for cell in _leave_out_answers(notebook) if cell.source.strip()]
     known = [(text, _allow_any_place(text)) for text in course.values()]
     found = [next((text for text, pattern in known if pattern.fullmatch(cell.source.strip())), None) for cell in cells]
     lost = [name for name, text in course.items() if text and text not in found]
