@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pandas as pd
 import torch
@@ -233,5 +234,8 @@ def _loading(model: str, what: str) -> Iterator[Path]:
         except CourseError:
             raise
         except Exception as error:  # What a broken file makes the libraries raise has no common kind.
-            said = find_pointer(folder) or first_line(error)
+            said = first_line(error)
+            if isinstance(error, (UnpicklingError, SafetensorError)):  # Torch advises to run whatever code is in it.
+                said = "its weights are cut short or of another kind: download them again, or use save_pretrained"
+            said = find_pointer(folder) or said
             raise CourseError(f"Could not load the {what} from {model}: {said}.") from error

@@ -311,7 +311,8 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "activation": (configured(hidden_act="sine"), "sine"),
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-    "weights cut short": (cut, "Could not load the model"),
+    "weights cut short": (cut, "its weights are cut short or of another kind: download them again"),
+    "a page in place of weights": (with_file("pytorch_model.bin", b"<!DOCTYPE html>"), "cut short or of another kind"),
     "a pointer": (with_file("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer.*git lfs pull"),
     "links without their files": (
         lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../../blobs/0f")],
