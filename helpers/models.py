@@ -124,6 +124,8 @@ def _read_config(folder: Path) -> dict:
         raise ValueError(
             f'its config.json says "problem_type": "{problem}": take that line out, for a review has one label'
         )
+    if config.get("quantization_config"):
+        raise ValueError("it is quantised (quantization_config): choose the same model with its ordinary weights")
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ValueError("its config.json makes it a decoder (is_decoder, add_cross_attention): set both to false")
     return config

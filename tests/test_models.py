@@ -307,6 +307,7 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "heads": (configured(num_attention_heads=3), "hidden size .16. is not a multiple"),
     "more layers": (configured(num_hidden_layers=3), "no weights for 16 tensors"),
     "fewer layers": (configured(num_hidden_layers=1), "no layer by its config.json"),
+    "quantised": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised.*ordinary weights"),
     "decoder": (configured(is_decoder=True), "decoder"),
     "activation": (configured(hidden_act="sine"), "sine"),
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
