@@ -61,7 +61,8 @@ def run_problems(job: dict[str, Any]) -> None:
     tell("ready")
     exercises = job["exercises"].encode("utf-8", "surrogateescape")
     run_apart("notes", lambda end: write_all(end, json.dumps(find_forgery(exercises)).encode()), job["limits"])
-    run_apart("import", lambda end: import_exercises(exercises), job["limits"])
+    if run_apart("import", lambda end: import_exercises(exercises), job["limits"]):
+        return  # It would break the same limit again, for each of the problems.
     for problem, given in job["given"].items():
         empty_folder()
         run_apart(problem, partial(observe, problem, given, exercises), job["limits"])
@@ -129,8 +130,11 @@ def run_notebooks(job: dict[str, Any]) -> None:
             tell(name, log.read(MOST_OF_A_LOG).decode("utf-8", "replace"), done.returncode)
 
 
-def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float]) -> None:
-    """Run `action(file descriptor for its text)` in a fork, kill all that it has started, and tell how it ended."""
+def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float]) -> str:
+    """Run `action(file descriptor for its text)` in a fork, kill all that it has started, and tell how it ended.
+
+    Returns the limit that it broke, if any.
+    """
     with open(os.memfd_create(name), "r+b") as said:
         child, reason, late = os.fork(), "", time.monotonic() + limits["seconds"]
         if child == 0:
@@ -160,6 +164,7 @@ def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float])
         text = said.read(limits["result"] + 1)
     reason = "cpu" if code == -signal.SIGXCPU else "result" if len(text) > limits["result"] else reason
     tell(name, text[: limits["result"]].decode("utf-8", "replace"), code, reason)
+    return reason
 
 
 def kill_others() -> None:

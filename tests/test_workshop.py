@@ -67,6 +67,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
         assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
         assert all(words in graded["said"][problem] for problem, words in says.items()), graded
         assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
+        assert graded["cpu_seconds"] < 30, "none of them breaks its limit of 8 s twice"
         if workshop.degree == "namespaces":
             with pytest.raises(BlockingIOError):
                 listener.accept()
