@@ -93,8 +93,9 @@ def model_with(
     return init_model
 
 
-def load_with_labels(count: int) -> Callable:
-    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=count)
+def load_with(**options: Any) -> Callable:
+    options = {"num_labels": 2, "dtype": torch.float32} | options
+    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, **options)
 
 
 load_once = functools.cache(load_classifier)
@@ -123,10 +124,6 @@ def load_zeroed(model_name: str) -> torch.nn.Module:
         if is_bias(name):
             torch.nn.init.zeros_(parameter)
     return model
-
-
-def load_with(**options: Any) -> Callable:
-    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, num_labels=2, **options)
 
 
 def load_from_hub(model_name: str) -> torch.nn.Module:
@@ -371,7 +368,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
         ("another first weight", model_with(load=load_xavier), "first weight: expected as drawn, found"),
         ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
-        ("three labels", model_with(load=load_with_labels(3)), "number of labels: expected 2, found 3"),
+        ("straight from the library", model_with(load=load_with(dtype="auto")), "torch.float32, found torch.float16"),
+        ("three labels", model_with(load=load_with(num_labels=3)), "number of labels: expected 2, found 3"),
         ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
         ("a head of its own", model_with(load=load_with_linear), "first weight: expected as drawn, found"),
         ("biases zeroed", model_with(load=load_zeroed), "and changes none of its values"),
@@ -497,7 +495,7 @@ OTHER_RIGHT = {
     "1d a transform": transform(lambda batch: {"label": batch["label"]}),
     "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
-    "2a straight from the library": model_with(load=load_with_labels(2)),
+    "2a from the library, in single precision": model_with(load=load_with()),
     "2a counts for itself": counts_for_itself,
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),

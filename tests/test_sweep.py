@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import Listener, accuracies
-from solutions import load_with_labels, make_tester, model_with
+from solutions import load_with, make_tester, model_with
 from transformers.utils import logging
 
 from helpers import exercises, lab, sweep, training
@@ -33,8 +33,8 @@ def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(settings)
 
 def test_the_library_reports_nothing_where_students_load_models_themselves(settings, monkeypatch, capfd):
     """Its bars and its table of missing weights would come 40 times."""
-    monkeypatch.setattr(exercises, "init_model", model_with(load=load_with_labels(2)))
-    monkeypatch.setattr(exercises, "init_tester", make_tester(lambda folder: {"model": load_with_labels(2)(folder)}))
+    monkeypatch.setattr(exercises, "init_model", model_with(load=load_with()))
+    monkeypatch.setattr(exercises, "init_tester", make_tester(lambda folder: {"model": load_with()(folder)}))
     logging.enable_progress_bar()
     sweep.run_sweep(settings, ["bitfit"], workers=0, progress=Listener())
     assert capfd.readouterr() == ("", "")
