@@ -152,12 +152,12 @@ def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
     runs, changes = report.read_lab(results)
-    columns = {
-        "validation accuracy": ("validation_accuracy", "mean"),
+    columns = {  # The names are short, for a browser that lacks room breaks a rate at its hyphen.
+        "validation": ("validation_accuracy", "mean"),
         "±": ("validation_accuracy", "std"),
         "seeds": ("validation_accuracy", "size"),
-        "training accuracy": ("train_accuracy", "mean"),
-        "trained parameters": ("trainable_parameters", "first"),
+        "training": ("train_accuracy", "mean"),
+        "parameters": ("trainable_parameters", "first"),
     }
     runs = pd.DataFrame(runs).assign(learning_rate=[report.format_rate(run["learning_rate"]) for run in runs])
     table = runs.groupby(["policy", *changes], sort=False).agg(**columns)

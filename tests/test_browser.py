@@ -39,7 +39,8 @@ SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
-# What is in an output and wider than its box, and text that hardly differs from what is behind it.
+# What is in an output and wider than its box, a table's word that is broken, and text that hardly differs from what is
+# behind it.
 LOOK = """
 () => {
   const found = [];
@@ -50,6 +51,12 @@ LOOK = """
       if (el.clientWidth && el.scrollWidth > el.clientWidth + 1 && getComputedStyle(el).overflowX !== 'visible'
           && !el.closest('.jp-mod-hidden, mjx-container, svg'))
         found.push(`cut off, ${el.scrollWidth} of ${el.clientWidth} pixels are seen: ${name(el)}`);
+  for (const cell of document.querySelectorAll('.dataframe th, .dataframe td')) {
+    const text = document.createRange();
+    text.selectNodeContents(cell);
+    if (!/\\s/.test(cell.innerText.trim()) && new Set([...text.getClientRects()].map(line => line.top)).size > 1)
+      found.push(`broken within a word or a number: ${name(cell)}`);
+  }
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -219,11 +226,12 @@ def test_a_static_page_shows_something_in_place_of_every_widget(static_page):
         ("width: 40px; overflow: auto; color: black", "cut off"),
         ("background: #777; color: #555", "contrast 1."),
         ("background: #111; color: #eee", None),
+        ("width: 40px", "broken"),
     ],
 )
 def test_the_look_finds_what_is_cut_off_or_hard_to_read(browser, box, found):
     page = browser.new_page()
-    table = "<table><td>unmistakable evidence</td></table>"
+    table = "<table class='dataframe'><td>unmistakable evidence<td>3e-4</table>"
     page.set_content(f'<!doctype html><div class="jp-OutputArea-output" style="{box}">{table}</div>')
     seen = page.evaluate(LOOK)
     page.close()
