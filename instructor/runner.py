@@ -91,7 +91,7 @@ def observe(problem: str, given: dict[str, Any], exercises: bytes, end: int) -> 
         try:
             module = import_exercises(exercises)
         except (Exception, SystemExit) as error:
-            line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+            line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
             first = next(iter(str(error).splitlines()), "")[:300]
             stopped = f"exercises.py cannot be imported: {type(error).__name__}: {first}{line}"
         else:
