@@ -147,10 +147,14 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     """
     stubs = {}
     for statement in _list_statements(ast.parse(code)):
-        steps = [each for each in getattr(statement, "body", []) if isinstance(each, (ast.Raise, ast.Return))]
-        is_stub = bool(steps) and "NotImplementedError" in ast.dump(steps[0])
+        steps = (each for each in getattr(statement, "body", []) if isinstance(each, ast.Raise) or _may_return(each))
+        is_stub = isinstance(first := next(steps, None), ast.Raise) and "NotImplementedError" in ast.dump(first)
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
+
+
+def _may_return(statement: ast.stmt) -> bool:
+    return any(isinstance(each, ast.Return) for each in _list_statements(statement))
 
 
 def _list_statements(node: ast.AST) -> Iterator[ast.stmt]:

@@ -178,6 +178,24 @@ def test_a_function_may_be_defined_under_a_condition_but_not_in_another_function
     assert submit.find_stubs(code + "raise NotImplementedError") == {"one": False, "two": False, "three": True}
 
 
+@pytest.mark.parametrize(
+    ("body", "is_stub"),
+    [
+        ("if x:\n  return 1\n else:\n  return 2\n STUB", False),
+        ("with x:\n  return 1\n STUB", False),
+        ("try:\n  return 1\n finally:\n  pass\n STUB", False),
+        ("match x:\n  case 1:\n   return 1\n STUB", False),
+        ("if x:\n  STUB\n return 1", False),
+        ("def inner():\n  return 1\n STUB", True),
+        ("'A text.'\n if x:\n  y = 1\n STUB", True),
+        ("STUB\n return 1", True),
+    ],
+)
+def test_a_function_is_a_stub_that_may_return_nothing_before_it_says_so(body, is_stub):
+    code = f"def function(x):\n {body}".replace("STUB", "raise NotImplementedError('Write it.')")
+    assert submit.find_stubs(code) == {"function": is_stub}
+
+
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
     results(lambda r: r["provenance"].update(profile="full"))(project)
     (project / "build" / "quick").rename(project / "build" / "full")
