@@ -187,7 +187,7 @@ def is_there(path: str | Path) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    return bool(re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name))
+    return bool(re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", os.fspath(name)))
 
 
 def short_name(name: str) -> str:
