@@ -19,7 +19,8 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
     """Make inputs that no student has seen, and what right solutions give on them.
 
     Saved in the folder are a random BERT with a vocabulary in another order and more layers than the public one's two,
-    which nobody can have memorised, and a fine-tuned one.
+    which nobody can have memorised, a fine-tuned one, and one of the public one's shape: an `init_model` may name its
+    layers, and count its parameters.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -29,12 +30,13 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
 
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    model, saved = str(folder / "model"), str(folder / "fine-tuned")
+    public, model, saved = OFFLINE / "checkpoint", str(folder / "model"), str(folder / "fine-tuned")
     heads = draw.choice([2, 3, 4])
     width = {"hidden_size": heads * draw.randint(4, 10), "num_attention_heads": heads}
     shape = {"num_hidden_layers": draw.choice([3, 4]), "intermediate_size": draw.randint(20, 60)}
     BertModel(BertConfig(**width, **shape)).half().save_pretrained(model)
-    words = (OFFLINE / "checkpoint" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    BertModel(BertConfig.from_pretrained(public)).half().save_pretrained(folder / "tiny")
+    words = (public / "vocab.txt").read_text(encoding="utf-8").splitlines()
     ordinary = words[1000:]  # Before them stand the special tokens, where the library looks for them.
     draw.shuffle(ordinary)
     Path(model, "vocab.txt").write_text("\n".join(words[:1000] + ordinary) + "\n", encoding="utf-8")
@@ -50,7 +52,7 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
     ranks = draw.sample(range(len(cells)), len(cells))
     given = {
         "1d": give_1d(model, short, long, [draw.randint(0, 1) for _ in range(8)]),
-        "2a": {"model": model, "table": draw.choice(TABLES)},
+        "2a": {"model": str(folder / "tiny"), "table": draw.choice(TABLES)},
         "2b": give_2b(model, saved, short, positive),
         "2c": {"accuracies": [[cell, 0.4 + 0.025 * rank] for cell, rank in zip(cells, ranks, strict=True)]},
     }

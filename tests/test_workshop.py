@@ -75,7 +75,8 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
 
 
 def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop) -> None:
-    graded = workshop.grade_code(SOLUTION.encode(), SMALL)
+    counted = "    assert sum(p.numel() for p in model.parameters() if p.requires_grad) in (3_074, 4_386_178)\n"
+    graded = workshop.grade_code(SOLUTION.replace("    return model", f"{counted}    return model").encode(), SMALL)
     assert all(graded["passed"].values()) and graded["notes"] == [] and graded["graded"]
     assert all("correct" in said for said in graded["said"].values())
     assert 0 < graded["cpu_seconds"] < 60 and 50 * MEBI < graded["peak_memory"] < 700 * MEBI
