@@ -65,6 +65,10 @@ def truncated_on_the_left(dataset, tokenizer):
     return exercises.preprocess_dataset(dataset, tokenizer)
 
 
+def sort_by_length(data):
+    return data.add_column("length", [sum(mask) for mask in data["attention_mask"]]).sort("length")
+
+
 def transform(others: Callable, **options: Any) -> Callable:
     """Solve Problem 1d by a transform; `others` gives the columns that the tokenizer does not."""
     options = {"padding": "max_length", "truncation": True, "max_length": 512} | options
@@ -345,6 +349,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("fewer labels than reviews", transform(lambda batch: {"label": [0]}), "a row for each of 3 reviews, found 1"),
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
+        ("rows sorted by length", preprocess(sort_by_length), "the rows keep their order"),
         ("rows shuffled", preprocess(lambda data: data.shuffle(seed=1)), "the rows keep their order"),
         ("too few arguments", lambda data: data, "it stopped with TypeError"),
     ],
