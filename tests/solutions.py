@@ -506,6 +506,10 @@ OTHER_RIGHT = {
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
     "2b by the library's setters": trainer_with(args={"eval_delay": None}),
+    "2b arguments set afterwards": trainer_with(change=lambda t: vars(t.args).update(eval_strategy="epoch")),
+    "2b arguments of other names": lambda model, train, val, use_bitfit=False: exercises.init_trainer(
+        model, train, val, use_bitfit
+    ),
     "2b columns removed": trainer_with(train=lambda data: data.remove_columns("text")),
     "2b label renamed": trainer_with(train=lambda data: data.rename_column("label", "labels")),
     "2b the library's padding": trainer_with(data_collator=DataCollatorWithPadding(None)),

@@ -5,9 +5,10 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
 from datasets import Dataset
 from solutions import OTHER_RIGHT, WRONG, trainer_with
@@ -18,7 +19,9 @@ from helpers.checks import CheckFailed, judge, problem_1d, problem_2a, problem_2
 from helpers.checks.describe import describe_error, make_plain
 from helpers.checks.inputs import expect, give_public
 from helpers.checks.observe import OBSERVERS
+from helpers.models import count_parameters, load_tokenizer
 from helpers.recipe import FUNCTIONS
+from helpers.settings import Settings
 
 RIGHT = {
     "1d": (exercises.preprocess_dataset,),
@@ -35,6 +38,8 @@ SAID = {
 }
 
 
+NOTEBOOKS = [nbformat.read(path, 4) for path in sorted((Path(__file__).parents[1] / "notebooks").glob("0[13]*.ipynb"))]
+CELLS = [cell for notebook in NOTEBOOKS for cell in notebook.cells if cell.cell_type == "code"]
 CASES = [pytest.param(key, *case[1:], id=f"{key} {case[0]}") for key, cases in WRONG.items() for case in cases]
 
 
@@ -76,6 +81,15 @@ def test_another_right_solution_passes(bert_tiny: Path, small_bert: Path, capsys
     problem, solutions = solve(name[:2], OTHER_RIGHT[name])
     CHECKS[problem](*solutions, model=small_bert if problem == "2b" else bert_tiny)
     assert capsys.readouterr().out == f"Problem {problem}: correct. {SAID[problem]}\n"
+    # The cell below the check shows what the function does.
+    position = next(at for at, cell in enumerate(CELLS) if cell.source.startswith(f"checks.problem_{problem}("))
+    scope = {"settings": Settings(model=str(bert_tiny)), "tokenizer": load_tokenizer(str(bert_tiny))}
+    functions = dict(zip(FUNCTIONS[problem], solutions, strict=True))
+    scope |= {"exercises": SimpleNamespace(**vars(exercises) | functions)}
+    scope |= {"reviews": {"train": Dataset.from_dict({"text": ["Good."] * 8, "label": [0, 1] * 4})}}
+    exec(CELLS[position + 1].source, scope | {"count_parameters": count_parameters})
+    shown = capsys.readouterr().out.splitlines()
+    assert problem == "2c" or shown == [line for o in CELLS[position + 1].outputs for line in o.text.splitlines()]
 
 
 @pytest.fixture(scope="module")
