@@ -24,10 +24,9 @@ from instructor.places import Place, find_submissions
 from instructor.release import clear_notebook
 from instructor.sandbox import describe_degree
 from instructor.sheet import AUTOMATIC, WRITTEN
-from instructor.workshop import Workshop
+from instructor.workshop import PROJECT, Workshop
 from instructor.written import Course, clip, describe_course, examine_apart, shorten
 
-ROOT = Path(__file__).parents[1]
 SANDBOX_MEMORY = 1536 * MEBI  # what one takes with notebooks in it, and a little more
 
 
@@ -171,14 +170,14 @@ def read_course() -> dict[str, NotebookNode]:
 
 
 def read_rubric() -> str:
-    path = ROOT / "docs" / "rubric.md"
+    path = PROJECT / "docs" / "rubric.md"
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def fingerprint_grader() -> str:
     """Hash the code that decides grades, so that a changed grader grades again."""
     digest = hashlib.sha256()
-    for path in sorted([*ROOT.glob("helpers/**/*.py"), *ROOT.glob("instructor/*.py")]):
+    for path in sorted([*PROJECT.glob("helpers/**/*.py"), *PROJECT.glob("instructor/*.py")]):
         if path.name != "exercises.py":
             digest.update(path.read_bytes())
     return digest.hexdigest()

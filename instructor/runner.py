@@ -33,6 +33,7 @@ KEYCTL = {"x86_64": 250, "aarch64": 219}  # The number of the system call, by ma
 
 def main() -> None:
     job = json.load(sys.stdin)
+    exercises = job["exercises"].encode("utf-8", "surrogateescape")
     prctl(36, 1)  # Whatever loses its parent becomes this process's child.
     prctl(DUMPABLE, 0)  # No submission may trace this process, nor open its memory or its files.
     if number := KEYCTL.get(os.uname().machine):
@@ -40,16 +41,16 @@ def main() -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     if "given" in job:
-        run_problems(job)
+        run_problems(job, exercises)
     else:
-        run_notebooks(job)
+        run_notebooks(job, exercises)
 
 
 def prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def run_problems(job: dict[str, Any]) -> None:
+def run_problems(job: dict[str, Any], exercises: bytes) -> None:
     import torch
     from forgery import find_forgery
 
@@ -59,7 +60,6 @@ def run_problems(job: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()
     tell("ready")
-    exercises = job["exercises"].encode("utf-8", "surrogateescape")
     run_apart("notes", lambda end: write_all(end, json.dumps(find_forgery(exercises)).encode()), job["limits"])
     if run_apart("import", lambda end: import_exercises(exercises), job["limits"]):
         return  # It would break the same limit again, for each of the problems.
@@ -103,7 +103,7 @@ def observe(problem: str, given: dict[str, Any], exercises: bytes, end: int) -> 
         os._exit(0)  # Whatever untrusted code has left to do is not waited for.
 
 
-def run_notebooks(job: dict[str, Any]) -> None:
+def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
     """Re-execute notebooks with nbval, one after the other, and tell what pytest said of each.
 
     The grid of notebook 3 is trained beforehand by a single process, which takes less memory than a kernel beside it.
@@ -113,7 +113,7 @@ def run_notebooks(job: dict[str, Any]) -> None:
     Path("helpers").mkdir()  # In the code's own folder, so that no other student's code can look into it.
     for part in Path(__file__).with_name("helpers").iterdir():
         Path("helpers", part.name).symlink_to(part)
-    Path("helpers", "exercises.py").write_bytes(job["exercises"].encode("utf-8", "surrogateescape"))
+    Path("helpers", "exercises.py").write_bytes(exercises)
     for name, notebook in job["notebooks"].items():
         Path("notebooks", name).write_text(notebook, encoding="utf-8")
     python = [sys.executable, "-m"]
