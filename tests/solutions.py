@@ -122,6 +122,32 @@ def load_with_linear(model_name: str) -> torch.nn.Module:
     return model
 
 
+def load_with_sequence(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    model.classifier = torch.nn.Sequential(torch.nn.Dropout(0.1), model.classifier)
+    return model
+
+
+class Weighted(BertForSequenceClassification):
+    def forward(self, *given, labels=None, **options):
+        output = super().forward(*given, **options)
+        output.loss = None if labels is None else weighted(output, labels)
+        return output
+
+
+def load_weighted(model_name: str) -> torch.nn.Module:
+    return Weighted.from_pretrained(model_name, num_labels=2, dtype=torch.float32)
+
+
+class Counted(BertForSequenceClassification):
+    def count(self):
+        return self.num_parameters(only_trainable=True)
+
+
+def load_counted(model_name: str) -> torch.nn.Module:
+    return Counted.from_pretrained(model_name, num_labels=2, dtype=torch.float32)
+
+
 def load_zeroed(model_name: str) -> torch.nn.Module:
     model = load_classifier(model_name)
     for name, parameter in model.named_parameters():
@@ -370,6 +396,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
         ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "the saved values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
+        ("a loss of its own", model_with(load=load_weighted), "expected None, found own method: forward"),
+        ("more layers in the head", model_with(load=load_with_sequence), "change no layer of the classifier"),
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
         ("another first weight", model_with(load=load_xavier), "first weight: expected as drawn, found"),
         ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
@@ -501,6 +529,7 @@ OTHER_RIGHT = {
     "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a from the library, in single precision": model_with(load=load_with()),
+    "2a a subclass with more methods": model_with(load=load_counted),
     "2a counts for itself": counts_for_itself,
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    BertForSequenceClassification,
     DataCollatorWithPadding,
     DefaultDataCollator,
     EarlyStoppingCallback,
@@ -64,13 +65,14 @@ def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
         }
         for name, parameter in classifier.named_parameters()
     }
-    config = classifier.config
+    config, weight = classifier.config, classifier.state_dict().get("classifier.weight", torch.zeros(1))
     parts = [line.strip() for line in str(classifier).splitlines()[1:]]
+    own = [f"own method: {name}" for name in _list_own_methods(classifier, BertForSequenceClassification)]
     return {
         "labels": config.num_labels,
         "dtype": str(classifier.dtype),
-        "parts": [*parts, f"problem_type: {config.problem_type or 'single_label_classification'}"],
-        "head": float(classifier.classifier.weight.detach().float().square().mean().sqrt()),
+        "parts": [*parts, f"problem_type: {config.problem_type or 'single_label_classification'}", *own],
+        "head": float(weight.float().square().mean().sqrt()),
         "parameters": parameters,
     }
 
@@ -119,19 +121,18 @@ def _find_left_out(trainer: Trainer) -> dict[str, str]:
     ]
     if trainer.data_collator is not default_data_collator and type(trainer.data_collator) not in PADDING:
         found["data_collator"] = [trainer.data_collator]
-    # What a subclass adds is its own; what it has in place of the Trainer's changes what training does.
-    found["own methods"] = [
-        method
-        for name, method in inspect.getmembers(Trainer, callable)
-        if not name.startswith("__")
-        and name != "log"
-        and inspect.getattr_static(trainer, name) is not inspect.getattr_static(Trainer, name)
-    ]
     told = {
         what: [getattr(value, "__name__", type(value).__name__) for value in values if value is not None]
         for what, values in found.items()
     }
+    told["own methods"] = [name for name in _list_own_methods(trainer, Trainer) if name != "log"]
     return {what: ", ".join(names) for what, names in told.items() if names}
+
+
+def _list_own_methods(found: object, library: type) -> list[str]:
+    """What a subclass has in place of the library's changes what training does; what it adds is its own."""
+    names = [name for name, _ in inspect.getmembers(library, callable) if not name.startswith("__")]
+    return [name for name in names if inspect.getattr_static(found, name) is not inspect.getattr_static(library, name)]
 
 
 def make_plain(value: Any) -> Any:
