@@ -122,13 +122,20 @@ def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = T
 
 def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
     """What the functions need of a module: what defines a name that they use, and what defines no name at all."""
-    names, known = set(names), None
+    names, known, statements = set(names), None, _sort_imports(module.body)
     while names != known:
         known = names
-        body = [each for each in module.body if not (defined := defined_by(each)) or defined & known]
+        body = [each for each in statements if not (defined := defined_by(each)) or defined & known]
         body = [each for each in body if _counts(each)]
         names = known | {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
     return ast.Module(body, type_ignores=[])
+
+
+def _sort_imports(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """The imports first, in order, and one for each name: another name is no change of these."""
+    imports = [each for each in statements if isinstance(each, (ast.Import, ast.ImportFrom))]
+    single = [type(each)(**dict(ast.iter_fields(each)) | {"names": [name]}) for each in imports for name in each.names]
+    return sorted(single, key=ast.unparse) + [each for each in statements if each not in imports]
 
 
 def _counts(statement: ast.AST) -> bool:
