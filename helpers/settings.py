@@ -48,7 +48,8 @@ class Settings:
         for name, given in vars(self).items():
             if name in ("learning_rates", "batch_sizes"):  # A list would do for a grid, but has no hash.
                 given = tuple(map(to_number, given if hasattr(given, "__iter__") else [given]))
-            object.__setattr__(self, name, Path(given) if name == "build" else to_number(given))
+            kind = {"model": str, "data": str, "build": Path}.get(name, to_number)
+            object.__setattr__(self, name, kind(given))
         for cell in self.cells:
             Run("full", *cell, self.seed, self.epochs)  # It refuses what makes no sense.
         if self.precision not in PRECISIONS:
@@ -163,13 +164,13 @@ def load_settings(
     return settings
 
 
-def local_folder(name: str) -> str:
+def local_folder(name: str | Path) -> str:
     """Make the path of what exists absolute, also when it is given from the notebooks' parent folder."""
     for base in (Path.cwd(), project_folder()):
         path = base / os.path.expanduser(name)
         if is_there(path):
             return str(path.resolve())
-    return name.rstrip("/")
+    return os.fspath(name).rstrip("/")
 
 
 def is_there(path: str | Path) -> bool:

@@ -21,6 +21,8 @@ def test_quick_needs_only_the_package_and_full_the_hub() -> None:
     assert (Path(quick.model), Path(quick.data)) == (OFFLINE / "checkpoint", OFFLINE / "reviews")
     assert (full.model, full.data) == ("prajjwal1/bert-tiny", "stanfordnlp/imdb")
     assert load_settings(model="prajjwal1/bert-tiny/").model == full.model
+    assert replace(quick, model=Path(quick.model), data=Path(quick.data)) == quick, "a folder may be a Path"
+    assert load_settings(model=Path("prajjwal1/bert-tiny")).model == full.model
 
 
 @pytest.mark.parametrize("sizes", [[8, 16], (8.0, 16.0), range(8, 17, 8), np.array([8, 16]), [np.int64(8), 16]])
