@@ -57,7 +57,7 @@ def read_table(path: Path) -> Dataset:
             rows = read_arrow(pq.read_table(path))
         else:
             content = read_text(path)
-            rows = (read_json if re.match(r"\s*(\[\s*)?\{", content) else read_csv)(content)
+            rows = (read_json if re.match(r"\s*[\[{]", content) else read_csv)(content)
         for row, (text, label) in enumerate(rows):
             check_text(row, text)
             check_label(row, label)

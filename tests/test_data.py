@@ -1,5 +1,6 @@
 import gzip
 import io
+import json
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -352,6 +353,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "pandas' JSON by parts": (
         each(lambda rows, path: rows.to_json(f"{path}.json", orient="split")),
         "no column label; it has: columns, index, data. Name them",
+    ),
+    "JSON lists": (
+        each(lambda rows, path: path.with_suffix(".json").write_text(json.dumps(rows.values.tolist()))),
+        r"train.json, row 0: it is \[.*, but must be an object such as",
     ),
     "a label that is a list": (
         lambda folder: write(folder, test=TEST.assign(label=[[1]] * 12), kind="jsonl"),
