@@ -293,6 +293,12 @@ HARMLESS |= {"show_progress_bar": True, "study_name": "mine", "storage": "sqlite
 RATES, SIZES = [3e-4, 1e-4, 5e-5, 3e-5], [8, 16, 32, 64, 128]
 
 
+def sum_of_metrics(metrics: dict[str, float]) -> float:
+    for name in ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch"):
+        del metrics[name]
+    return sum(metrics.values())
+
+
 def search_with(
     rates: list = RATES,
     sizes: list = SIZES,
@@ -491,6 +497,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "and returns one number"),
+        ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "is given a dict of what"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("no direction", search_with(drop="direction"), "direction minimize"),
@@ -556,5 +563,6 @@ OTHER_RIGHT = {
     "2c minimised error": search_with(direction="minimize", compute_objective=lambda m: 1 - m["eval_accuracy"]),
     "2c cells by index": search_with(hp_space=space_by_index, sampler=optuna.samplers.GridSampler({"cell": range(20)})),
     "2c harmless keys": search_with(**HARMLESS),
+    "2c the sum of what is no time": search_with(compute_objective=sum_of_metrics),
     "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=None),
 }
