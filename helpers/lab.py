@@ -96,7 +96,11 @@ def run_lab(
 
 def load_measured(experiment: str) -> dict[str, Any]:
     """The full-size results that the course comes with, as `run_lab` or `measure_cost` returned them."""
-    return load_results(Path(__file__).parents[1] / "results" / f"lab_{experiment}.json")
+    path = Path(__file__).parents[1] / "results" / f"lab_{experiment}.json"
+    if not path.exists():
+        names = [each.stem.removeprefix("lab_") for each in sorted(path.parent.glob("lab_*.json"))]
+        raise CourseError(f"There is no {path}. The course has full-size results of: {', '.join(names) or 'nothing'}.")
+    return load_results(path)
 
 
 @explained()

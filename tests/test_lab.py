@@ -115,6 +115,8 @@ def test_more_reviews_than_there_are_is_one_message(settings):
         lab.run_lab(settings, "mine", [Run("head", reviews=2001)], workers=0, progress=Listener())
     with pytest.raises(CourseError, match="Unknown experiment"):
         lab.list_runs(settings, "nonsense")
+    with pytest.raises(CourseError, match="nonsense.json. The course has full-size results of: .*, head, "):
+        lab.load_measured("nonsense")
 
 
 def test_costs_are_those_of_one_thread(settings, monkeypatch):
