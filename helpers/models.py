@@ -237,7 +237,8 @@ def _loading(model: str, what: str) -> Iterator[Path]:
             raise
         except Exception as error:  # What a broken file makes the libraries raise has no common kind.
             said = first_line(error)
-            if isinstance(error, (UnpicklingError, SafetensorError)):  # Torch advises to run whatever code is in it.
+            damaged = isinstance(error, (UnpicklingError, SafetensorError)) or "PytorchStreamReader" in said
+            if damaged:  # Torch advises to run whatever code is in it.
                 said = "its weights are cut short or of another kind: download them again, or use save_pretrained"
             said = find_pointer(folder) or said
             raise CourseError(f"Could not load the {what} from {model}: {said}.") from error

@@ -267,6 +267,11 @@ def cut(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
 
 
+def cut_old(folder: Path) -> None:
+    torch.save(BertModel.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    with_file("pytorch_model.bin", (folder / "pytorch_model.bin").read_bytes()[:-1000])(folder)
+
+
 def rename_encoder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"roberta.embeddings.word_embeddings.weight": torch.zeros(3, 3)}, folder / "pytorch_model.bin")
@@ -313,6 +318,7 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (cut, "its weights are cut short or of another kind: download them again"),
+    "weights of the old kind cut short": (cut_old, "its weights are cut short or of another kind: download them again"),
     "a page in place of weights": (with_file("pytorch_model.bin", b"<!DOCTYPE html>"), "cut short or of another kind"),
     "a pointer": (with_file("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer.*git lfs pull"),
     "links without their files": (
