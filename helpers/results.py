@@ -44,7 +44,7 @@ def load_results(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         if results["schema"] != SCHEMA:
-            raise ValueError("it has the shape of another version of the course")
+            raise ValueError(f"schema {results['schema']}")
         list_policies(results)
     except FileNotFoundError:
         raise CourseError(
@@ -52,8 +52,8 @@ def load_results(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError, LookupError, TypeError) as error:
         raise CourseError(
-            f"The results file {path} cannot be read ({error!r:.200}). Move it aside and run"
-            " `python -m helpers assignment`: finished runs are not trained again."
+            f"The results file {path} cannot be read, or is of another version of the course ({error!r:.200}). Move it"
+            " aside and run `python -m helpers assignment`: finished runs are not trained again."
         ) from error
     return results
 
