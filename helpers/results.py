@@ -222,7 +222,7 @@ def count_cores() -> int:
 def limit_memory(found: int) -> int:
     """Of so many bytes of memory those that this container may have."""
     limits = [*_read_limits("", "memory.max"), *_read_limits("memory", "memory.limit_in_bytes")]
-    return min([found, *(limit for (limit,) in limits)])
+    return min([found, *(number for limit in limits for number in limit)])
 
 
 def _read_limits(controller: str, *names: str) -> Iterator[list[int]]:
@@ -231,7 +231,7 @@ def _read_limits(controller: str, *names: str) -> Iterator[list[int]]:
         lines = GROUPS.read_text().splitlines()
     except OSError:
         lines = []
-    own = [PurePosixPath(line.split(":", 2)[2]) for line in lines]
+    own = [PurePosixPath(line.split(":", 2)[-1]) for line in lines]
     for group in {"/", *(str(each) for path in own for each in (path, *path.parents))}:
         folder = CONTAINER / controller / group.lstrip("/")
         with suppress(OSError, ValueError):  # Not there, or `max`, which is none.

@@ -355,6 +355,7 @@ LIMITS = [
     ({"memory.max": "max\n", "hub/cpu.max": "400000 100000\n", "hub/ann/memory.max": f"{5 * 2**30}\n"}, 3),
     ({"memory/slurm/memory.limit_in_bytes": f"{2**30}\n", "memory/memory.limit_in_bytes": f"{2**62}\n"}, 1),
     ({"hub/bob/memory.max": f"{2**30}\n"}, 8),
+    ({"memory.max": "", "groups": "a kernel that says something else\n"}, 8),
 ]
 
 
