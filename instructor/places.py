@@ -76,18 +76,20 @@ def _find_key(part: Path, out: Path) -> str:
     return os.path.join(os.path.relpath(part.parent, out), who)
 
 
-def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1) -> Iterator[Path]:
+def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, alone: bool = False) -> Iterator[Path]:
     """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one.
 
     One that alone is `given`, and was not graded as one before, holds many, unless files of the course lie in it.
     """
     top = folder if given else _enter(folder, look)
     inside = {name: _look_into(top / name, look) for name in look(top)}
-    if match_platform(folder.name) or not (_holds_many(inside, given) or given and not COURSE & inside.keys()):
+    most = 1 if alone or top == folder else 2  # Beside others, ann/week 3 may have code.zip and books.zip, or versions.
+    if match_platform(folder.name) or not (_holds_many(inside, given, most) or given and not COURSE & inside.keys()):
         yield folder
         return
     for part in (top / name for name in sorted(inside)):
-        yield from _list_class(part, look, deeper=deeper - (not given)) if deeper else [part]
+        parts = _list_class(part, look, deeper=deeper - (not given), alone=len(inside) == 1)
+        yield from parts if deeper else [part]
 
 
 def _look_into(part: Path, look: Look, deeper: int = MAX_DEPTH) -> set[str]:
@@ -123,15 +125,15 @@ def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
         return set()
 
 
-def _holds_many(inside: dict[str, set[str]], given: bool = False) -> bool:
-    """Whether names, each with what it holds, are several submissions and not parts of one: two hold the same.
+def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1) -> bool:
+    """Whether names, each with what it holds, are several submissions: more hold the same than of one (`most`) could.
 
     Files of the course among them make it one, but in the folder that is `given` they may be the instructor's.
     """
     beside = COURSE & {*inside, *(_name_kind(name) for name in inside if not inside[name])}
     telling = {"exercises.py"} if beside else COURSE - {"results.json"}
     held = Counter(kind for kinds in inside.values() for kind in kinds & telling)
-    return max(held.values(), default=0) > 1 and beside <= (LARGEST.keys() if given else set())
+    return max(held.values(), default=0) > most and beside <= (LARGEST.keys() if given else set())
 
 
 def _split_download(path: Path, alone: bool) -> list[Path]:
@@ -151,7 +153,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     top = _enter(path, look := lambda folder: tree.get(folder, set()))
     inside = {name: _look_into(top / name, look) for name in sorted(tree[top])}
     ours = [name for name in inside if inside[name] or is_graded(name)]
-    parts = [part for name in inside for part in _list_class(top / name, look)]
+    parts = [part for name in inside for part in _list_class(top / name, look, alone=len(inside) == 1)]
     several = alone and not COURSE & inside.keys() and (_holds_many(inside) or len(parts) > len(inside))
     return parts if several or ours and all(map(match_platform, ours)) else [path]
 

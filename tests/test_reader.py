@@ -154,8 +154,12 @@ CLASSES = {
     "zips in sections": ({f"{name}/submission.zip": b"" for name in SECTIONS}, IN_SECTIONS),
     "a folder too many": ({f"week 3/{name}/submission.zip": b"" for name in PAIR}, PAIR),
     "two folders too many": ({f"download/week 3/{name}.zip": b"" for name in PAIR}, PAIR),
-    "a folder in each section": ({f"{name[0]}/week 3/{name[2:]}.zip": b"" for name in SECTIONS},
-                                 ["a_week_3_ann", "a_week_3_bob", "b_week_3_ann", "b_week_3_di"]),
+    "a folder in each section": ({f"{part}/week 3/{name}.zip": b"" for part in "ab" for name in (*PAIR, "di")},
+                                 [f"{part}_week_3_{name}" for part in "ab" for name in (*PAIR, "di")]),
+    "several zips in a folder of one student": ({f"{name}/week 3/{file}.zip": b"" for name in PAIR
+                                                 for file in ("code", "books")}, PAIR),
+    "versions in a folder of one student": ({f"{name}/HW 3/Version {n}/{FILES[0]}": b"" for name in PAIR
+                                             for n in (1, 2)}, PAIR),
     "Sakai": ({f"HW 1/{name}/{file}": b"" for name in PAIR
                for file in ("timestamp.txt", "Submission attachment(s)/submission.zip")}, PAIR),
     "mails": ({f"{name}/{file}": b"" for name in PAIR for file in ("mail.txt", "submission.zip")}, PAIR),
