@@ -70,7 +70,7 @@ def hyperparameter_search_settings():
 }
 FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 
-# A few attacks share a submission, for each submission takes the sandbox seconds.
+# A few attacks share a submission, for each submission takes the sandbox seconds. What is right after them has its points.
 # name: (the whole of exercises.py, points, for some problems a part of what the sheet says)
 CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
     "takes all it can": (
@@ -78,9 +78,8 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
             preprocess_dataset="import os\nwhile True:\n    os.fork()",
             init_model="while True: pass",
             init_trainer=into_every_pipe("b'0' * 10**7"),
-            hyperparameter_search_settings="data = bytearray(10 * 2**30)",
         ),
-        NONE,
+        without("1d", "2a", "2b"),
         {"2a": "it took more than 8 s of CPU", "2b": "it returned more than"},
     ),
     "works beside the checks": (  # It traces the runner, leaves a daemon, writes at exit, talks much, and runs the checks.
@@ -159,15 +158,20 @@ def init_model(trial, model_name, use_bitfit=False):
         without("1d", "2a"),
         {"2a": "expected trained, found frozen"},
     ),
-    "leaves early, or walks its frames to what is expected": (
+    "takes 10 GB at once, leaves early, or walks its frames to what is expected": (
         before(
+            preprocess_dataset="data = bytearray(10 * 2**30)",
             init_model="import os\nos._exit(0)",
             init_trainer="import sys\nframe = sys._getframe()\nwhile frame:\n"
             "    if 'expected' in {**frame.f_globals, **frame.f_locals}:\n        raise SystemError('found')\n"
             "    frame = frame.f_back\nraise KeyError('not there')",
         ),
-        without("2a", "2b"),
-        {"2a": "nothing came back; its process ended with exit code 0.", "2b": "KeyError: 'not there'"},
+        without("1d", "2a", "2b"),
+        {
+            "1d": "MemoryError",
+            "2a": "nothing came back; its process ended with exit code 0.",
+            "2b": "KeyError: 'not there'",
+        },
     ),
     "spins at import": (
         at_import("while True: pass"),
