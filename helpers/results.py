@@ -48,7 +48,7 @@ def load_results(path: Path) -> dict[str, Any]:
         list_policies(results)
     except FileNotFoundError:
         raise CourseError(
-            f"There is no results file {path}. First run what writes it: `python -m helpers assignment`, or `lab`."
+            f"There is no results file {path}. First run notebook 03, or `python -m helpers assignment`."
         ) from None
     except (ValueError, OSError, LookupError, TypeError) as error:
         raise CourseError(
