@@ -51,8 +51,8 @@ def token_table(
     least = 3 if pair is None else 5  # [CLS], and of each text one token and its [SEP]
     if not least <= max_length <= MAX_POSITIONS:
         raise ValueError(
-            f"A maximum length of {max_length} does not do: with [CLS] and [SEP] it takes at least {least} tokens, and"
-            f" BERT has only {MAX_POSITIONS} position embeddings."
+            f"The maximum length must be from {least} (a token of each text, [CLS] and [SEP]) to {MAX_POSITIONS} (BERT"
+            f" has no more position embeddings), but is {max_length}."
         )
     encoded = tokenizer(text, pair, truncation=True, max_length=max_length, padding=padding)
     table = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(encoded["input_ids"]), **encoded})
