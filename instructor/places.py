@@ -120,7 +120,8 @@ def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
         if folder.is_symlink() and folder != given:
             return set()
         names = {name for name in os.listdir(folder) if not IGNORED.search(name)}
-        return names - ({out.name} if os.path.realpath(folder / out.name) == os.path.realpath(out) else set())
+        called = (os.path.basename(path(out)) for path in (os.path.abspath, os.path.realpath))
+        return names - {name for name in called if os.path.realpath(folder / name) == os.path.realpath(out)}
     except OSError:  # It is a file, or nobody may look into it.
         return set()
 

@@ -182,6 +182,14 @@ def test_everybody_has_one_row(tmp_path: Path, name: str) -> None:
         assert [found.student for found in find_submissions([tmp_path / "class.zip"], tmp_path)] == rows
 
 
+def test_the_folder_of_grades_is_no_row_however_it_is_called(tmp_path: Path, monkeypatch) -> None:
+    class_ = write(tmp_path / "class", {f"{name}/{FILES[0]}": b"" for name in PAIR} | {"grades/ann.md": b""})
+    (tmp_path / "link").symlink_to(class_ / "grades")
+    monkeypatch.chdir(class_ / "grades")
+    for out in (Path("."), Path("../grades"), tmp_path / "link"):
+        assert [place.student for place in find_submissions([Path("..")], out)] == PAIR
+
+
 def test_a_student_graded_alone_has_the_row_of_the_class(tmp_path: Path) -> None:
     class_ = write(tmp_path / "class", {f"{name}/submission.zip": b"" for name in PAIR} | {"cy/week 3/x.py": b""})
     students = [class_ / name for name in ("ann", "bob", "cy")]
