@@ -83,7 +83,8 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, 
     """
     top = folder if given else _enter(folder, look)
     inside = {name: _look_into(top / name, look) for name in look(top)}
-    most = 1 if alone or top == folder else 2  # Beside others, ann/week 3 may have code.zip and books.zip, or versions.
+    # Beside others, ann/week 3 may have code.zip and books.zip, or two versions.
+    most = 1 if alone or top == folder or any(map(match_platform, inside)) else 2
     if match_platform(folder.name) or not (_holds_many(inside, given, most) or given and not COURSE & inside.keys()):
         yield folder
         return

@@ -156,6 +156,8 @@ CLASSES = {
     "two folders too many": ({f"download/week 3/{name}.zip": b"" for name in PAIR}, PAIR),
     "a folder in each section": ({f"{part}/week 3/{name}.zip": b"" for part in "ab" for name in (*PAIR, "di")},
                                  [f"{part}_week_3_{name}" for part in "ab" for name in (*PAIR, "di")]),
+    "a download in each section": ({f"{part}/week 3/{name}": b"" for part in "ab" for name in DOWNLOAD},
+                                   ["a_week_3_ann_7", "a_week_3_bob_8", "b_week_3_ann_7", "b_week_3_bob_8"]),
     "several zips in a folder of one student": ({f"{name}/week 3/{file}.zip": b"" for name in PAIR
                                                  for file in ("code", "books")}, PAIR),
     "versions in a folder of one student": ({f"{name}/HW 3/Version {n}/{FILES[0]}": b"" for name in PAIR
