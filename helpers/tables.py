@@ -124,6 +124,8 @@ def is_tree(path: Path) -> bool:
 
 def read_tree(folder: Path) -> Rows:
     """A file a review; whatever else is there might be reviews."""
+    if more := [path.name for path in list_visible(folder) if path.name.isdecimal() and path.name not in LABELS]:
+        raise ValueError(f"{folder.name} has a folder {more[0]} (stars?), but labels are 0 or 1: move it elsewhere")
     files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
     for path, _ in files:
         if path.suffix.lower() != ".txt":

@@ -155,8 +155,8 @@ def init_model(trial, model_name, use_bitfit=False):
         parameter.requires_grad = not use_bitfit or name in _names
     return model
 """,
-        without("1d", "2a"),
-        {"2a": "expected trained, found frozen"},
+        without("1d"),  # Of 2a it knows the names of the biases, which are those of the students' own model.
+        {"1d": "Problem 1d: input_ids of review 0"},
     ),
     "takes 10 GB at once, leaves early, or walks its frames to what is expected": (
         before(

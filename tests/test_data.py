@@ -246,6 +246,9 @@ def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path, names: tuple[
     tree(tmp_path, names)
     (tmp_path / "train").rename(tmp_path / "Train")
     assert_whole(load(tmp_path), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
+    (tmp_path / "test" / "2").mkdir()
+    with pytest.raises(CourseError, match="test has a folder 2"):
+        load(tmp_path)
 
 
 def test_a_tree_without_train_and_test_is_split_in_halves(tmp_path: Path) -> None:
