@@ -203,7 +203,6 @@ class Workshop:
             self.end_preparer()
         seconds = 3600 if full else NOTEBOOK_LIMITS.seconds
         limits = replace(NOTEBOOK_LIMITS, seconds=seconds, memory=min(NOTEBOOK_LIMITS.memory, self.memory))
-        notebooks = {Path(name).name: text for name, text in notebooks.items()}
         profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
         job = {"notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
         job |= {"exercises": exercises.decode("utf-8", "surrogateescape"), "cell_seconds": 1800 if full else 300}
