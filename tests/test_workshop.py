@@ -76,7 +76,9 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
 
 def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop) -> None:
     counted = "    assert sum(p.numel() for p in model.parameters() if p.requires_grad) in (3_074, 4_386_178)\n"
-    graded = workshop.grade_code(SOLUTION.replace("    return model", f"{counted}    return model").encode(), SMALL)
+    code = SOLUTION.replace("    return model", f"{counted}    return model")
+    elsewhere = code.replace('report_to="none"', 'report_to="wandb", bf16=True, tf32=True')  # as on Colab
+    graded = workshop.grade_code(elsewhere.encode(), SMALL)
     assert all(graded["passed"].values()) and graded["notes"] == [] and graded["graded"]
     assert all("correct" in said for said in graded["said"].values())
     assert 0 < graded["cpu_seconds"] < 60 and 50 * MEBI < graded["peak_memory"] < 700 * MEBI
