@@ -483,6 +483,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ),
         ("trained a little", make_tester(trained_a_little), "saved values of bert.embeddings.word_embeddings.weight"),
         ("no metric", make_tester(saved, metrics=None), "found only test_loss"),
+        ("a last batch left out", make_tester(saved, dataloader_drop_last=True), "drop_last: expected False"),
         ("loss only", make_tester(saved, prediction_loss_only=True), "the tester's TrainingArguments, prediction_loss"),
     ],
     "2c": [

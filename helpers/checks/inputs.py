@@ -104,12 +104,12 @@ def _expect_2a(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expect_2b(given: dict[str, Any]) -> dict[str, Any]:
-    measured = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
+    off = ("do_train", "prediction_loss_only", "batch_eval_metrics", "dataloader_drop_last")
     return {
         "models": _expect_models(given["model"]),
         "saved": describe_model(load_classifier(given["saved"]))["parameters"],
         "arguments": ASKED | take_checked(TrainingArguments("nowhere", **ASKED)),
-        "tester": measured | {"do_train": False, "label_names": None},
+        "tester": dict.fromkeys(off, False) | {"label_names": None, "eval_do_concat_batches": True},
         "labels": given["val"]["label"],
         "train_dataset": describe_data(Dataset.from_dict(given["train"])),
         "eval_dataset": describe_data(Dataset.from_dict(given["val"])),
