@@ -28,7 +28,7 @@ from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
 from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
-SMALL = Limits(60, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
+SMALL = Limits(180, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 # Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
 NEEDS_NAMESPACES = {"reads the solution by its path", "reaches outside"}
 
@@ -141,7 +141,7 @@ def test_numbers_that_are_none_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "words"),
-    [("time", "within 60 s"), ("memory", "700 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
+    [("time", "within 180 s"), ("memory", "700 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
     + [("cpu", "8 s of CPU"), ("result", "returned more than 4 MiB"), ("sandbox", "could not be set up")],
 )
 def test_a_broken_limit_is_named(reason: str, words: str) -> None:
