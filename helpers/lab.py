@@ -156,7 +156,7 @@ def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
     runs, changes = report.read_lab(results)
-    columns = {  # The names are short, for a browser that lacks room breaks a rate at its hyphen.
+    columns = {  # Short names, that of the rate longer than 3e-4: a browser that lacks room breaks it at its hyphen.
         "validation": ("validation_accuracy", "mean"),
         "±": ("validation_accuracy", "std"),
         "seeds": ("validation_accuracy", "size"),
@@ -166,7 +166,7 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
     runs = pd.DataFrame(runs).assign(learning_rate=[report.format_rate(run["learning_rate"]) for run in runs])
     table = runs.groupby(["policy", *changes], sort=False).agg(**columns)
     table = table.dropna(axis=1, how="all")  # One seed has no deviation.
-    return table.rename_axis(index={"learning_rate": "rate"}).round(4)
+    return table.rename_axis(index={"learning_rate": "learning rate"}).round(4)
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:

@@ -39,8 +39,8 @@ SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
-# What is in an output and wider than its box, a table's word that is broken, and text that hardly differs from what is
-# behind it.
+# What is in an output and wider than its box, a table's number that is broken, and text that hardly differs from what
+# is behind it.
 LOOK = """
 () => {
   const found = [];
@@ -54,8 +54,8 @@ LOOK = """
   for (const cell of document.querySelectorAll('.dataframe th, .dataframe td')) {
     const text = document.createRange();
     text.selectNodeContents(cell);
-    if (!/\\s/.test(cell.innerText.trim()) && new Set([...text.getClientRects()].map(line => line.top)).size > 1)
-      found.push(`broken within a word or a number: ${name(cell)}`);
+    if (/^[\\d.e-]+$/.test(cell.innerText.trim()) && new Set([...text.getClientRects()].map(line => line.top)).size > 1)
+      found.push(`broken within a number: ${name(cell)}`);
   }
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
