@@ -32,7 +32,7 @@ class Limits:
     disk: int = 512 * MEBI
     files: int = 20_000
     output: int = 64 * 1024
-    result: int = 2 * MEBI  # Honest ones have 70 kB; the grader's own memory grows by 27 times what it reads.
+    result: int = 2 * MEBI  # Honest ones have about 100 kB; the grader itself, which has no limit, reads them.
 
     def __str__(self) -> str:
         return (
