@@ -26,7 +26,7 @@ from helpers.data import load_reviews
 from helpers.prepare import choose_precision
 from helpers.results import peak_memory_gb
 from helpers.settings import Run, load_settings, write_atomically
-from helpers.workers import count_workers, open_executor
+from helpers.workers import call, count_workers, open_executor
 
 POLICIES = ("full", "bitfit")
 BATCH_SIZES = (8, 32, 128)
@@ -77,7 +77,8 @@ def measure_side(settings, padded, side: str, run: Run, cores: int) -> dict[str,
     count, threads = (1, cores) if side == "reference" else (cores, 1)
     with multiprocessing.Manager() as manager, open_pool(side, count) as pool:
         start = manager.Barrier(count, timeout=600)
-        jobs = [pool.submit(measure, settings, padded, side, run, threads, start) for _ in range(count)]
+        job = settings, padded, side, run, threads, start
+        jobs = [pool.submit(call, "speed", "measure", *job) for _ in range(count)]
         found = [job.result() for job in jobs]
     rates = {name: round(sum(one[name] for one in found), 1) for name in EPOCH}
     return rates | {"memory_gb": round(max(one["memory_gb"] for one in found), 2)}
