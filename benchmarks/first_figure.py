@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers.results import describe_machine
+from helpers.results import describe_machine, describe_versions
 from helpers.settings import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def main() -> None:
     print(found)
     finished = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     measured = {
-        "provenance": {"hardware": describe_machine(), "finished": finished},
+        "provenance": {"versions": describe_versions(), "hardware": describe_machine(), "finished": finished},
         "until_the_first_figure": found,
     }
     write_atomically(FILE, json.dumps(measured, indent=1) + "\n")
