@@ -209,7 +209,8 @@ def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) 
     files = {"ann_7_1012_a.zip": zipped(PACKED), "bob_8_1013_zeros.txt": bytes(5 * 2**20), "cy_9_1014_a.zip": b""}
     (tmp_path / "class.zip").write_bytes(zipped(files))
     found = read(tmp_path / "class.zip")
-    assert len(found["ann_7"].files) == len(FILES) and "a bomb" in found["bob_8"].refused and found["cy_9"].refused
+    assert len(found["ann_7"].files) == len(FILES) and "but zeros.txt" in found["bob_8"].refused
+    assert found["cy_9"].refused
 
 
 def test_a_platform_s_own_files_in_a_download_do_not_hide_whose_the_others_are(tmp_path: Path) -> None:
@@ -305,15 +306,10 @@ REFUSED = {
     "a zip that is none": (b"PK but no", "not a zip"),
     "a member shorter than declared": (patched(STORED, 20, struct.pack("<II", 99999, 99999)), "exercises.py cannot be"),
     "a wrong checksum": (patched(STORED, 16, b"abcd"), "exercises.py cannot be read: BadZipFile"),
-    "zip slip": (zipped(["exercises.py", "../../evil.py"]), "leads out of its folder"),
-    "absolute path": (zipped(["exercises.py", "/etc/evil"]), "leads out of its folder"),
-    "Windows path": (zipped(["exercises.py", "C:\\evil"]), "leads out of its folder"),
-    "duplicate names": (zipped(["exercises.py", "EXERCISES.py"]), "two members called"),
-    "a link": (zipped({member("exercises.py", stat.S_IFLNK): b"/etc/passwd"}), "is a link or a device"),
-    "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "is a link or a device"),
-    "a bomb": (zipped({"exercises.py": b"1", "zeros": bytes(50 * 2**20)}), "a bomb"),
+    "a link": (zipped({member("exercises.py", stat.S_IFLNK): b"/etc/passwd"}), "neither exercises.py nor"),
+    "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "neither exercises.py nor"),
+    "a bomb": (zipped({"exercises.py": bytes(50 * 2**20)}), "larger than 0.25 MiB"),
     "several students' work": (zipped([f"class/{name}" for name in DOWNLOAD]), "the work of several students (ann_7, "),
-    "too many members": (zipped([*FILES, *map(str, range(21_000))]), "more than 20,000"),
     "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
     "nothing of use": (zipped(["readme.txt"]), "neither exercises.py nor"),
     "no member at all": (zipped([]), "neither exercises.py nor"),
@@ -328,6 +324,13 @@ def test_an_archive_at_fault_is_the_reason_and_nothing_else_happens(tmp_path: Pa
     found = read_submission([("one.zip", tmp_path / "one.zip", "")])
     assert words in found.refused and not found.files and "rename it" not in found.refused
     assert os.listdir(tmp_path) == ["one.zip"]
+
+
+def test_what_else_is_in_an_archive_does_no_harm(tmp_path: Path) -> None:
+    names = [*FILES, "../../evil.py", "/etc/evil", "C:\\evil", *map(str, range(21_000))]
+    found = read_one(zipped(dict.fromkeys(names, b"1") | {"zeros": bytes(50 * 2**20), "EXERCISES.py": b"2"}), tmp_path)
+    assert found.files == dict.fromkeys(FILES, b"1") and os.listdir(tmp_path) == ["one.zip"]
+    assert found.notes == ["one.zip/EXERCISES.py is another exercises.py than the one that counts."]
 
 
 def test_sizes_are_checked_while_unpacking_for_headers_lie(tmp_path: Path) -> None:
