@@ -3,20 +3,20 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from helpers import tolerate_any_encoding
 from helpers.results import blame_exercises, load_results, published
 from helpers.settings import CourseError, Run, Settings, load_settings
 
+Verbs = dict[Callable[[argparse.Namespace], int | None], list[tuple]]  # to each its arguments, as argparse adds them
 
-def main(arguments: list[str] | None = None) -> int:
+
+def main(arguments: list[str] | None = None, package: str = "helpers", verbs: Verbs | None = None) -> int:
+    """Run the verb that was asked for; returns the exit code. What the user can mend is said in one message."""
     tolerate_any_encoding()
-    return run_verb(build_parser().parse_args(arguments))
-
-
-def run_verb(options: argparse.Namespace) -> int:
-    """Run what was asked for; returns the exit code. What the user can mend is said in one message."""
+    options = build_parser(package, verbs or VERBS).parse_args(arguments)
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # `... | head`: nobody reads the rest.
@@ -26,7 +26,7 @@ def run_verb(options: argparse.Namespace) -> int:
         said = str(error) if isinstance(error, CourseError) else blame_exercises(error)
         if not said and isinstance(error, ModuleNotFoundError):
             said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."
-        if getattr(options, "traceback", False) or not said:
+        if options.traceback or not said:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
@@ -35,13 +35,12 @@ def run_verb(options: argparse.Namespace) -> int:
         return 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers", description="Full fine-tuning against BitFit, as a course assignment."
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for run, options in VERBS.items():
-        verb = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+def build_parser(package: str, verbs: Verbs) -> argparse.ArgumentParser:
+    description = "Full fine-tuning against BitFit, as a course assignment."
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=description)
+    commands = parser.add_subparsers(required=True, metavar="VERB")
+    for run, options in verbs.items():
+        verb = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         verb.set_defaults(run=run)
         verb.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)  # for developers
         for option in options:

@@ -7,39 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from helpers import tolerate_any_encoding
-from helpers.__main__ import run_verb
+from helpers.__main__ import main
 from helpers.settings import write_atomically
-
-
-def main(arguments: list[str] | None = None) -> int:
-    tolerate_any_encoding()
-    return run_verb(build_parser().parse_args(arguments))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m instructor", description="The instructor's side of the course.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def add(run) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
-        verb.set_defaults(run=run)
-        return verb
-
-    verb = add(release)
-    verb.add_argument("folder", metavar="DIR", type=Path, help="folder to write; it must be empty, or not there yet")
-    verb.add_argument("--repo", metavar="OWNER/NAME", default="", help="where on GitHub the student version will be")
-    verb = add(grade)
-    verb.add_argument("submissions", metavar="SUBMISSION", nargs="+", type=Path, help="zip, folder, or folder of them")
-    verb.add_argument("--out", default="grades", type=Path, help="folder to write (default: %(default)s)")
-    verb.add_argument("--workers", type=int, help="submissions at a time (default: one a core, if memory allows)")
-    rerun = verb.add_mutually_exclusive_group()
-    rerun.add_argument("--no-notebooks", action="store_const", const="none", help="do not re-execute the notebooks")
-    rerun.add_argument("--full-rerun", action="store_const", const="full", help="re-execute them with the whole grid")
-    verb.add_argument("--isolation", default="auto", help="auto (default: the best that works), namespaces or user")
-    verb.add_argument("--gradescope", metavar="FILE", type=Path, help="write Gradescope's results.json of the one path")
-    add(autograder).add_argument("file", metavar="FILE", type=Path, help="zip to write")
-    return parser
 
 
 def release(options: argparse.Namespace) -> None:
@@ -55,9 +24,8 @@ def grade(options: argparse.Namespace) -> int:
     from instructor.grade import grade_class
 
     os.umask(os.umask(0) | 0o007)  # Grades are not for everybody, as whom submitted code may run.
-    notebooks, single = options.no_notebooks or options.full_rerun or "corner", bool(options.gradescope)
-    how = {"workers": options.workers, "notebooks": notebooks, "degree": options.isolation, "single": single}
-    records = grade_class(options.submissions, options.out, **how)
+    how = {"workers": options.workers, "notebooks": options.notebooks, "degree": options.isolation}
+    records = grade_class(options.submissions, options.out, **how, single=bool(options.gradescope))
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
     print(f"Written to {options.out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
@@ -74,6 +42,24 @@ def autograder(options: argparse.Namespace) -> None:
     print(write_autograder(options.file))
 
 
+RERUN = {"dest": "notebooks", "action": "store_const", "default": "corner"}
+VERBS = {
+    release: [
+        ("folder", {"metavar": "DIR", "type": Path, "help": "folder to write; it must be empty, or not there yet"}),
+        ("--repo", {"metavar": "OWNER/NAME", "default": "", "help": "where on GitHub the student version will be"}),
+    ],
+    grade: [
+        ("submissions", {"metavar": "PATH", "nargs": "+", "type": Path, "help": "zip, folder, or folder of them"}),
+        ("--out", {"default": "grades", "type": Path, "help": "folder to write (default: %(default)s)"}),
+        ("--workers", {"type": int, "help": "submissions at a time (default: one a core, if memory allows)"}),
+        ("--no-notebooks", RERUN | {"const": "none", "help": "do not re-execute the notebooks"}),
+        ("--full-rerun", RERUN | {"const": "full", "help": "re-execute them with the whole grid"}),
+        ("--isolation", {"default": "auto", "help": "auto (default: the best that works), namespaces or user"}),
+        ("--gradescope", {"metavar": "FILE", "type": Path, "help": "write Gradescope's results.json of the one path"}),
+    ],
+    autograder: [("file", {"metavar": "FILE", "type": Path, "help": "zip to write"})],
+}
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # A polite request to end is a Ctrl-C.
-    sys.exit(main())
+    sys.exit(main(package="instructor", verbs=VERBS))
