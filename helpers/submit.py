@@ -143,27 +143,15 @@ def check_code(content: bytes) -> None:
 def find_stubs(code: bytes | str) -> dict[str, bool]:
     """From every name that the code gives to whether it is a function not yet written; SyntaxError if it is no code.
 
-    Such a function raises NotImplementedError before it returns anything.
+    Such a function raises NotImplementedError before it returns anything; what is defined in it is not looked at.
     """
     stubs = {}
-    for statement in _list_statements(ast.parse(code)):
-        steps = (each for each in getattr(statement, "body", []) if isinstance(each, ast.Raise) or _may_return(each))
-        is_stub = isinstance(first := next(steps, None), ast.Raise) and "NotImplementedError" in ast.dump(first)
+    for statement in ast.parse(code).body:
+        body = [each for each in getattr(statement, "body", []) if not isinstance(each, ast.FunctionDef)]
+        ends = (each for each in body if isinstance(each, ast.Raise) or ast.Return in map(type, ast.walk(each)))
+        is_stub = isinstance(first := next(ends, None), ast.Raise) and "NotImplementedError" in ast.dump(first)
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
-
-
-def _may_return(statement: ast.stmt) -> bool:
-    return any(isinstance(each, ast.Return) for each in _list_statements(statement))
-
-
-def _list_statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """The statements of a module, also under conditions; what stands in a function or class is none of them."""
-    if isinstance(node, ast.stmt):
-        yield node
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr)):
-        for child in ast.iter_child_nodes(node):
-            yield from _list_statements(child)
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:
