@@ -12,9 +12,9 @@ from helpers.settings import CourseError, Settings
 from helpers.tables import is_tree, list_visible, read_table
 
 SPLITS = ("train", "test")
-# A file of reviews, one of several perhaps, and none that describes a folder of `datasets`.
+# A file of reviews, one of several perhaps, numbered as on the hub, and none that describes a folder of `datasets`.
 TABLE = re.compile(
-    r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?)?"
+    r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?"
     r"\.(parquet|(csv|tsv|jsonl?|ndjson)(\.gz)?)",
     re.IGNORECASE,
 )
@@ -86,23 +86,14 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
 
 
 def check_files(split: str, paths: list[Path]) -> list[Path]:
-    """Refuse two files that are not numbered parts of one, or have one number, and parts of which one is missing."""
+    """Refuse two files that are not numbered parts of one, and parts of which one is missing."""
     parts = [TABLE.fullmatch(path.name) for path in paths]
-    numbers = [int(part["number"]) if part and part["number"] else None for part in parts]
-    counts = {part and part["count"] for part in parts}
-    if len(paths) > 1 and (None in numbers or len({*numbers}) < len(paths) or len(counts) > 1):
+    numbers, counts = ({part and part[name] for part in parts} for name in ("number", "count"))
+    if len(paths) > 1 and (None in numbers or len(numbers) < len(paths) or len(counts) > 1):
         names = " and ".join(path.name for path in paths)
         raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one, or the parts of one.")
-    count = int(counts.pop() or 0)
-    if count or len(paths) > 1:  # They are numbered from 0 or from 1.
-        first = int(0 not in numbers and count in (0, *numbers))
-        wanted = range(first, max(first + count, max(numbers) + 1))
-        missing = next((number for number in wanted if number not in numbers), None)
-        if missing is not None:
-            raise CourseError(
-                f"{paths[0].parent} has {len(paths)} of the {len(wanted)} files {split}-*, but not number {missing}:"
-                " fetch the rest."
-            )
+    if len(paths) < (count := int(counts.pop() or 1)):
+        raise CourseError(f"{paths[0].parent} has {len(paths)} of the {count} files {split}-*: fetch the rest.")
     return paths
 
 

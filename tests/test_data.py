@@ -197,7 +197,6 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "Train.csv": capitals,
     "sidecar files": sidecars,
     "lost+found": locked,
-    "parts from 1": each(lambda rows, path: [rows[:9].to_csv(f"{path}-1.csv"), rows[9:].to_csv(f"{path}-2.csv")]),
     "Excel's separator": each(
         lambda rows, path: Path(f"{path}.csv").write_text("sep=;\n" + rows.to_csv(sep=";", index=False))
     ),
@@ -369,9 +368,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is no .txt file: rename it"),
     "a shard is missing": (
         lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
-        "1 of the 2 files train-.*not number 1",
+        "1 of the 2 files train-.*fetch the rest",
     ),
-    "a number is missing": (numbered("-1", "-3"), "2 of the 3 files train-.*not number 2"),
+    "parts of unknown number": (numbered("-1", "-2"), "No train reviews in .*which has: test.csv, train-1.csv"),
     "a number twice": (
         numbered("-00000-of-00002-aaaa", "-00000-of-00002-bbbb"),
         "has train-00000-of-00002-aaaa.csv and train-00000-of-00002-bbbb.csv: which are the reviews",
