@@ -4,7 +4,6 @@ What comes from a submission stands in fences that it cannot close, and in table
 """
 
 import base64
-import codecs
 import contextlib
 import csv
 import io
@@ -147,7 +146,10 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
         return {}, []
     with contextlib.suppress(OSError, ValueError, csv.Error):
         data = path.read_bytes()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "windows")
+        try:
+            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", "replace")  # as a spreadsheet on Windows may write it
         text = "\n".join(text.splitlines()) if "\n" not in text else text  # Excel's "CSV (Macintosh)"
         tables = (list(csv.reader(io.StringIO(text), delimiter=mark)) for mark in ",;\t")
         for table, names in ((rows, row) for rows in tables for row in rows if "submission" in row):
@@ -171,14 +173,6 @@ def _name_rows(names: list[str], rows: list[list[str]]) -> dict[str, dict[str, s
             key, cells = f"row {number}", cells | {"submission": ""}
         found[key] = cells
     return found
-
-
-def _read_as_windows(error: UnicodeDecodeError) -> tuple[str, int]:
-    """What is no UTF-8 in a table is what a spreadsheet on Windows has written there."""
-    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
-
-
-codecs.register_error("windows", _read_as_windows)
 
 
 def neutralise(text: str) -> str:
