@@ -92,17 +92,17 @@ def write_class(folder: Path) -> dict[str, dict[str, int]]:
         name = f"hostile-{kind.replace(' ', '-')}"
         hostile.write_files(folder / name, {"exercises.py": code.encode()})
         deserved[name] = points
-    right = {"exercises.py": hostile.SOLUTION.encode()}
+    more = {"exercises.py": hostile.SOLUTION.encode(), "../../evil.py": b"x", "zeros": bytes(50 * 2**20)}
     perfect = notebooks["results.json"].replace(b'"accuracy": 0.', b'"accuracy": 1.')
     forged = {
         "hostile-forged-results/exercises.py": hostile.STUBS.encode(),
         "hostile-forged-results/results.json": perfect,
-        "hostile-zip-slip.zip": make_zip(right | {"../../evil.py": b"x"}),
-        "hostile-a-bomb.zip": make_zip(right | {"zeros": bytes(50 * 2**20)}),
+        "hostile-what-is-not-unpacked.zip": make_zip(more),
+        "hostile-a-bomb.zip": make_zip({"exercises.py": bytes(50 * 2**20)}),
     }
     hostile.write_files(folder, forged)
     deserved |= {Path(name).parts[0].removesuffix(".zip"): hostile.NONE for name in forged}
-    return deserved
+    return deserved | {"hostile-what-is-not-unpacked": hostile.ALL}
 
 
 if __name__ == "__main__":
