@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from helpers.__main__ import main
+from helpers.__main__ import main, positive
 from helpers.settings import write_atomically
 
 
@@ -43,6 +43,7 @@ def autograder(options: argparse.Namespace) -> None:
 
 
 RERUN = {"dest": "notebooks", "action": "store_const", "default": "corner"}
+DEGREES = {"choices": ("auto", "namespaces", "user"), "default": "auto"}
 VERBS = {
     release: [
         ("folder", {"metavar": "DIR", "type": Path, "help": "folder to write; it must be empty, or not there yet"}),
@@ -51,10 +52,10 @@ VERBS = {
     grade: [
         ("submissions", {"metavar": "PATH", "nargs": "+", "type": Path, "help": "zip, folder, or folder of them"}),
         ("--out", {"default": "grades", "type": Path, "help": "folder to write (default: %(default)s)"}),
-        ("--workers", {"type": int, "help": "submissions at a time (default: one a core, if memory allows)"}),
+        ("--workers", {"type": positive, "help": "submissions at a time (default: one a core, if memory allows)"}),
         ("--no-notebooks", RERUN | {"const": "none", "help": "do not re-execute the notebooks"}),
         ("--full-rerun", RERUN | {"const": "full", "help": "re-execute them with the whole grid"}),
-        ("--isolation", {"default": "auto", "help": "auto (default: the best that works), namespaces or user"}),
+        ("--isolation", DEGREES | {"help": "default: %(default)s, the best that works"}),
         ("--gradescope", {"metavar": "FILE", "type": Path, "help": "write Gradescope's results.json of the one path"}),
     ],
     autograder: [("file", {"metavar": "FILE", "type": Path, "help": "zip to write"})],

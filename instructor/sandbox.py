@@ -124,10 +124,8 @@ def try_degree(degree: str) -> str:
 def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
     """The best degree of isolation that works here, or the wanted one; and what is not as good as it could be.
 
-    Raises OSError where none works, ValueError for a degree that there is none of.
+    Raises OSError where none works.
     """
-    if wanted not in ("auto", *DEGREES):
-        raise ValueError(f"Unknown degree {wanted!r}. Choose one of: auto, {', '.join(DEGREES)}.")
     reasons = []
     for degree in DEGREES if wanted == "auto" else (wanted,):
         problem = try_degree(degree)

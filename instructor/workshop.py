@@ -54,7 +54,7 @@ class Workshop:
             raise CourseError("Grading runs untrusted code and needs Linux for that: a container or Colab will do.")
         try:
             self.degree, self.reasons = sandbox.find_degree(degree)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
         secret = [*(path for path in map(Path, self.hidden) if "bitfit" not in path.name), *private]

@@ -22,6 +22,7 @@ from hostile import ALL, MISTAKES, NONE, SOLUTION, STUBS, write_files
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
 from instructor import autograder, workshop
+from instructor.__main__ import VERBS, main
 from instructor.grade import grade_class, read_course, read_rubric
 from instructor.limits import MEBI, Limits
 from instructor.release import ORDINARY_LINES, cut_solutions
@@ -282,6 +283,13 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     with pytest.raises(CourseError, match="nothing to grade"):
         grade_class([tmp_path / "class"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", [["--isolation", "limits"], ["--workers", "0"], ["--workers", "-1"]])
+def test_what_is_no_degree_or_number_is_refused_before_anything_is_read(option, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["grade", "x", *option], "instructor", VERBS)
+    assert option[0] in capsys.readouterr().err
 
 
 RESULT_FIELDS = {"score", "execution_time", "output", "output_format", "visibility", "stdout_visibility", "tests"}
