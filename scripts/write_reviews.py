@@ -141,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the offline sample reviews.")
     parser.add_argument("--out", type=Path, default=here.parent / "helpers" / "offline" / "reviews")
     out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
     lexicon = json.loads((here / "reviews_lexicon.json").read_text(encoding="utf-8"))
     rng, taken = random.Random(SEED), set()
     for split in ROWS:
