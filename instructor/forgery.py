@@ -53,7 +53,7 @@ def find_forgery(source: bytes) -> list[str]:
         for name in list_odd(node, system, id(node) in held):
             lines.setdefault(name, set()).add(node.lineno)
     notes = [
-        f"exercises.py uses {name}, for which right solutions have no use:"
+        f"exercises.py uses {name:.80}, for which right solutions have no use:"
         f" line {', '.join(map(str, sorted(found)[:8]))}"
         for name, found in sorted(lines.items(), key=lambda item: min(item[1]))
     ]
