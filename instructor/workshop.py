@@ -61,6 +61,7 @@ class Workshop:
         if self.degree == "user" and (found := [str(path) for path in secret if can_everybody_read(path)]):
             which = f"chmod go= (or uninstall) {' '.join(found[:5])}"
             self.reasons.append(f"SOLUTIONS OR OTHERS' WORK CAN BE READ by what is graded: {which}")
+        self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
         self.folder.chmod(0o711)

@@ -38,6 +38,7 @@ NO_MORE = ["bash", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$
 
 # Where everybody may write; some of it may be a link, which `find` would not enter.
 SHARED = {*map(os.path.realpath, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", tempfile.gettempdir()))}
+OR_OPEN = ["-o", "!", "-perm", "-2", "-prune"]  # `find` enters others' folders in which everybody may write.
 SET_REAPER = 36  # From the kernel's sys/prctl.h.
 SYSTEM_V = {"shm": ("shmid", "-m"), "sem": ("semid", "-s"), "msg": ("msqid", "-q")}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
@@ -124,7 +125,7 @@ class OtherUser:
     def measure(self, inside: list[psutil.Process]) -> tuple[int, int, int]:
         """Bytes of its System V shared memory, its bytes on disk and the number of its files, as of lately."""
         if time.monotonic() > self.measured_at + SECONDS:
-            words = ["find", self.scratch, *SHARED, "-mindepth", "1", *self.owned, "-printf", "%b\n", "-o", "-prune"]
+            words = ["find", self.scratch, *SHARED, "-mindepth", "1", *self.owned, "-printf", "%b\n", *OR_OPEN]
             blocks = subprocess.run(words, **QUIET | {"stdout": subprocess.PIPE}).stdout.split()
             shared = sum(int(row["rss"]) for row in self.list_system_v("shm"))
             self.measured = shared, 512 * sum(map(int, blocks)), len(blocks)
@@ -141,8 +142,8 @@ class OtherUser:
                 with contextlib.suppress(psutil.Error, ChildProcessError):
                     os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
         remove_tree(self.folder)
-        alone = ["-mindepth", "1", "-maxdepth", "1", *self.owned]
-        subprocess.run(["find", *SHARED, *alone, "-exec", "rm", "-rf", "{}", "+"], **QUIET)
+        alone = ["-mindepth", "1", *self.owned, "-prune", "-exec", "rm", "-rf", "{}", "+", *OR_OPEN]
+        subprocess.run(["find", *SHARED, *alone], **QUIET)
         for kind, (column, option) in SYSTEM_V.items():  # As this user: in containers, root may only remove root's.
             words = [word for row in self.list_system_v(kind) for word in (option, row[column])]
             subprocess.run([*become(self.number), "ipcrm", *words], **QUIET)
@@ -171,17 +172,21 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
     for folder in FOLDERS:
         size = disk if folder == SCRATCH else SMALL
         options += ["--perms", "0777", "--size", str(size), "--tmpfs", folder]
-    for path in (*SYSTEM, *list_python(), *readable):
-        if os.path.islink(path):
+    shown, closed = {*SYSTEM, *list_python(), *readable}, ["--remount-ro", "/dev", "--remount-ro", "/"]
+    secret = {*filter(os.path.exists, hidden)} - shown
+    for path in sorted(shown | secret, key=len):  # What is hidden may lie in what is shown, and the other way round.
+        if path in secret:
+            if next((above for above in map(str, Path(path).parents) if above in shown | secret), "") in shown:
+                folder = os.path.isdir(path)
+                options += ["--perms", "0755", "--tmpfs", path] if folder else ["--ro-bind", "/dev/null", path]
+                closed += ["--remount-ro", path] if folder else []
+        elif os.path.islink(path):
             options += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             for folder in reversed(Path(path).parents[:-1]):  # bwrap would copy the modes of a private folder.
                 options += ["--perms", "0755", "--dir", str(folder)]
             options += ["--ro-bind", path, path]
-    for path in filter(os.path.exists, hidden):
-        empty = ["--perms", "0755", "--tmpfs", path, "--remount-ro", path]
-        options += empty if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
-    return [*options, "--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*options, *closed]
 
 
 def list_python() -> list[str]:
@@ -189,7 +194,7 @@ def list_python() -> list[str]:
     found, link = {sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parents[1])}, sys.executable
     while os.path.islink(link):  # An environment may have been made from another one.
         link = os.path.join(os.path.dirname(link), os.readlink(link))
-        found.add(str(Path(os.path.normpath(link)).parents[1]))
+        found.add(os.path.dirname(os.path.normpath(link)))
     found.update(path for path in sys.path if path.rstrip("/").endswith(("site-packages", "dist-packages")))
     return sorted(found - {"/"}, key=len)
 

@@ -77,6 +77,8 @@ def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **bounds: flo
     job = {"code": code, "degree": setting.degree, "limits": bounds, "hidden": hidden}
     folder = tempfile.mkdtemp()
     os.chmod(folder, 0o1777)
+    os.mkdir(f"{folder}/open")
+    os.chmod(f"{folder}/open", 0o1777)
     os.symlink(folder, link := f"{folder}-link")
     other = {"user": setting.user, "group": setting.user, "extra_groups": []} if setting.user != os.getuid() else {}
     done = subprocess.run(
@@ -89,8 +91,8 @@ def run(setting: Setting, code: str, hidden: tuple[str, ...] = (), **bounds: flo
         **other,
     )
     assert done.returncode == 0, done.stderr
-    assert not os.listdir(folder), "a folder was left behind"
-    os.rmdir(folder)
+    assert os.listdir(folder) == ["open"] and not os.listdir(f"{folder}/open"), "a file or folder was left behind"
+    shutil.rmtree(folder)
     os.remove(link)
     return json.loads(done.stdout)
 
@@ -226,7 +228,8 @@ def test_files_that_are_removed_but_open_count_and_die(setting: Setting) -> None
 
 KEPT = """
 import ctypes, glob, os
-for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"], os.environ["HOME"] + "/../.."):
+for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"], os.environ["HOME"] + "/../..",
+               os.environ["HOME"] + "/../../open"):
     try:
         os.makedirs(f"{folder}/MARK/a/" + "b/" * 300)
         open(f"{folder}/MARK.txt", "w").write("x")

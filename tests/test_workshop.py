@@ -230,6 +230,7 @@ def test_honest_code_is_not_noted(code: str) -> None:
 
 
 def test_no_more_is_noted_than_can_be_read() -> None:
+    assert len(find_forgery(("import " + "\ufdf2" * 80_000).encode())[0]) < 200  # Four letters each, to Python.
     notes = find_forgery("\n".join(f"import a{number}" for number in range(16_000)).encode())
     assert len(notes) == 41 and notes[0].endswith("line 1") and notes[-1].endswith("15,960 more such things")
 
@@ -267,10 +268,12 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
     found = subprocess.run([python, "-c", look], capture_output=True, text=True, cwd=tmp_path, env=clean, check=True)
     assert found.stdout.startswith(str(packages))
 
-    (tmp_path / "ann.py").write_text(CODE["looks for an installed solution"][0])
+    (venv / "class" / "bob").mkdir(parents=True)  # Others' work in what the sandbox shows, and Python in others' work.
+    look = f"import glob\nassert not glob.glob('{venv}/class/*')\n"
+    (tmp_path / "ann.py").write_text(look + CODE["looks for an installed solution"][0])
     grade = (
-        "import json, sys; from instructor.workshop import Workshop\n"
-        "with Workshop() as workshop:\n"
+        "import json, sys; from pathlib import Path; from instructor.workshop import Workshop\n"
+        "with Workshop(private=(Path(sys.prefix, 'class'), Path(sys.prefix).parent)) as workshop:\n"
         "    print(json.dumps(workshop.grade_code(open(sys.argv[1], 'rb').read()) | {'why': workshop.reasons}))"
     )
     command = [python, "-c", grade, tmp_path / "ann.py"]
@@ -280,7 +283,7 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
     graded = json.loads(done.stdout)
     if any("CAN BE READ by what is graded" in reason for reason in graded["why"]):
         return  # The degree `user` cannot keep it away, and says so.
-    assert graded["graded"] and not any(graded["passed"].values()), graded
+    assert graded["graded"] and "TypeError" in graded["said"]["1d"] and not any(graded["passed"].values()), graded
 
 
 def test_what_everybody_can_read_is_noticed(tmp_path: Path, monkeypatch) -> None:
