@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -146,7 +145,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     tree = defaultdict(set)
     try:
         for name, _ in name_members(open_zip(File(path.name, partial(open_file, path)))):
-            below = Path(path, *name.split("/")[: 1 if ".." in name else MAX_DEPTH])
+            below = Path(path, *f"/{name}/".partition("/../")[0].split("/")[: 2 * MAX_DEPTH])
             while below != path:
                 tree[below.parent].add(below.name)
                 below = below.parent
@@ -182,5 +181,9 @@ def _name_students(places: list[Place], before: dict[str, str]) -> list[Place]:
 
 def clean_name(name: str) -> str:
     """A name that is safe as a file's, in a table and in Markdown, and short in bytes."""
-    name = re.sub(r"[^\w.@-]+", "_", unicodedata.normalize("NFKC", name)).strip("._-")
+    safe = (  # letters, with the marks that are vowels in Hindi or Thai, and numbers
+        sign if sign in "_.@-" or unicodedata.category(sign)[0] in "LMN" else " "
+        for sign in unicodedata.normalize("NFKC", name)
+    )
+    name = "_".join("".join(safe).split()).strip("._-")
     return name.encode()[:90].decode(errors="ignore") or "submission"

@@ -24,7 +24,8 @@ LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(
 MAX_INNER = 64 * MEBI  # bytes of an archive in an archive
 # What systems put beside people's files, and folders of programs.
 IGNORED = re.compile(
-    r"(^|/)(\.(?!\.)|__MACOSX(/|$)|Thumbs\.db$|desktop\.ini$|__pycache__/|node_modules/|site-packages/|v?env/)"
+    r"(^|/)(\.(?!\.|zip$)|~\$|(__MACOSX|@eaDir)(/|$)|Thumbs\.db$|desktop\.ini$"
+    r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 # What is one student's in a platform's names, then the student's own name for the file.

@@ -67,6 +67,7 @@ LAYOUTS = {
                                                 + ["exercises_final_v2.py", "results (1) (1).json"])},
     "blanks": {"ann.zip": zipped([*FILES[:2], *(name.replace("_", " ") for name in NOTEBOOKS)])},
     "Jupyter's copies": {"ann.zip": zipped([name.replace(".", "-Copy1.", 1) for name in FILES])},
+    "a zip without a name": {"ann/.zip": zipped(PACKED)},
     "Moodle": {"ann_7_assignsubmission_file_/submission.zip": zipped(PACKED)},
     "Moodle, without folders": {"ann_7_assignsubmission_file_submission.zip": zipped(PACKED)},
     "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
@@ -165,6 +166,10 @@ CLASSES = {
     "Sakai": ({f"HW 1/{name}/{file}": b"" for name in PAIR
                for file in ("timestamp.txt", "Submission attachment(s)/submission.zip")}, PAIR),
     "mails": ({f"{name}/{file}": b"" for name in PAIR for file in ("mail.txt", "submission.zip")}, PAIR),
+    "dots in names": ({f"HW 3/{name}/version 1..2.zip": b"" for name in PAIR}, PAIR),
+    "far down": ({f"drive/HW 3/{name}/HW 3/Version 1/p-main/p-main/helpers/{FILES[0]}": b"" for name in PAIR}, PAIR),
+    "what systems leave": ({f"{name}.zip": b"" for name in PAIR}
+                           | {"@eaDir/ann.zip@SynoEAStream": b"", "~$points.xlsx": b""}, PAIR),
     "notebooks alone": ({f"{name}/{FILES[2]}": b"" for name in PAIR}, PAIR),
     "one folder in each": ({f"{name}/week 3/{file}": b"" for name in PAIR for file in FILES}, PAIR),
     "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
@@ -262,7 +267,8 @@ def test_nobody_can_take_another_s_name_or_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "clean"), [("../../x", "x"), ("a/b", "a_b"), ("", "submission"), ("…", "submission"), ("Zoë", "Zoë")]
+    ("name", "clean"),
+    [("../../x", "x"), ("a/b", "a_b"), ("", "submission"), ("…", "submission"), ("Zoë", "Zoë"), ("अनिता", "अनिता")],
 )
 def test_a_student_s_name_is_safe_as_a_file_s(name: str, clean: str) -> None:
     assert clean_name(name) == clean
