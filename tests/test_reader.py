@@ -150,6 +150,8 @@ CLASSES = {
     "numbers that are no platform's": ({"hw_1_2_ann.zip": b"", "hw_1_2_bob.zip": b""}, ["hw_1_2_ann", "hw_1_2_bob"]),
     "dates that are no platform's": ({"lab_2_20261125_ann.zip": b"", "lab_2_20261125_bob.zip": b""},
                                      ["lab_2_20261125_ann", "lab_2_20261125_bob"]),
+    "students' numbers that are no platform's": ({f"HW_3_123456{n}_{name}.zip": b"" for n, name in enumerate(PAIR)},
+                                                 ["HW_3_1234560_ann", "HW_3_1234561_bob"]),
     "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS}, IN_SECTIONS),
     "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS}, IN_SECTIONS),
     "zips in sections": ({f"{name}/submission.zip": b"" for name in SECTIONS}, IN_SECTIONS),
