@@ -46,7 +46,7 @@ def write_release(folder: Path, source: Path | None = None, repository: str = ""
     Nothing is left behind when the source is at fault, or when a line of a solution or answer is found in what was
     written: CourseError names it.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise CourseError(f"{folder} is there already and not an empty folder. Name another one, or remove it first.")
     files, secrets = build_release(source or project_folder(), repository)
     if leaks := find_leaks(files, secrets):
@@ -74,7 +74,7 @@ def write_release(folder: Path, source: Path | None = None, repository: str = ""
 
 def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes], list[str]]:
     """Make the student version's files by name, and the lines that must not be found in them."""
-    if repository and not re.fullmatch(r"[\w-]+/[\w.-]+", repository):
+    if repository and not re.fullmatch(r"[\w-]+/(?!\.(git|\.)?$)[\w.-]+", repository, re.A):
         raise CourseError(f"{repository!r} is not OWNER/NAME, a place on GitHub such as ada/bitfit-course.")
     owner, _, place = repository.removesuffix(".git").partition("/")
     files, secrets, answered = {}, set(), set()

@@ -129,7 +129,9 @@ def test_the_repository_s_place_is_written_where_a_student_needs_it(source):
     assert b"github/our-bitfit-assignment/week/x" in files["README.md"]
 
 
-@pytest.mark.parametrize("repository", ["ada", "https://github.com/ada/week", "ada/we ek", "a/b/c", '"/x"'])
+@pytest.mark.parametrize(
+    "repository", ["ada", "https://github.com/ada/week", "ada/we ek", "a/b/c", '"/x"', "ada/.git", "Übung/kurs"]
+)
 def test_a_repository_is_an_owner_and_a_name(repository):
     with pytest.raises(CourseError, match="is not OWNER/NAME"):
         release.build_release(ROOT, repository)
@@ -276,3 +278,5 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
         with pytest.raises(CourseError, match="not an empty folder"):
             release.write_release(target)
     assert (tmp_path / "mine.txt").read_text() == "kept"
+    with pytest.raises(CourseError, match="Could not write .*: File name too long"):
+        release.write_release(tmp_path / ("long" * 64))
