@@ -80,11 +80,11 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     A part has the student's name for it, its path, and what of the archive at that path it is (empty: all).
     Of several files with the same name, the one outside archives, with the exact name, and nearest to the top counts.
     """
-    submission, programs = Submission(), []
+    submission, programs, names = Submission(), [], []
     try:
         level = [file for part in parts for file in _list_part(submission, *part)]
-        names = [file.path[-80:] for file in level] or ["nothing: it is empty"]
         for _ in range(3):  # as it lies there, in an archive, and in an archive in that
+            names = [file.path[-80:] for file in level] + names
             _take(level, submission)
             others = [file for file in level if file.name.endswith(".py") and not is_copy(file.name, "exercises.py")]
             programs += [file.path[-80:] for file in others]
@@ -97,7 +97,8 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     if submission.files:
         submission.notes += advice if "exercises.py" not in submission.files else []
     elif not submission.refused:
-        nothing = f"it has neither exercises.py nor one of the course's notebooks, but {', '.join(names[:3])}."
+        shown = ", ".join(names[:3]) or "nothing: it is empty"
+        nothing = f"it has neither exercises.py nor one of the course's notebooks, but {shown}."
         submission.refused = " ".join([*(submission.notes[:3] or [nothing]), *advice])
     return submission
 

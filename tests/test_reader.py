@@ -319,7 +319,7 @@ REFUSED = {
     "a bomb": (zipped({"exercises.py": bytes(50 * 2**20)}), "larger than 0.25 MiB"),
     "several students' work": (zipped([f"class/{name}" for name in DOWNLOAD]), "the work of several students (ann_7, "),
     "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
-    "nothing of use": (zipped(["readme.txt"]), "neither exercises.py nor"),
+    "nothing of use": (zipped({"a.zip": zipped(["b.pdf"])}), "course's notebooks, but one.zip/a.zip/b.pdf, "),
     "no member at all": (zipped([]), "neither exercises.py nor"),
     "too large": (zipped({"exercises.py": b"#" * 300_000}, zipfile.ZIP_STORED), "larger than 0.25 MiB"),
 }
