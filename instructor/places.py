@@ -83,7 +83,7 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, 
     top = folder if given else _enter(folder, look)
     inside = {name: _look_into(top / name, look) for name in look(top)}
     # Beside others, ann/week 3 may have code.zip and books.zip, or two versions.
-    most = 1 if alone or top == folder or any(map(match_platform, inside)) else 2
+    most = 0 if any(map(match_platform, inside)) else 1 if alone or top == folder else 2
     if match_platform(folder.name) or not (_holds_many(inside, given, most) or given and not COURSE & inside.keys()):
         yield folder
         return
@@ -133,7 +133,9 @@ def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1)
     """
     beside = COURSE & {*inside, *(_name_kind(name) for name in inside if not inside[name])}
     telling = {"exercises.py"} if beside else COURSE - {"results.json"}
-    held = Counter(kind for kinds in inside.values() for kind in kinds & telling)
+    # A zip beside the folder that was unpacked from it is no second one.
+    once = (name for name in inside if (stem := ARCHIVE.sub("", name)) == name or stem not in inside)
+    held = Counter(kind for name in once for kind in inside[name] & telling)
     return max(held.values(), default=0) > most and beside <= (LARGEST.keys() if given else set())
 
 

@@ -161,6 +161,10 @@ CLASSES = {
                                  [f"{part}_week_3_{name}" for part in "ab" for name in (*PAIR, "di")]),
     "a download in each section": ({f"{part}/week 3/{name}": b"" for part in "ab" for name in DOWNLOAD},
                                    ["a_week_3_ann_7", "a_week_3_bob_8", "b_week_3_ann_7", "b_week_3_bob_8"]),
+    "a download of one student in each section": ({f"week 3/{DOWNLOAD[0]}": b"", f"late/{DOWNLOAD[1]}": b""},
+                                                  ["late_bob_8", "week_3_ann_7"]),
+    "zips beside what was unpacked from them": ({f"{name}/submission{file}": b"" for name in PAIR
+                                                 for file in (".zip", f"/{FILES[0]}", f"/{FILES[2]}")}, PAIR),
     "several zips in a folder of one student": ({f"{name}/week 3/{file}.zip": b"" for name in PAIR
                                                  for file in ("code", "books")}, PAIR),
     "versions in a folder of one student": ({f"{name}/HW 3/Version {n}/{FILES[0]}": b"" for name in PAIR
