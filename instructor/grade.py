@@ -129,6 +129,8 @@ def grade_class(
     """
     if absent := [str(path) for path in paths if not os.path.lexists(path)]:
         raise CourseError(f"There is no submission {', '.join(absent)}. Give zips, folders, or folders of them.")
+    if os.path.realpath(out) in map(os.path.realpath, paths):
+        raise CourseError(f"The grades cannot lie among the submissions in {out}: give --out a folder of its own.")
     places = find_submissions(paths, out, single)
     if not places:
         raise CourseError(f"There is nothing to grade in {', '.join(map(str, paths))}.")

@@ -277,12 +277,15 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
     assert not list((tmp_path / "out").rglob("*.md")) and not list((tmp_path / "out").rglob("*.json"))
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_what_is_not_there_or_both_is_named(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no submission .*gone.zip"):
         grade_class([tmp_path / "gone.zip"], tmp_path / "out")
     (tmp_path / "class").mkdir()
     with pytest.raises(CourseError, match="nothing to grade"):
         grade_class([tmp_path / "class"], tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "class")
+    with pytest.raises(CourseError, match="cannot lie among the submissions"):  # Each sheet would be a row next time.
+        grade_class([tmp_path / "class"], tmp_path / "link")
 
 
 @pytest.mark.parametrize("option", [["--isolation", "limits"], ["--workers", "0"], ["--workers", "-1"]])
