@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +15,6 @@ NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
 }
-PART = re.compile(r"(.*)-(\d+)-of-(\d+)[^/\\]*")
 ENDINGS = ("parquet", "csv", "tsv", "json")
 FETCHED = {
     "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
@@ -75,10 +73,8 @@ def find_cached(name: str, kind: str) -> Path | None:
 
 
 def is_whole(folder: Path, kind: str) -> bool:
-    """Whether all that is needed is there; of files numbered `-00001-of-00002` one counts only with all the others."""
-    parts = {path: PART.fullmatch(str(path)) for path in folder.rglob("*") if path.is_file()}
-    seen = Counter((stem, count) for stem, _, count in {part.groups() for part in parts.values() if part})
-    files = [path.name for path, part in parts.items() if not part or seen[part[1], part[3]] == int(part[3])]
+    """Whether a file of each kind that is needed is there; that a numbered part is missing, its reader says."""
+    files = [path.name for path in folder.rglob("*") if path.is_file()]
     return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED[kind])
 
 

@@ -158,11 +158,6 @@ def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
     ("kind", "name", "files"),
     [
         ("model", "prajjwal1/bert-tiny", ["config.json", "pytorch_model.bin", "vocab.txt"]),
-        (
-            "model",
-            "prajjwal1/bert-tiny",
-            ["config.json", "vocab.txt", *(f"model-0000{part}-of-00002.safetensors" for part in (1, 2))],
-        ),
         ("dataset", "stanfordnlp/imdb", ["plain_text/train-00000-of-00001.parquet", "plain_text/test-0.parquet"]),
     ],
 )
