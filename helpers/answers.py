@@ -74,8 +74,6 @@ def parse_notebook(data: bytes, name: str) -> NotebookNode:
     """
     try:
         content = _take(dict, json.loads(data))  # also with a byte order mark
-        if "worksheets" in content and "cells" not in content:
-            content = nbformat.reads(json.dumps(content), as_version=4)
         if not isinstance(content.get("cells"), list):
             raise ValueError("it has no list of cells")
         if len(content["cells"]) > MAX_CELLS:
@@ -91,9 +89,6 @@ def parse_notebook(data: bytes, name: str) -> NotebookNode:
 
 def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
     kind, metadata = cell.get("cell_type"), _take(dict, cell.get("metadata"))
-    source = _join(cell.get("source"))
-    if mark := re.match(r"%(md(-sandbox)?|%markdown)\s+", source):  # as Databricks saves a text
-        kind, source = "markdown", source[mark.end() :]
     if "tags" in metadata:
         metadata["tags"] = [tag for tag in _take(list, metadata["tags"]) if isinstance(tag, str)]
     names = (cell.get("id"), metadata.get("id"), f"cell-{at}")  # Colab keeps the id in the metadata.
@@ -101,7 +96,7 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
         "cell_type": kind if kind in ("code", "markdown") else "raw",
         "id": next(name for name in names if name and isinstance(name, str)),
         "metadata": metadata,
-        "source": source,
+        "source": _join(cell.get("source")),
     }
     if kind == "code":
         outputs = [output for output in _take(list, cell.get("outputs")) if isinstance(output, dict)]

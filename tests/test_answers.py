@@ -85,18 +85,9 @@ def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebook
         export(notebooks)
 
 
-def to_version_3(content):
-    cells = [dict(cell) for cell in content.pop("cells")]
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            cell |= {"input": cell.pop("source"), "prompt_number": 1, "language": "python", "outputs": []}
-    content |= {"nbformat": 3, "nbformat_minor": 0, "worksheets": [{"cells": cells, "metadata": {}}]}
-
-
 SAVED = {
     "version 4.4 with ids": lambda content: content.update(nbformat_minor=4),
     "no version": lambda content: [content.pop("nbformat"), content.pop("nbformat_minor")],
-    "version 3": to_version_3,
     "outputs of a text": each_cell(lambda cell: cell.update(outputs=[], execution_count=None)),
     "no outputs": each_cell(lambda cell: cell.pop("outputs", None)),
     "neither ids nor tags": each_cell(lambda cell: cell.update(id=cell.pop("id") and None, metadata={})),
@@ -108,11 +99,6 @@ SAVED = {
     "tags lost": each_cell(lambda cell: cell.update(metadata={"tags": None})),
     "source as one text": each_cell(lambda cell: cell.update(source="".join(cell["source"]))),
     "attachments null": each_cell(lambda cell: cell.update(attachments=None)),
-    "texts as Databricks has them": lambda content: [
-        cell.update(id=None, metadata={}, source=["%md\n", *cell["source"]], cell_type=("markdown", "code")[at % 2])
-        for at, cell in enumerate(content["cells"])
-        if cell["cell_type"] == "markdown"
-    ],
     "things that are no cells": lambda content: content["cells"].extend([None, 3, {}, {"cell_type": []}]),
 }
 
