@@ -150,8 +150,7 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
             text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("cp1252", "replace")  # as a spreadsheet on Windows may write it
-        text = "\n".join(text.splitlines()) if "\n" not in text else text  # Excel's "CSV (Macintosh)"
-        tables = (list(csv.reader(io.StringIO(text), delimiter=mark)) for mark in ",;\t")
+        tables = (list(csv.reader(io.StringIO(text, newline=None), delimiter=mark)) for mark in ",;\t")
         for table, names in ((rows, row) for rows in tables for row in rows if "submission" in row):
             missing = [name for name in WRITTEN if name not in names]
             if not missing:  # The head, wherever a title or a sorting has put it.
