@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.settings import CourseError, Settings, is_hub_id, project_folder
@@ -111,14 +110,6 @@ def check_notebooks(settings: Settings) -> str:
     return f"kernel {', '.join(sorted(kernels))}; helpers from {imported}"
 
 
-def check_jupyter(settings: Settings) -> str:
-    found = [name for name in ("jupyterlab", "notebook") if find_spec(name)]
-    if not found:
-        install = f'{PYTHON} -m pip install -c constraints.txt -e ".[lab]"'
-        raise Doubt(f"Neither JupyterLab nor Notebook; an editor with notebooks will do. Or: {install}")
-    return ", ".join(found)
-
-
 def check_inputs(settings: Settings) -> str:
     """The model and the reviews of this profile; nothing is fetched."""
     from helpers.hub import find_cached
@@ -190,7 +181,6 @@ CHECKS: dict[str, Callable[[Settings], str]] = {
     "variables": check_variables,
     "versions": check_versions,
     "notebooks": check_notebooks,
-    "Jupyter": check_jupyter,
     "inputs": check_inputs,
     "machine": check_machine,
     "build folder": check_build_folder,
