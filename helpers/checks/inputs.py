@@ -12,8 +12,8 @@ from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings
 
-# In no order that a solution might sort them by: not by length, nor by words.
-SHORT = ["A quiet, honest film.", "Not bad at all, but far from unforgettable.", "Dull!<br />I left early."]
+# In no order that a solution might sort them by: not by length, nor by words; with all that people like to clean away.
+SHORT = ["A quiet, honest film.", "Not bad at all, but 7 clichés &amp; no plot.", "Dull!<br />I left early."]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
 # Hints for mistakes that are often made in 1d, and what makes them: other options of the tokenizer, another text.
