@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from datasets import Dataset
-from solutions import OTHER_RIGHT, WRONG, trainer_with
+from solutions import OTHER_RIGHT, WRONG, make_tester, saved, trainer_with
 from transformers import BertModel, Trainer, TrainingArguments
 
 from helpers import exercises, recipe
@@ -159,6 +159,12 @@ def test_check_and_training_agree_on_every_field(public, monkeypatch, tmp_path: 
         assert (name in trainer["overridden"]) == (name not in recipe.QUIET)
     else:
         assert f"{name}: expected" in str(caught.value) and changed != plain
+
+
+def test_what_training_and_testing_set_themselves_is_said(small_bert: Path, capsys) -> None:
+    trainer, tester = trainer_with(args={"learning_rate": 0.1}), make_tester(saved, fp16_full_eval=True)
+    problem_2b(trainer, tester, model=small_bert)
+    assert capsys.readouterr().out.endswith("whatever you gave: learning_rate, fp16_full_eval.\n")
 
 
 def test_every_argument_of_a_trainer_is_taken_or_refused_or_harmless() -> None:
