@@ -1,7 +1,9 @@
 """Solutions of the code problems, most of them wrong, made of what they do otherwise than the right one."""
 
 import functools
+import html
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -362,6 +364,14 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             "input_ids of review 5 (good good good good ...), position 401",
         ),
         ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
+        ("digits removed", change_text(lambda text: re.sub("[0-9]", "", text)), "for the text as it is"),
+        ("ASCII alone", change_text(lambda text: text.encode("ascii", "ignore").decode()), "for the text as it is"),
+        ("entities read", change_text(html.unescape), "for the text as it is"),
+        (
+            "a list in a list",
+            lambda data, tokenizer: data.map(lambda batch: tokenizer([batch["text"]]), batched=True),
+            "takes a list of texts",
+        ),
         ("breaks removed", change_text(lambda text: text.replace("<br />", "")), "`<br />` is a part of it"),
         ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
         ("padded on the left", preprocess(padding_side="left"), "padding stands before the text"),
@@ -502,6 +512,10 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "is given a dict of what"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("no direction", search_with(drop="direction"), "direction minimize"),
+        ("direction a truth", search_with(direction=True), "the word maximize"),
+        ("no trials", search_with(n_trials=0), "Hint: n_trials is a whole number"),
+        ("trials as text", search_with(n_trials="20"), "Hint: n_trials is a whole number"),
+        ("sampler a grid", search_with(sampler={"learning_rate": RATES}), "Hint: the sampler is an object"),
         ("two directions", search_with(direction=["maximize", "minimize"]), "direction"),
         ("no pruner", search_with(drop="pruner"), "pruner: expected NopPruner, found MedianPruner"),
         ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),

@@ -34,9 +34,11 @@ HINTS = {
     "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
     "'Dataset' object does not support item": "a data set stays as it is: its methods, such as map, give back another.",
     "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
-    "must be a list of `minimize`": "a direction is the word minimize or the word maximize.",
-    "text input must be of type": "the tokenizer takes a list of texts, and no data set or batch; a data set's column"
-    " becomes a list by list(dataset['text']).",
+    "must be a list of `minimize`|no attribute 'upper'": "a direction is the word minimize or the word maximize.",
+    "No trials are|between instances of 'int' and": "n_trials is a whole number: one trial for each cell.",
+    "attribute 'before_trial'": "the sampler is an object of one of Optuna's classes, which knows the grid.",
+    "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, and no data set or batch; a"
+    " data set's column becomes a list by list(dataset['text']).",
     "but got length": "one row a review: for a batch of reviews, give back a list with an entry for each of them.",
     "encode_plus": "in this version of transformers, the tokenizer itself is called: tokenizer(texts, ...).",
     "os.PathLike": "the model's name was expected: init_model takes the trial, the model's name, and use_bitfit.",
