@@ -71,7 +71,9 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
 
 
 def _find_key(part: Path, out: Path) -> str:
-    who, _ = match_platform(part.name) or (part.name, "")
+    # Of bob.rar, its row says: unpack it. What is unpacked has the same row.
+    own = part.name if part.suffix.lower() == ".zip" else ARCHIVE.sub("", part.name)
+    who, _ = match_platform(part.name) or (own, "")
     return os.path.join(os.path.relpath(part.parent, out), who)
 
 

@@ -27,7 +27,7 @@ IGNORED = re.compile(
     r"(^|/)(\.(?!\.|zip$)|~\$|(__MACOSX|@eaDir)(/|$)|Thumbs\.db$|desktop\.ini$"
     r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
-ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
+ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 # What is one student's in a platform's names, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",

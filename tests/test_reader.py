@@ -247,6 +247,15 @@ def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_unpacked_as_its_row_says_has_the_same_row(tmp_path: Path) -> None:
+    class_ = write(tmp_path / "class", {"ann.tar.gz": b"", "bob.rar": b"", "cy.zip": b""})
+    first = [(place.student, place.id) for place in find_submissions([class_], tmp_path)]
+    (write(class_, {f"{name}/{FILES[0]}": b"1" for name in PAIR}) / "ann.tar.gz").unlink()
+    second = find_submissions([class_], tmp_path)
+    assert [(place.student, place.id) for place in second] == first and [name for name, _ in first] == [*PAIR, "cy"]
+    assert [read_submission(place.parts).files for place in second] == [{FILES[0]: b"1"}, {FILES[0]: b"1"}, {}]
+
+
 def test_a_name_stays_who_has_it_whatever_is_graded_later(tmp_path: Path) -> None:
     class_ = write(tmp_path / "class", {f"{section}/{name}.zip": b"" for section in "ab" for name in ("ann", "bob")})
 
