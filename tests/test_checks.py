@@ -15,7 +15,7 @@ from solutions import OTHER_RIGHT, WRONG, make_tester, saved, trainer_with
 from transformers import BertModel, Trainer, TrainingArguments
 
 from helpers import exercises, recipe
-from helpers.checks import CheckFailed, judge, problem_1d, problem_2a, problem_2b, problem_2c
+from helpers.checks import CheckFailed, inputs, judge, problem_1d, problem_2a, problem_2b, problem_2c
 from helpers.checks.describe import describe_error, make_plain
 from helpers.checks.inputs import expect, give_public
 from helpers.checks.observe import OBSERVERS
@@ -63,11 +63,30 @@ def test_the_right_solution_passes_in_one_line_and_leaves_nothing_behind(
     assert BertModel.__init__ is build
 
 
+@pytest.fixture(scope="module")
+def public(bert_tiny: Path, small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict]]:
+    """The inputs of each problem's check, and what is right on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = {}
+        for problem in CHECKS:
+            patch.chdir(tmp_path_factory.mktemp(problem))
+            given = give_public(problem, str(small_bert if problem == "2b" else bert_tiny))
+            found[problem] = given, expect(problem, given)
+        return found
+
+
+@pytest.fixture
+def made_once(public, monkeypatch) -> None:
+    """Checks make neither their inputs nor what is right on them anew each time."""
+    monkeypatch.setattr(inputs, "give_public", lambda problem, model: public[problem][0])
+    monkeypatch.setattr(inputs, "expect", lambda problem, given: public[problem][1])
+
+
 @pytest.mark.parametrize(("key", "solution", "words"), CASES)
-def test_a_wrong_solution_is_named(bert_tiny: Path, small_bert: Path, capsys, key, solution, words: str) -> None:
+def test_a_wrong_solution_is_named(made_once, capsys, key, solution, words: str) -> None:
     problem, solutions = solve(key, solution)
     with pytest.raises(CheckFailed) as caught:
-        CHECKS[problem](*solutions, model=small_bert if problem == "2b" else bert_tiny)
+        CHECKS[problem](*solutions)
     said = str(caught.value)
     assert said.startswith(f"Problem {problem}: ") and words in said
     assert "\n" not in said and len(said) < 600
@@ -77,9 +96,9 @@ def test_a_wrong_solution_is_named(bert_tiny: Path, small_bert: Path, capsys, ke
 
 @pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
 @pytest.mark.parametrize("name", OTHER_RIGHT)
-def test_another_right_solution_passes(bert_tiny: Path, small_bert: Path, capsys, name: str) -> None:
+def test_another_right_solution_passes(made_once, bert_tiny: Path, capsys, name: str) -> None:
     problem, solutions = solve(name[:2], OTHER_RIGHT[name])
-    CHECKS[problem](*solutions, model=small_bert if problem == "2b" else bert_tiny)
+    CHECKS[problem](*solutions)
     assert capsys.readouterr().out == f"Problem {problem}: correct. {SAID[problem]}\n"
     # The cell below the check shows what the function does.
     position = next(at for at, cell in enumerate(CELLS) if cell.source.startswith(f"checks.problem_{problem}("))
@@ -90,15 +109,6 @@ def test_another_right_solution_passes(bert_tiny: Path, small_bert: Path, capsys
     exec(CELLS[position + 1].source, scope | {"count_parameters": count_parameters})
     shown = capsys.readouterr().out.splitlines()
     assert problem == "2c" or shown == [line for o in CELLS[position + 1].outputs for line in o.text.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def public(small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict]]:
-    """The inputs of each problem's check, and what is right on them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("public"))
-        inputs = {problem: give_public(problem, str(small_bert)) for problem in CHECKS}
-        return {problem: (given, expect(problem, given)) for problem, given in inputs.items()}
 
 
 # Other values that the rule of thumb below does not find.
