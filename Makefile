@@ -40,7 +40,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 	$(PY) -m helpers assignment
 
 test: $(TEST) ## the tests, and every notebook executed again and compared with its committed outputs
-	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist worksteal tests
+	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist loadgroup tests
 	rm -rf build/nbval
 	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
 

@@ -69,6 +69,7 @@ def test_another_encoder_is_a_folder_or_hub_id_with_the_same_vocabulary(settings
         start_of(settings, encoder="nowhere/big")
 
 
+@pytest.mark.xdist_group("workers")  # They are forked by one process, which takes seconds to begin.
 def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(settings, tmp_path):
     small = {"reviews": 16, "epochs": 3, "tokens": 6, "validation": 8}
     runs = [Run("bitfit", seed=0, **small), Run("bitfit+head", seed=0, head_scale=10, **small)]
@@ -129,6 +130,7 @@ def test_costs_are_those_of_one_thread(settings, monkeypatch):
     assert seen == [1]
 
 
+@pytest.mark.xdist_group("workers")
 def test_costs_are_measured_for_each_policy(settings):
     table = lab.tabulate_costs(lab.measure_cost(settings, steps=8, batch_size=4))
     assert list(table.index) == ["full", "bitfit", "bitfit+head", "head"]

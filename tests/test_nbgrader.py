@@ -16,6 +16,7 @@ from instructor.release import build_release
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: it needs Python 3.11 and IPython 8")
 
+pytestmark = pytest.mark.xdist_group("nbgrader")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 POINTS = {"1b": 10, "1c": 10, "1d": 10, "2a": 10, "2b": 20, "2c": 20, "3a": 10, "3b": 10}

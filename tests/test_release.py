@@ -14,6 +14,7 @@ from helpers import answers
 from helpers.settings import CourseError
 from instructor import release
 
+pytestmark = pytest.mark.xdist_group("release")
 ROOT = Path(__file__).parents[1]
 
 
