@@ -80,31 +80,33 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
             init_trainer=into_every_pipe("b'0' * 10**7"),
         ),
         without("1d", "2a", "2b"),
-        {"2a": "it took more than 8 s of CPU", "2b": "it returned more than"},
+        {"2a": "it took more than 5 s of CPU", "2b": "it returned more than"},
     ),
-    "works beside the checks": (  # It traces the runner, leaves a daemon, writes at exit, talks much, and runs the checks.
+    # It traces the runner, looks for keys, leaves a daemon, writes at exit, talks much, runs the checks, and halts all.
+    "works beside the checks": (
         at_import(
             "import atexit, ctypes, os, signal, subprocess\n"
             "tried = [ctypes.CDLL(None).ptrace(16, os.getppid(), None, None) == 0]\n"
             "for name in ('mem', 'fd/3'):\n    try:\n        open(f'/proc/{os.getppid()}/{name}', 'r+b', 0)\n"
-            "    except OSError:\n        continue\n    tried.append(name)\nif any(tried):\n    raise SystemError(tried)\n"
+            "    except OSError:\n        continue\n    tried.append(name)\n"
+            "if os.uname().machine == 'x86_64':\n"  # keyctl's search in the session's keyring, for the test's own key
+            "    tried.append(ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'mark', 0) != -1)\n"
+            "if any(tried):\n    raise SystemError(tried)\n"
             "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
             f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
             f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)\n"
             f"atexit.register(lambda: os.write(3, b'{FORGED}'))\n"
             "for number in range(1, 32):\n    try:\n        signal.signal(number, lambda *a: None)\n"
             "    except (OSError, ValueError):\n        pass",
-            before(preprocess_dataset="import os\nfor _ in range(1000):\n    os.write(1, b'x' * 2**20)")
+            before(
+                preprocess_dataset="import os\nfor _ in range(50):\n    os.write(1, b'x' * 2**20)",
+                init_model="import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)",
+            )
             + "\nfrom helpers import checks\nfrom helpers.checks import CheckFailed, problem_1d\n"
             + "checks.problem_1d(preprocess_dataset)\nproblem_1d(preprocess_dataset, model=None)\n",
         ),
         ALL,
-        {"1d": "correct"},
-    ),
-    "halts whatever it can": (
-        before(init_model="import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)"),
-        ALL,
-        {"2a": "correct"},
+        {"1d": "correct", "2a": "correct"},
     ),
     "reaches outside": (  # It writes there, kills, and calls home.
         at_import(
@@ -128,12 +130,16 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
         {"2a": "cannot be imported: FileNotFoundError"},
     ),
     "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, {}),
-    "patches the checks": (
+    "patches the checks, and writes into the runner's own pipe": (
         at_import(
-            "from helpers import checks\nfrom helpers.checks import observe\n"
+            "import json\nfrom helpers import checks\nfrom helpers.checks import observe\n"
             "checks.judge = lambda *a: 'correct'\nchecks._expect = lambda *a: None\n"
             "for name in ('1d', '2a', '2b', '2c'):\n    setattr(checks, f'problem_{name}', lambda *a, **k: print('correct'))\n"
-            "    observe.OBSERVERS[name] = lambda *a: iter([{'kind': 'dict', 'correct': True}] * 20)",
+            "    observe.OBSERVERS[name] = lambda *a: iter([{'kind': 'dict', 'correct': True}] * 20)\n"
+            "for name in ('1d', '2a', '2b', '2c', 'ready', 'notes', 'import'):\n    try:\n"
+            "        with open('/proc/1/fd/3', 'w') as pipe:\n"
+            "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '[1]'}]) + '\\n')\n"
+            "    except OSError:\n        pass",
             STUBS,
         ),
         NONE,
@@ -176,7 +182,7 @@ def init_model(trial, model_name, use_bitfit=False):
     "spins at import": (
         at_import("while True: pass"),
         NONE,
-        {"1d": "could not be imported; stopped: it took more than 8 s of CPU"},
+        {"1d": "could not be imported; stopped: it took more than 5 s of CPU"},
     ),
     "looks for an installed solution": (
         at_import(
@@ -188,16 +194,5 @@ def init_model(trial, model_name, use_bitfit=False):
         ),
         NONE,
         {"1d": "cannot be imported: TypeError"},
-    ),
-    "writes into the runner's own pipe": (
-        at_import(
-            "import json, os\nfor name in ('1d', '2a', '2b', '2c', 'ready', 'notes', 'import'):\n    try:\n"
-            "        with open('/proc/1/fd/3', 'w') as pipe:\n"
-            "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '[1]'}]) + '\\n')\n"
-            "    except OSError:\n        pass",
-            STUBS,
-        ),
-        NONE,
-        {"2a": "is not written yet"},
     ),
 }

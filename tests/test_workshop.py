@@ -28,7 +28,8 @@ from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
 from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
-SMALL = Limits(180, 8, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
+SMALL = Limits(180, 5, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
+pytestmark = pytest.mark.xdist_group("workshop")
 # Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
 NEEDS_NAMESPACES = {"reads the solution by its path", "reaches outside"}
 
@@ -54,6 +55,8 @@ def sleepers() -> list[int]:
 def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: Path, name: str) -> None:
     if name in NEEDS_NAMESPACES and workshop.degree == "user":
         pytest.skip("needs namespaces")
+    if os.uname().machine == "x86_64":  # A key in the grader's session, which no submission may find: add_key.
+        assert ctypes.CDLL(None).syscall(248, b"user", b"mark", b"x", 1, -3) > 0
     marked = tmp_path / "marked"
     marked.mkdir()
     marked.chmod(0o777)
@@ -67,7 +70,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
         assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
         assert all(words in graded["said"][problem] for problem, words in says.items()), graded
         assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
-        assert graded["cpu_seconds"] < 30, "none of them breaks its limit of 8 s twice"
+        assert graded["cpu_seconds"] < 30, "none of them breaks its limit of 5 s twice"
         if workshop.degree == "namespaces":
             with pytest.raises(BlockingIOError):
                 listener.accept()
@@ -84,9 +87,9 @@ def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop
     assert 0 < graded["cpu_seconds"] < 60 and 50 * MEBI < graded["peak_memory"] < 700 * MEBI
 
 
-@pytest.mark.parametrize("wrong", [("1d", "2b"), ("2a", "2c")])
-def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: Workshop, wrong: tuple) -> None:
-    forged = "import gc, os\nos.write(1, b'x')\n"
+def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: Workshop) -> None:
+    """The other two mistakes: see `test_grade`."""
+    forged, wrong = "import gc, os\nos.write(1, b'x')\n", ("1d", "2b")
     graded = workshop.grade_code((forged + SOLUTION + "".join(map(MISTAKES.get, wrong))).encode(), SMALL)
     assert [note.rpartition("line ")[2] for note in graded["notes"]] == ["1", "2"]
     assert graded["passed"] == {problem: problem not in wrong for problem in PROBLEMS}
@@ -104,16 +107,6 @@ def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(wo
         assert judge_outcome(problem, told[problem], first["expected"][problem], SMALL)[1]
         assert not judge_outcome(problem, told[problem], second["expected"][problem], SMALL)[1]
         assert problem in ("2a", "2b") or again["expected"][problem] == first["expected"][problem]
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are those of x86_64")
-def test_keys_of_the_grader_s_session_are_out_of_reach(workshop: Workshop) -> None:
-    """A student could leave some there for the next one."""
-    assert ctypes.CDLL(None).syscall(248, b"user", b"mark", b"x", 1, -3) > 0  # add_key, in the session's keyring
-    look = "import ctypes\nassert ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'mark', 0) == -1"
-    limits = replace(SMALL, seconds=300, cpu_seconds=60)
-    outcome, told = workshop.run({"exercises": look, "given": {}, "limits": asdict(SMALL)}, limits, (workshop.blind,))
-    assert told["import"].code == 0, outcome
 
 
 def test_praise_is_one_line_of_visible_signs(monkeypatch) -> None:
@@ -142,7 +135,7 @@ def test_numbers_that_are_none_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "words"),
     [("time", "within 180 s"), ("memory", "700 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
-    + [("cpu", "8 s of CPU"), ("result", "returned more than 4 MiB"), ("sandbox", "could not be set up")],
+    + [("cpu", "5 s of CPU"), ("result", "returned more than 4 MiB"), ("sandbox", "could not be set up")],
 )
 def test_a_broken_limit_is_named(reason: str, words: str) -> None:
     assert words in judge_outcome("2a", Outcome(reason=reason), {}, SMALL)[0]
@@ -154,16 +147,17 @@ def test_a_sandbox_that_fails_is_no_verdict(workshop: Workshop, monkeypatch) -> 
     assert not graded["graded"] and not any(graded["passed"].values()) and "no room" in graded["said"]["1d"]
 
 
-def test_a_workshop_that_was_stopped_says_nothing_of_anybody() -> None:
-    with Workshop() as workshop:
-        threading.Timer(8, workshop.stop).start()
+def test_a_workshop_that_was_stopped_says_nothing_of_anybody(workshop: Workshop, monkeypatch) -> None:
+    with Workshop() as stopped:
+        monkeypatch.setattr(stopped, "prepare", workshop.prepare)
+        threading.Timer(3, stopped.stop).start()
         started = time.monotonic()
         with pytest.raises(CourseError, match="stopped"):
-            workshop.grade_code(b"import time\ntime.sleep(100)", SMALL)
+            stopped.grade_code(b"import time\ntime.sleep(100)", SMALL)
         assert time.monotonic() - started < 30
         with pytest.raises(CourseError, match="stopped"):
-            workshop.grade_code(SOLUTION.encode(), SMALL)
-    assert not workshop.folder.exists()
+            stopped.grade_code(SOLUTION.encode(), SMALL)
+    assert not stopped.folder.exists()
 
 
 @pytest.mark.parametrize(
