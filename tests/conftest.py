@@ -85,17 +85,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def small_settings(sources: Path, build: Path) -> Settings:
+    """A grid of four runs of two epochs."""
+    small = {"learning_rates": (3e-4, 1e-4), "batch_sizes": (8, 16), "epochs": 2}
+    return Settings(model=str(sources / "model"), data=str(sources / "data"), build=build, **small)
+
+
 @pytest.fixture
 def settings(sources: Path, tmp_path: Path) -> Settings:
-    """A grid of four runs of two epochs."""
-    return Settings(
-        model=str(sources / "model"),
-        data=str(sources / "data"),
-        learning_rates=(3e-4, 1e-4),
-        batch_sizes=(8, 16),
-        epochs=2,
-        build=tmp_path / "build",
-    )
+    return small_settings(sources, tmp_path / "build")
 
 
 @pytest.fixture
@@ -125,7 +123,7 @@ def accuracies(records: list[dict]) -> list[list[float]]:
     return [[epoch[name] for epoch in run["history"] for name in ("loss", "validation_accuracy")] for run in records]
 
 
-def wait_until(condition, seconds: float = 120) -> bool:
+def wait_until(condition, seconds: float = 300) -> bool:
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)

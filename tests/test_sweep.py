@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from conftest import Listener, accuracies
+from conftest import Listener, accuracies, small_settings
 from solutions import load_with, make_tester, model_with
 from transformers.utils import logging
 
@@ -15,9 +15,25 @@ from helpers.results import best_run, is_whole, list_policies, load_results, sel
 from helpers.runs import train_all
 from helpers.settings import CourseError, Run, Settings
 
+pytestmark = pytest.mark.xdist_group("sweep")
 
-def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(settings):
-    results = sweep.run_sweep(settings, workers=0, progress=Listener())
+
+@pytest.fixture(scope="module")
+def searched(sources, tmp_path_factory):
+    """A whole search, to be looked at: its settings and its results."""
+    settings = small_settings(sources, tmp_path_factory.mktemp("searched"))
+    return settings, sweep.run_sweep(settings, workers=0, progress=Listener())
+
+
+@pytest.fixture
+def results(searched, settings):
+    """The results of a search whose files may be changed, those of `settings`."""
+    shutil.copytree(searched[0].build, settings.build)
+    return searched[1]
+
+
+def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(searched):
+    settings, results = searched
     assert list_policies(results) == ["full", "bitfit"]
     for policy in ("full", "bitfit"):
         runs = select_runs(results, policy=policy)
@@ -40,9 +56,9 @@ def test_the_library_reports_nothing_where_students_load_models_themselves(setti
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_mistake_is_the_review_that_it_names(settings):
+def test_a_mistake_is_the_review_that_it_names(searched):
     """Checked one review at a time, with the plain model: nothing is padded, cut into parts or ordered."""
-    results = sweep.run_sweep(settings, ["full"], workers=0, progress=Listener())
+    settings, results = searched
     test, tokenizer = load_reviews(settings)["test"], load_tokenizer(settings.model)
     model = load_classifier(str(sweep.model_folder(settings, results, "full"))).eval()
     mistakes = best_run(results, "full")["test"]["mistakes"]
@@ -54,16 +70,15 @@ def test_a_mistake_is_the_review_that_it_names(settings):
         assert probabilities.max().item() == pytest.approx(mistake["probability"], abs=1e-3)
 
 
-def test_provenance_names_what_the_figures_rest_on_and_a_later_policy_joins_the_file(settings):
-    first = sweep.run_sweep(settings, ["head"], workers=0, progress=Listener())
-    run = first["provenance"]
+def test_provenance_names_what_the_figures_rest_on_and_a_later_policy_joins_the_file(settings, results):
+    run = results["provenance"]
     assert run["profile"] == "quick" and run["model"]["fingerprint"] and run["data"]["fingerprint"]
     assert (run["data"]["train"], run["data"]["validation"], run["data"]["test"]) == (32, 8, 40)
     assert run["recipe"]["seed"] == 3463 and run["versions"]["torch"] and run["hardware"]["cores"]
-    assert run["wall_seconds"] == pytest.approx(sum(record["seconds"] for record in first["runs"]), abs=0.1)
-    results = sweep.run_sweep(settings, ["full"], workers=0, progress=Listener())
-    assert list_policies(results) == ["full", "head"]
-    assert select_runs(results, policy="head") == first["runs"]
+    assert run["wall_seconds"] == pytest.approx(sum(record["seconds"] for record in results["runs"]), abs=0.1)
+    later = sweep.run_sweep(settings, ["head"], workers=0, progress=Listener())
+    assert list_policies(later) == ["full", "bitfit", "head"]
+    assert [run for run in later["runs"] if run["policy"] != "head"] == results["runs"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 16])
@@ -104,27 +119,26 @@ def test_what_is_no_run_is_named(settings, runs):
             train(runs)
 
 
-def test_damaged_results_and_models_are_set_aside_and_made_again(settings):
-    results = sweep.run_sweep(settings, ["head"], workers=0, progress=Listener())
+def test_damaged_results_and_models_are_set_aside_and_made_again(settings, results):
     folder, path = settings.folder, settings.folder / "results.json"
     path.write_text(path.read_text()[:100])
-    model = sweep.model_folder(settings, results, "head")
+    model = sweep.model_folder(settings, results, "bitfit")
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
     for test in model.parent.glob("test-*.json"):
         test.write_text("{")
     listener = Listener()
-    again = sweep.run_sweep(settings, ["head"], workers=0, progress=listener)
+    again = sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
     assert accuracies(again["runs"]) == accuracies(results["runs"])
-    assert best_run(again, "head")["test"] == best_run(results, "head")["test"]
+    assert best_run(again, "bitfit")["test"] == best_run(results, "bitfit")["test"]
     assert list(folder.glob("results-unreadable-*")) and list(folder.glob("runs/*-model-unreadable-*"))
     assert sum("damaged" in line for line in listener.lines) == 2
-    model = sweep.model_folder(settings, again, "head")
+    model = sweep.model_folder(settings, again, "bitfit")
     (model / ".DS_Store").write_bytes(b"the Finder's")
-    assert sweep.run_sweep(settings, ["head"], workers=0, progress=(listener := Listener())) and listener.lines == []
+    assert sweep.run_sweep(settings, ["bitfit"], workers=0, progress=(listener := Listener())) and listener.lines == []
     shutil.rmtree(model)
-    sweep.run_sweep(settings, ["head"], workers=0, progress=listener)
+    sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
     assert "is not here, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
 
 
