@@ -30,8 +30,8 @@ GRADER = """
 import dataclasses, json, sys
 from instructor import groups, sandbox
 job = json.load(sys.stdin)
-problem, outcome = sandbox.try_degree(job["degree"]), {}
-if not problem:
+problem, outcome = "" if job["code"] else sandbox.try_degree(job["degree"]), {}
+if job["code"]:
     command, limits = [sys.executable, "-c", job["code"]], sandbox.Limits(**job["limits"])
     outcome = dataclasses.asdict(sandbox.run(command, (), limits, degree=job["degree"], hidden=tuple(job["hidden"])))
 print(json.dumps({"problem": problem, "group": not groups.find_problem()} | outcome))
@@ -101,7 +101,7 @@ def why_not(setting: Setting) -> str:
     script = "import sys; sys.exit(sys.version_info < (3, 10))"
     if subprocess.run([setting.python, "-c", script], capture_output=True).returncode:
         return f"{setting.python} is older than Python 3.10"
-    return run(setting, "pass")["problem"]
+    return run(setting, "")["problem"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,7 +158,7 @@ time.sleep(1)
 # name: (code, limits, how it ends, code of its exit or None for any)
 ENDS: dict[str, tuple[str, dict[str, float], str | None, int | None]] = {
     "by itself": ("pass", {}, "", 0),
-    **{f"with {code}": (f"import os; os._exit({code})", {}, "", code) for code in (1, 97, 126, 127, 255)},
+    **{f"with {code}": (f"import os; os._exit({code})", {}, "", code) for code in (97, 126)},
     "sleeping": ("import time; time.sleep(60)", {"seconds": 0.7}, "time", None),
     "halted": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP); os._exit(5)", {"seconds": 9}, "", 5),
     "too much memory": ("kept = [b'x' * 2**23 for _ in range(200)]", {"memory": 2**27}, "memory", None),
@@ -173,7 +173,7 @@ ENDS: dict[str, tuple[str, dict[str, float], str | None, int | None]] = {
     "many processes": (FORKS.format(20, "time.sleep(9)"), {"processes": 8}, "processes", None),
     "a fork bomb": ("import os\nwhile True:\n    os.fork()", {"processes": 8}, None, None),
     "one that spins": (SPIN, {"cpu_seconds": 1}, "cpu", None),
-    "60 that spin": (FORKS.format(60, SPIN), {"cpu_seconds": 2, "processes": 64}, "cpu", None),
+    "60 that spin": (FORKS.format(60, SPIN), {"cpu_seconds": 1, "processes": 64}, "cpu", None),
     "each for a moment": (ONE_AFTER_THE_OTHER, {"cpu_seconds": 1}, "cpu", None),
     "too large a result": ("import os\nwhile True: os.write(3, b'x' * 2**16)", {"result": 2**18}, "result", None),
     "output for ever": ("import os\nwhile True: os.write(1, b'x' * 2**16)", {"seconds": 0.7}, "time", None),
@@ -292,7 +292,7 @@ def test_with_the_grader_everything_ends() -> None:
         return any(process.info["cmdline"] == ["sleep", marker] for process in psutil.process_iter(["cmdline"]))
 
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as grader:
-        assert wait_until(sleeping, 20)
+        assert wait_until(sleeping)
         grader.kill()
     assert wait_until(lambda: not sleeping(), 10)
 
