@@ -13,14 +13,13 @@ import pytest
 
 from helpers.answers import PROMPT
 from instructor.release import build_release
+from instructor.sheet import AUTOMATIC, WRITTEN
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: it needs Python 3.11 and IPython 8")
 
 pytestmark = pytest.mark.xdist_group("nbgrader")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-POINTS = {"1b": 10, "1c": 10, "1d": 10, "2a": 10, "2b": 20, "2c": 20, "3a": 10, "3b": 10}
-CHECKS = {"1d", "2a", "2b", "2c"}
 
 
 def test_the_script_that_tags_the_notebooks_would_change_nothing(tmp_path):
@@ -73,7 +72,7 @@ def query(course: Path, question: str) -> list[tuple]:
 
 def test_generate_assignment_takes_all_points_and_leaves_prompts(course):
     rows = query(course, "SELECT name, max_score FROM grade_cells JOIN base_cell ON grade_cells.id = base_cell.id")
-    assert sorted((name.rpartition("-")[2], points) for name, points in rows) == sorted(POINTS.items())
+    assert sorted((name.rpartition("-")[2], points) for name, points in rows) == sorted((AUTOMATIC | WRITTEN).items())
     for path in (course / "release" / "bitfit").glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             if "answer" in cell.metadata.get("tags", []):
@@ -117,7 +116,7 @@ def grades(course: Path, student: str) -> dict[str, tuple[float | None, bool]]:
 
 def test_autograde_gives_a_solved_submission_all_automatic_points_and_no_stderr(graded):
     found = grades(graded, "ann")
-    assert {problem: found[problem] for problem in CHECKS} == {problem: (POINTS[problem], False) for problem in CHECKS}
+    assert {problem: found[problem] for problem in AUTOMATIC} == {p: (points, False) for p, points in AUTOMATIC.items()}
     assert found["1b"] == (None, True), "a written answer waits for a reader"
     assert found["3a"] == (0, False), "a prompt that nobody answered is worth nothing"
     for path in (graded / "autograded" / "ann" / "bitfit").glob("*.ipynb"):
@@ -127,4 +126,4 @@ def test_autograde_gives_a_solved_submission_all_automatic_points_and_no_stderr(
 
 def test_autograde_gives_nothing_for_stubs_nor_for_changed_checks(graded):
     found = grades(graded, "ben")
-    assert {problem: found[problem][0] for problem in CHECKS} == dict.fromkeys(CHECKS, 0)
+    assert {problem: found[problem][0] for problem in AUTOMATIC} == dict.fromkeys(AUTOMATIC, 0)
