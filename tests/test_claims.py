@@ -89,11 +89,3 @@ def test_the_usual_speed_in_notebook_02_is_the_measured_one():
     usual = f"{statistics.mean(cell['reference']['training'] for cell in cells):.0f}"
     text = (ROOT / "notebooks" / "02_hyperparameters.ipynb").read_text(encoding="utf-8")
     assert re.findall(r"about (\d+) reviews a second", text) == re.findall(r"seen / (\d+) / 3600", text) == [usual]
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [("0.804", True), ("0.805", False), ("80.4 %", True), ("80 %", True), ("80.4 points", True), ("-0.804", False)],
-)
-def test_a_wrong_digit_is_noticed(text, right):
-    assert is_rounded(text, 0.8041) is right

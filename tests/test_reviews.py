@@ -31,11 +31,6 @@ def test_script_reproduces_the_committed_files(tmp_path):
         assert (tmp_path / "new" / f"{split}.csv").read_bytes() == (REVIEWS / f"{split}.csv").read_bytes(), split
 
 
-def test_no_text_twice(splits):
-    texts = pd.concat(splits.values())["text"]
-    assert not texts.str.lower().duplicated().any()
-
-
 @pytest.mark.parametrize("split", ROWS)
 def test_rows_are_balanced_short_and_clean(splits, split):
     frame, half = splits[split], ROWS[split] // 2
@@ -53,7 +48,8 @@ def test_rows_are_balanced_short_and_clean(splits, split):
         assert not re.search(r"\b(\w+) \1\b", text), text
 
 
-def test_part_of_the_test_vocabulary_is_unseen(splits):
+def test_no_text_is_there_twice_and_part_of_the_test_vocabulary_is_unseen(splits):
+    assert not pd.concat(splits.values())["text"].str.lower().duplicated().any()
     train, test = vocabulary(splits["train"]), vocabulary(splits["test"])
     assert len(test - train) / len(test) > 0.2
     unseen = [bool(vocabulary(splits["test"].iloc[[row]]) - train) for row in range(ROWS["test"])]
