@@ -38,7 +38,7 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path 
 
     One that was not written to its end is removed, a damaged one moved beside the folder.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for checkpoint in found:
         if is_sealed(checkpoint):
             return checkpoint
@@ -48,6 +48,13 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path 
         aside = set_aside(checkpoint, folder.with_name(f"{folder.name}-{checkpoint.name}"))
         say(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
     return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    (folder / "progress.json").unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def save_model(weights: bytes, model: str, folder: Path) -> None:

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
@@ -14,12 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
+from unittest.mock import patch
 
 import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from helpers.checkpoints import save_model
+from helpers.checkpoints import drop_checkpoints, save_model
 from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
@@ -61,6 +63,8 @@ def explain(error: Exception) -> str:
     """What went wrong, and what to do."""
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.
+    if is_loss(error):
+        return "A worker was killed. Is there enough memory? What is finished is kept; run it again."
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
     # Of a full disk, torch.save raises a RuntimeError without a word of it, and tokenizers' Rust a plain Exception.
     saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
@@ -109,7 +113,8 @@ def train_all(
         while todo := board.todo():
             before = board.count_epochs()
             count = min(count_workers() if workers is None else workers, len(todo))
-            with open_executor(count, scheduler) as (executor, board.workers):
+            with open_executor(count, scheduler) as (executor, found):
+                board.workers = min(found, len(todo))
                 watch(executor, board, todo)
             unlucky = 0 if board.count_epochs() > before else unlucky + 1
             if unlucky == 3:
@@ -188,7 +193,7 @@ class Board:
         record, until = self.known.get(run), min(self.until or run.epochs, run.epochs)
         done, accuracy = (reached(record), record["validation_accuracy"]) if record else (0.0, None)
         if done < until:
-            with suppress(OSError, ValueError, KeyError):
+            with suppress(OSError, ValueError, LookupError, TypeError):
                 seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
                 last = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
                 epoch = min(seen["epoch"], until - 0.001)  # After its last step a run is still measured.
@@ -218,13 +223,6 @@ def read_record(folder: Path, progress: Progress) -> Record | None:
     except (ValueError, KeyError, TypeError, IndexError):
         progress.say(f"The record {path} is damaged; it is now {set_aside(path).name}, and its run is trained again.")
         return None
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    (folder / "progress.json").unlink(missing_ok=True)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 @explained()
@@ -257,7 +255,9 @@ def train(
             tidied = now
             return_memory()
 
-    with one_thread():
+    for left in folder.glob("tmp*"):  # What a killed worker's `make_start` has left.
+        shutil.rmtree(left, ignore_errors=True)
+    with one_thread(), patch.object(tempfile, "tempdir", str(folder)):
         model, record = train_run(settings, run, reviews, folder, until, tell)
     whole = with_weights and is_whole(record)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers import models, training
-from helpers.checkpoints import is_sealed
+from helpers.checkpoints import drop_checkpoints, is_sealed
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, choose_progress
 from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
-from helpers.runs import Record, drop_checkpoints, explained, find_folder, read_record, train_all
+from helpers.runs import Record, explained, find_folder, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
 
 LEARNT = 0.55  # The validation accuracy from which a run has learnt something: guessing between two labels gives 0.5.
@@ -74,7 +74,7 @@ def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]
     """
     chosen: list[Run] = []
     for policy in dict.fromkeys(run.policy for run in records):
-        reports = {run: record["history"][epoch - 1] for run, record in records.items() if run.policy == policy}
+        reports = {run: record["history"][int(epoch) - 1] for run, record in records.items() if run.policy == policy}
         if max(report["validation_accuracy"] for report in reports.values()) < LEARNT:
             chosen += sorted(reports, key=lambda run: reports[run]["loss"])[:count]
         else:
@@ -125,8 +125,8 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
         if (folder / "model").exists():
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
             progress.say(f"The model in {folder} is damaged; it is now {aside.name}.")
-        progress.say(f"The best {run.policy} model is not here, so its run is trained again.")
-        set_aside(folder / "record.json")
+        progress.say(f"The model of {folder.name} is not here, so its run is trained again.")
+        (folder / "record.json").unlink()
         train_all(settings, [run], keep_best=True, progress=progress)
     result = training.test_model(settings, folder / "model", reviews["test"])
     write_atomically(path, json.dumps(result))

@@ -51,21 +51,21 @@ def return_memory() -> None:
 
 @contextmanager
 def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
-    """Dask's executor, or one of local processes, which end with this one however that ends; and its workers' number.
+    """Dask's executor, or one of local processes, which end with this one however that ends; and its jobs at a time.
 
     With no workers, this process does the jobs.
     """
     if scheduler:
         with connect(scheduler) as client:
-            yield client.get_executor(), max(1, len(client.scheduler_info()["workers"]))
-        return
-    if not workers:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool, 1
+            found = sum(client.nthreads().values())
+            if not found:
+                print(f"The scheduler has no workers yet. Start some: `dask worker {scheduler}`.", flush=True)
+            yield client.get_executor(), max(1, found)
         return
     others = multiprocessing.active_children()
     try:
-        pool = ProcessPoolExecutor(workers, choose_context(), initializer=start_worker)
+        local = workers and ProcessPoolExecutor(workers, choose_context(), initializer=start_worker)
+        pool = local or ThreadPoolExecutor(1)
     except OSError as error:
         raise CourseError(
             f"Worker processes cannot be made here ({error.strerror}). On Linux they need a /dev/shm with room in it"
@@ -74,7 +74,7 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
     try:
         # Else each worker would first run the user's script again, and that would train, too.
         with patch.multiple(sys.modules["__main__"], create=True, __spec__=None, __file__=None):
-            yield pool, workers
+            yield pool, workers or 1
     except BaseException:
         for process in set(multiprocessing.active_children()) - set(others):
             process.terminate()

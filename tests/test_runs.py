@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -247,7 +248,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(set
     assert all(torch.equal(value, straight.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("damage", ["changed", "unsealed"])
+@pytest.mark.parametrize("damage", ["changed", "unsealed", "copied"])
 def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings, tmp_path, damage, capsys):
     reviews, _ = prepare.prepare(settings)
     run = Run("bitfit", epochs=2)
@@ -256,12 +257,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings,
     weights = checkpoint / "model.safetensors"
     if damage == "changed":
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    elif damage == "copied":  # as Google Drive does where two machines write
+        shutil.copytree(checkpoint, f"{checkpoint} (1)")
     else:
         (checkpoint / "seal.json").unlink()
     _, record = training.train_run(settings, run, reviews, tmp_path / "run")
     assert record["history"][0]["loss"] == first["history"][0]["loss"] and len(record["history"]) == 2
     kept = list(tmp_path.glob("run-checkpoint-*-unreadable-*"))
-    assert len(kept) == (damage != "unsealed") and ("damaged" in capsys.readouterr().out) == bool(kept)
+    assert len(kept) == (damage == "changed") and ("damaged" in capsys.readouterr().out) == bool(kept)
 
 
 @pytest.mark.parametrize("text", ["{", '{"history": []}'])
@@ -285,6 +288,27 @@ def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
     (state,) = board.progress.known.values()
     assert not state.finished and state.running and state.done == pytest.approx(2, abs=0.01)
     assert board.count_epochs() == 1, "its last epoch would be trained again"
+    (board.folders[run] / "progress.json").write_text("[]")
+    assert board.look(run).done == 0
+
+
+def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypatch):
+    def look(settings, run, reviews, folder, *rest):
+        seen.append((tempfile.gettempdir(), list(folder.glob("tmp*"))))
+        return training.train_run(settings, run, reviews, folder, *rest)
+
+    seen, run = [], Run("head", epochs=1, head_scale=10)
+    folder = runs.find_folder(settings, run, prepare.prepare(settings)[1])
+    (folder / "tmp0").mkdir(parents=True)
+    monkeypatch.setattr(runs, "train_run", look)
+    train_all(settings, [run], workers=0, progress=Listener())
+    assert seen == [(str(folder), [])] and not list(folder.glob("tmp*"))
+
+
+def test_a_killed_worker_is_not_blamed_on_the_student():
+    killed = pytest.raises(CourseError, match="worker was killed. Is there enough memory")
+    with killed, runs.explained(), workers.open_executor(1, None) as (executor, _):
+        executor.submit(os._exit, 1).result()
 
 
 def stub(*given, **named):
@@ -535,15 +559,25 @@ def scheduler(tmp_path):
         process.wait()
 
 
-def test_a_dask_worker_killed_while_it_trains_leaves_its_runs_to_the_other(settings, scheduler, uninterrupted):
-    address, workers = scheduler
+def test_a_dask_worker_killed_while_it_trains_leaves_its_runs_to_the_other(settings, scheduler, uninterrupted, capsys):
+    address, both = scheduler
+
+    def count_jobs():
+        with workers.open_executor(1, address) as (_, jobs):
+            return jobs
+
+    assert wait_until(lambda: count_jobs() == 2)
+    (single,) = train_all(settings, [Run("head", epochs=1)], scheduler=address, progress=Listener())
+    assert single["workers"] == 1, "the other had nothing to do"
     settings = replace(settings, epochs=12)
     sweep = start_sweep(settings, ["bitfit"], None, scheduler=address)
     assert wait_until(lambda: seen(settings))
-    workers[0].kill()
+    both[0].kill()
     assert sweep.wait(timeout=300) == 0
     assert_complete(settings, uninterrupted)
     assert list(settings.folder.glob("runs/bitfit-*/model/model.safetensors"))
+    both[1].kill()
+    assert wait_until(lambda: count_jobs() and "no workers yet" in capsys.readouterr().out)
 
 
 def test_a_scheduler_that_is_not_there_is_named_with_the_way_out(settings):
@@ -591,15 +625,18 @@ def notebook_kernel(monkeypatch, tmp_path):
     manager.shutdown_kernel(now=True)
 
 
-def test_a_sweep_stopped_in_a_notebook_says_so_calmly(settings, notebook_kernel):
+@pytest.mark.parametrize("workers", [1, 0])
+def test_a_sweep_stopped_in_a_notebook_says_so_calmly(settings, notebook_kernel, workers):
     manager, client = notebook_kernel
-    client.execute(code_of(replace(settings, epochs=100), ["head"], 1).split("if __name__")[0])
-    client.execute("run_sweep(settings, ['head'], 1)")
+    client.execute(code_of(replace(settings, epochs=100), ["head"], workers).split("if __name__")[0])
+    client.execute(f"run_sweep(settings, ['head'], {workers})")
     errors, deadline = [], time.monotonic() + 120
     while not errors and time.monotonic() < deadline:
         message = client.get_iopub_msg(timeout=60)
         if message["msg_type"] == "display_data":
+            wait_until(lambda: list(settings.folder.glob("runs/*/progress.json")))
             manager.interrupt_kernel()
         elif message["msg_type"] == "error":
             errors.append(message["content"])
     assert [error["traceback"] for error in errors] == [[runs.STOPPED]]
+    assert len(list(settings.folder.glob("runs/*"))) == 1, "it went on with the others"

@@ -88,10 +88,11 @@ def test_pruning_begins_with_every_run_and_ends_with_whole_ones(epochs):
     assert rounds[-1][0] == epochs and rounds == sorted(rounds)
 
 
-@pytest.mark.parametrize("policies", ["head", ["head", "head"]])
-def test_pruning_takes_few_epochs_and_a_policy_alone_or_named_twice(settings, policies):
+@pytest.mark.parametrize(("policies", "epochs"), [("head", 2), (["head", "head"], 4.0)])
+def test_pruning_takes_few_epochs_and_a_policy_alone_or_named_twice(settings, policies, epochs):
+    settings = replace(settings, epochs=epochs)
     results = sweep.run_sweep(settings, policies, workers=0, prune=True, progress=Listener())
-    assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, 2]
+    assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, epochs]
 
 
 def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings):
@@ -140,6 +141,7 @@ def test_damaged_results_and_models_are_set_aside_and_made_again(settings, resul
     shutil.rmtree(model)
     sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
     assert "is not here, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
+    assert not list(folder.glob("runs/*/record-unreadable-*")), "a record that is whole is not set aside"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 0}', '{"schema": 2}', '{"schema": 2, "runs": [1]}'])
