@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from helpers.figures import GREY, LOOKS, PALE, draw_png, finish, open_figure, put_legend
 from helpers.progress import CELL, interact
 from helpers.report import describe_fields, describe_source, format_rate, list_varied, name_tensor, tested_run
-from helpers.results import best_run, list_policies, published, reached, select_runs
+from helpers.results import best_run, list_policies, published, reached, read_search, select_runs
 from helpers.settings import CourseError, write_atomically
 
 DASHES = ("-", "--", "-.", ":")
@@ -29,7 +29,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
 
     A cell that was stopped early (`--prune`) says after which epoch.
     """
-    runs = pd.DataFrame(results["runs"])
+    runs = pd.DataFrame(read_search(results))
     runs["trained"] = [*map(reached, results["runs"])]
     scale = plt.Normalize(runs[MEASURED].min(), runs[MEASURED].max())
     figure, axes = open_figure(len(list_policies(results)), 4.4, 3.4)
@@ -66,9 +66,9 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
 
     `chosen` are runs of the results, by default each policy's best one. The axis spans the accuracies of all policies.
     """
+    every = [row[MEASURED] for run in read_search(results) for row in run["history"]]
     chosen = chosen or [best_run(results, policy) for policy in list_policies(results)]
     figure, axes = open_figure(len(chosen), 4.2, 3.6)
-    every = [row[MEASURED] for run in results["runs"] for row in run["history"]]
     margin = 0.05 * (max(every) - min(every)) or 0.01
     axes[0].set_ylim(min(every) - margin, max(every) + margin)
     for axis, best in zip(axes, chosen, strict=True):

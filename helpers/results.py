@@ -80,6 +80,13 @@ def select_runs(results: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
     return [run for run in results["runs"] if fields.items() <= run.items()]
 
 
+def read_search(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A search's runs; CourseError where these are a lab's, or costs."""
+    if any("train_accuracy" in run or "history" not in run for run in results["runs"]):
+        raise CourseError("These are no results of a search: `lab_plots` draws a lab's, `plot_costs` what runs cost.")
+    return results["runs"]
+
+
 def reached(run: dict[str, Any]) -> float:
     """The epochs that a run was trained for."""
     return run["history"][-1]["epoch"]
