@@ -1,6 +1,7 @@
 """Who trains: local processes, or the workers of a Dask scheduler, behind one kind of executor."""
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -102,6 +103,7 @@ def connect(scheduler: str) -> Any:
         from distributed import Client
     except ImportError as error:
         raise CourseError("--scheduler needs Dask: python -m pip install -c constraints.txt -e '.[cluster]'") from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # A traceback, where a sentence of ours follows.
     try:
         return Client(scheduler, timeout=10)
     except (OSError, ValueError, TimeoutError) as error:

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 import os
 import random
 import re
@@ -567,6 +568,7 @@ def test_a_dask_worker_killed_while_it_trains_leaves_its_runs_to_the_other(setti
             return jobs
 
     assert wait_until(lambda: count_jobs() == 2)
+    assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR), "a lost scheduler is one sentence"
     (single,) = train_all(settings, [Run("head", epochs=1)], scheduler=address, progress=Listener())
     assert single["workers"] == 1, "the other had nothing to do"
     settings = replace(settings, epochs=12)
