@@ -47,9 +47,12 @@ def run_sweep(
         if share < 1:
             runs = choose_runs(records, before, math.ceil(share * len(settings.cells)))
             _, provenance = prepare(settings)
-            for run, record in records.items():
-                if run not in runs and len(record["history"]) <= before:  # Others went further without `prune`.
-                    drop_checkpoints(find_folder(settings, run, provenance))
+            for run in records.keys() - set(runs):
+                folder = find_folder(settings, run, provenance)
+                steps = before * math.ceil(provenance["data"]["train"] / run.batch_size)
+                # Others went further without `prune`.
+                if all(int(path.name.split("-")[1]) <= steps for path in folder.glob("checkpoint-*[0-9]")):
+                    drop_checkpoints(folder)
         found = train_all(settings, runs, workers, scheduler, until, keep_best=True, progress=progress)
         records, before = dict(zip(runs, found, strict=True)), until
     return collect(settings, progress)

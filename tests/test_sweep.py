@@ -11,8 +11,9 @@ from transformers.utils import logging
 from helpers import exercises, lab, sweep, training
 from helpers.data import load_reviews
 from helpers.models import load_classifier, load_tokenizer
+from helpers.prepare import prepare
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
-from helpers.runs import train_all
+from helpers.runs import find_folder, train_all
 from helpers.settings import CourseError, Run, Settings
 
 pytestmark = pytest.mark.xdist_group("sweep")
@@ -95,9 +96,13 @@ def test_pruning_takes_few_epochs_and_a_policy_alone_or_named_twice(settings, po
     assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, epochs]
 
 
-def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings):
+@pytest.mark.parametrize("until", [1, 3])
+def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings, until):
     longer = replace(settings, epochs=4)
-    train_all(longer, sweep.list_grid(longer, "head"), workers=0, until=3, progress=Listener())
+    train_all(longer, grid := sweep.list_grid(longer, "head"), workers=0, until=until, progress=Listener())
+    reviews, provenance = prepare(longer)
+    for run in grid:  # As a search that is stopped in the last epoch leaves them.
+        training.train_run(longer, run, reviews, find_folder(longer, run, provenance), until=3)
     sweep.run_sweep(longer, "head", workers=0, prune=True, progress=Listener())
     assert len(list(longer.folder.glob("runs/*/checkpoint-*/seal.json"))) >= 3
 
