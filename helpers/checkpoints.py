@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load
@@ -33,7 +33,7 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of an interrupted run, if there is one.
 
     One that was not written to its end is removed, a damaged one moved beside the folder.
@@ -46,7 +46,7 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Path 
             shutil.rmtree(checkpoint)
             continue
         aside = set_aside(checkpoint, folder.with_name(f"{folder.name}-{checkpoint.name}"))
-        say(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
+        print(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
     return None
 
 
