@@ -28,7 +28,7 @@ NOTED = set(
     posix psutil pty resource runpy signal socket subprocess sys threading traceback
     abort dup dup2 execl execv execve execvp fdopen fork forkpty kill killpg pipe popen posix_spawn pwrite spawnl spawnv
     stderr stdout system write writev meta_path setprofile settrace currentframe cr_frame f_back f_builtins f_globals
-    f_locals gi_frame tb_frame tb_next
+    f_locals gi_frame tb_frame tb_next cpp_extension get_field
     """.split()  # noqa: SIM905
 )
 PLAIN = {"__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}

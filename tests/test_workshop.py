@@ -200,6 +200,8 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody(workshop: Workshop,
         ("from helpers.models import *", 1, "helpers.models.*"),
         ("from .models import *", 1, "helpers.models.*"),
         ("x = open('/proc/self/maps')", 1, "open"),
+        ("import string\nstring.Formatter().get_field('0.{}s'.format('o'), [1], {})", 2, "get_field"),
+        ("from torch.utils.cpp_extension import load_inline", 1, "cpp_extension"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
