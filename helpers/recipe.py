@@ -11,7 +11,7 @@ FUNCTIONS = {
 }
 # What preprocessed reviews consist of, and what is often forgotten about it.
 MEANINGS = {
-    "input_ids": "they are the tokenizer's, for the text as it is, padded and cut to the 512 tokens that BERT reads.",
+    "input_ids": "they are the given tokenizer's, for the text as it is, padded and cut to BERT's 512 tokens.",
     "token_type_ids": "the tokenizer gives them, too, all for one sentence.",
     "attention_mask": "the tokenizer gives it, too: 1 for a token, 0 for padding.",
     "label": "rows keep their label, and its name and value, whatever their format or transform.",

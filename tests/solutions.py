@@ -12,6 +12,7 @@ import optuna
 import torch
 from datasets import ClassLabel, List, Value
 from transformers import (
+    AutoTokenizer,
     BertForSequenceClassification,
     BertModel,
     DataCollatorWithPadding,
@@ -23,7 +24,7 @@ from transformers import (
 
 from helpers import exercises, models, recipe
 from helpers.checks import MODEL
-from helpers.models import count_parameters, load_classifier
+from helpers.models import count_parameters, load_classifier, load_tokenizer
 
 IDS = list(recipe.COLUMNS[:3])
 
@@ -357,11 +358,16 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("padded to the longest", preprocess(padding=True), "pads to the longest of the texts"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews are filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
-        ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the tokenizer's"),
+        ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the given tokenizer's"),
         (
             "text cut to 400 words",
             change_text(lambda text: " ".join(text.split()[:400])),
             "input_ids of review 5 (good good good good ...), position 401",
+        ),
+        (
+            "a tokenizer of a name of its own",
+            lambda data, tokenizer: exercises.preprocess_dataset(data, load_tokenizer(MODEL)),
+            "they are the given tokenizer's",
         ),
         ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
         ("digits removed", change_text(lambda text: re.sub("[0-9]", "", text)), "for the text as it is"),
@@ -540,6 +546,9 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
 OTHER_RIGHT = {
     "1d one at a time, the limit the tokenizer's": (
         lambda data, tokenizer: data.map(lambda row: tokenizer(row["text"], padding="max_length", truncation=True))
+    ),
+    "1d the given tokenizer, loaded again": (
+        lambda data, given: exercises.preprocess_dataset(data, AutoTokenizer.from_pretrained(given.name_or_path))
     ),
     "1d tensors": preprocess(lambda data: data.with_format("torch", columns=[*IDS, "label"])),
     "1d pandas": preprocess(lambda data: data.with_format("pandas")),

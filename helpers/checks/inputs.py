@@ -1,6 +1,7 @@
 """The inputs of the checks, and what right solutions give on them: computed from the course's own code."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import TrainingArguments
 from helpers.checks.describe import describe_data, describe_model, make_plain
 from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
-from helpers.settings import Settings
+from helpers.settings import Settings, write_atomically
 
 # In no order that a solution might sort them by: not by length, nor by words; with all that people like to clean away.
 SHORT = ["A quiet, honest film.", "Not bad at all, but 7 clichés &amp; no plot.", "Dull!<br />I left early."]
@@ -33,7 +34,7 @@ def give_public(problem: str, model: str) -> dict[str, Any]:
     """The inputs of the student's own checks, always the same; 2b's saved model lies in the working folder."""
     if problem == "1d":
         # Short reviews alone tell padding to 512 from padding to the longest.
-        return give_1d(model, SHORT, LONG, [0, 1] * 4)
+        return give_1d(change_vocabulary(model, "changed"), SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
         return {"model": change_model(model, "changed"), "table": "relative_attention_bias"}
     if problem == "2b":
@@ -55,6 +56,15 @@ def change_model(model: str, folder: str) -> str:
             parameter += 0.001
     classifier.bert.half().save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
+    return os.path.abspath(folder)
+
+
+def change_vocabulary(model: str, folder: str) -> str:
+    """Save a tokenizer like this model's with other ids, which a function does not find under a name of its own."""
+    ids = load_tokenizer(model).get_vocab()
+    words = sorted(ids, key=ids.get)
+    write_atomically(Path(folder, "vocab.txt"), "\n".join(words[:1000] + words[:999:-1]))
+    load_tokenizer(folder).save_pretrained(folder)
     return os.path.abspath(folder)
 
 
