@@ -92,7 +92,7 @@ def show(value: Any) -> str:
     """A value for a message: on one line, and not the whole of a review."""
     text = " ".join(str("" if value is None else value).split()) or "empty"
     text = text if len(text) <= 60 else f"{text[:60]}…"
-    return text.encode(errors="backslashreplace").decode()
+    return text if text.isprintable() else ascii(text)[1:-1]  # A mark that nobody sees explains nothing.
 
 
 def find_columns(names: list) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def read_text(path: Path) -> str:
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     name = f"{path.parent.name}/{path.name}"
     try:
-        text = data.decode(encoding).removeprefix("\ufeff")
+        text = data.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         if encoding == "UTF-8" and re.search(rb"[\0-\x08\x0e-\x1f]", data[:1000]):
             raise ValueError(f"{name} {BINARY}") from error

@@ -204,6 +204,9 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "semicolon, byte order mark": each(
         lambda rows, path: rows.to_csv(path.with_suffix(".csv"), sep=";", encoding="utf-8-sig", index=False)
     ),
+    "two byte order marks": each(
+        lambda rows, path: Path(f"{path}.csv").write_text("\ufeff" + rows.to_csv(index=False), encoding="utf-8-sig")
+    ),
     "UTF-16": each(lambda rows, path: rows.to_csv(path.with_suffix(".csv"), encoding="utf-16", index=False)),
     "backslashes": each(
         lambda rows, path: rows.to_csv(path.with_suffix(".csv"), escapechar="\\", doublequote=False, index=False)
@@ -386,6 +389,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         each(lambda rows, path: rows.to_csv(f"{path}.csv", index=False, header=False)),
         r"train.csv: .*no column text and no column label; it has: Good., 0. Name them",
     ),
+    "a sign that nobody sees": (spelled(0, "1\u200b"), r"train.csv, row 1: the label is 1\\u200b, but must be 0"),
     "star ratings": (spelled(1, 7), "train.csv, row 1: the label is 7, but must be 0, negative"),
     "a number for a text": (
         lambda folder: write(folder, TRAIN.astype(object).assign(text=[*TRAIN["text"][:-1], 1984]), kind="jsonl"),
