@@ -107,11 +107,9 @@ def load_classifier(model: str) -> BertForSequenceClassification:
 def _read_config(folder: Path) -> dict:
     """The configuration; ValueError says what in it the course cannot train."""
     try:
-        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no config.json: {WRITTEN}") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"its config.json is no JSON object ({error}): copy or download it again") from error
     # The hub's bert-tiny is so old that its configuration does not say which kind of model it is.
     if (kind := config.get("model_type", "bert")) != "bert":
         raise ValueError(
@@ -144,14 +142,18 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
             kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type", "WordPiece")
             if kind != "WordPiece":  # As of multilingual models. Almost every word would be unknown.
                 raise ValueError(f"its tokenizer.json is a {kind} one, not BERT's WordPiece: choose another model")
-        names = BertTokenizerFast.model_input_names  # Some that were saved without the segments have fewer.
-        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, model_input_names=names)
+        # Some that were saved without the segments have fewer names, and some pad on the left, for other models.
+        own = {"model_input_names": BertTokenizerFast.model_input_names, "padding_side": "right"}
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, **own)
+        if (kind := tokenizer.init_kwargs.get("word_tokenizer_type", "basic")) != "basic":
+            raise ValueError(f"it finds a text's words with {kind} (word_tokenizer_type), not as BERT: choose another")
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
         first = min(vocabulary, key=vocabulary.get, default="")
-        if first.startswith("\ufeff") or not set(tokenizer.all_special_tokens) < set(vocabulary):
+        special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token]
+        if first.startswith("\ufeff") or not set(special) <= set(vocabulary):
             raise ValueError(
-                f"its vocab.txt, which begins with {first!a}, is not a BERT vocabulary in UTF-8 without a byte order"
-                " mark (BOM): copy the right one beside the model"
+                f"its vocab.txt, which begins with {first!a}, is not a BERT vocabulary with the tokens {special} in"
+                " UTF-8 without a byte order mark (BOM): copy the right one beside the model"
             )
         rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
         last = max(tokenizer.get_vocab().values())
@@ -240,5 +242,15 @@ def _loading(model: str, what: str) -> Iterator[Path]:
             damaged = isinstance(error, (UnpicklingError, SafetensorError)) or "PytorchStreamReader" in said
             if damaged:  # Torch advises to run whatever code is in it.
                 said = "its weights are cut short or of another kind: download them again, or use save_pretrained"
-            said = find_pointer(folder) or said
+            said = find_pointer(folder) or _find_damaged(folder) or said
             raise CourseError(f"Could not load the {what} from {model}: {said}.") from error
+
+
+def _find_damaged(folder: Path) -> str:
+    """Which of a model's files of JSON is none, such as a page of html, and what to do; else nothing."""
+    for path in (path for pattern in IDENTITY if pattern.endswith("json") for path in folder.glob(pattern)):
+        try:
+            _ = {**json.loads(path.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
+            return f"its {path.name} is no JSON object ({error}): copy or download it again"
+    return ""

@@ -205,10 +205,11 @@ def test_the_tokenizer_of_a_vocabulary_alone_or_as_transformers_5_saves_it(tmp_p
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
-def test_a_tokenizer_saved_without_segments_gives_them(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path, **SMALL)
-    (folder / "tokenizer_config.json").write_text('{"model_input_names": ["input_ids", "attention_mask"]}')
+def test_a_tokenizer_saved_without_segments_or_with_padding_on_the_left_is_read_as_berts(tmp_path: Path) -> None:
+    folder, names = save_bert(tmp_path, **SMALL), ["input_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_input_names": names, "padding_side": "left"}))
     assert load_tokenizer(str(folder))("Hello", "world")["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert_tokenizer(load_tokenizer(str(folder)))
 
 
 def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:
@@ -219,10 +220,11 @@ def test_a_tokenizer_of_another_kind_is_named(tmp_path: Path) -> None:
         load_tokenizer(str(folder))
 
 
-def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("special", [False, True])
+def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path: Path, special: bool) -> None:
     folder = save_bert(tmp_path, **SMALL)
     tokenizer, model = BertTokenizerFast.from_pretrained(folder), BertModel.from_pretrained(folder)
-    tokenizer.add_tokens(["[NEW]"])
+    tokenizer.add_tokens(["[NEW]"], special_tokens=special)
     tokenizer.save_pretrained(folder)
     with pytest.raises(CourseError, match=r"'\[(new|NEW)\]'.*resize_token_embeddings"):
         load_tokenizer(str(folder))
@@ -340,6 +342,25 @@ def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
     with pytest.raises(CourseError, match=message) as caught:
         load_classifier(str(folder))
     assert "my-model" in str(caught.value)
+
+
+WRONG_TOKENIZERS: dict[str, tuple[str, str, str]] = {
+    "a page": ("tokenizer_config.json", "<!DOCTYPE html>", "its tokenizer_config.json is no JSON object"),
+    "cut short": ("special_tokens_map.json", '{"sep_token"', "its special_tokens_map.json is no JSON object"),
+    "a list": ("tokenizer.json", "[]", "its tokenizer.json is no JSON object"),
+    "other marks": ("tokenizer_config.json", '{"cls_token": "<s>"}', r"the tokens \['\[PAD\]', '\[UNK\]', '<s>'"),
+    "no padding": ("tokenizer_config.json", '{"pad_token": null}', r"the tokens \[None, '\[UNK\]'"),
+    "Japanese": ("tokenizer_config.json", '{"word_tokenizer_type": "mecab"}', "words with mecab"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TOKENIZERS)
+def test_wrong_tokenizers_are_named(tmp_path: Path, case: str) -> None:
+    folder = save_bert(tmp_path, **SMALL)
+    name, content, message = WRONG_TOKENIZERS[case]
+    (folder / name).write_text(content)
+    with pytest.raises(CourseError, match=message):
+        load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize(
