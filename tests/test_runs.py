@@ -226,6 +226,14 @@ def test_a_run_has_one_device_and_its_own_precision_whatever_the_environment_say
     assert arguments.mixed_precision == "no" and arguments.n_gpu == 1 and arguments.train_batch_size == 8
 
 
+def test_a_run_is_trained_by_one_process_whatever_a_launcher_left_in_the_environment():
+    """Else the Trainer asks for MASTER_ADDR, or waits for ever for a second process."""
+    code = "import helpers, transformers as t; print(t.TrainingArguments('x', use_cpu=True).parallel_mode.value)"
+    variables = {"WORLD_SIZE": "2", "PYTHONPATH": str(Path(exercises.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True)
+    assert done.stdout == "not_parallel\n", done.stderr
+
+
 def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(settings, tmp_path):
     reviews, _ = prepare.prepare(settings)
     run, steps = Run("full", epochs=2), []
