@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None, package: str = "helpers", verbs: Ve
         said = str(error) if isinstance(error, CourseError) else blame_exercises(error)
         if not said and isinstance(error, ModuleNotFoundError):
             said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."
+        if not said and isinstance(error, OSError):  # Such as a log on a disk that is full.
+            said = f"{error}. Is there room on the disk, and may you write there? What was finished is kept."
         if options.traceback or not said:
             raise
         print(f"error: {said}", file=sys.stderr)

@@ -115,6 +115,14 @@ def test_a_reader_that_leaves_gets_no_traceback(sources, tmp_path):
         assert process.stderr.read() == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_is_one_sentence():
+    with open("/dev/full", "w") as log:
+        done = subprocess.run([sys.executable, "-m", "helpers", "answers"], stdout=log, stderr=subprocess.PIPE)
+    assert b"error: [Errno 28] No space left on device. Is there room" in done.stderr
+    assert b"Traceback" not in done.stderr and done.returncode
+
+
 def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["assignment"]) == 2
