@@ -30,7 +30,7 @@ LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 
 QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
 BINARY = "is no UTF-8 text, it is binary: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
 GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they fetch.
-ASIDE = "\udc80"  # Half a character, which no decoded text has.
+ASIDE, ESCAPE = "\udc80", "\udc81"  # Halves of a character, which no decoded text has.
 Rows = list[tuple[Any, Any]]  # text and label
 
 csv.field_size_limit(2**31 - 1)
@@ -198,10 +198,10 @@ def read_csv(content: str) -> Rows:
     # The csv module takes either sign for the end of a line; a writer quotes no other than its own.
     other = "\n" if end == "\r" else "\r"
     content = re.sub("\r(?!\n)" if end == "\r\n" else other, ASIDE, content)
-    lines = io.StringIO(content, newline="")
+    lines, of_r = (io.StringIO(each, newline="") for each in (content, content.replace('\\"', f'{ESCAPE}"')))
     for dialect in list_dialects(content, header):
         try:
-            rows = parse(lines, other, dialect)
+            rows = parse(of_r if dialect.get("escapechar") == ESCAPE else lines, other, dialect)
         except ValueError as error:
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
@@ -230,7 +230,8 @@ def read_csv(content: str) -> Rows:
 def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
     """Quotes (double, single or none) that are doubled, or have a backslash before them, or both.
 
-    The backslash is no such sign in a file that has one before a letter, where none needs to be.
+    In a file that has one before a letter, where none needs to be, it is such a sign before a double quote alone, as R
+    writes it (Kaggle's labeledTrainData.tsv), or none.
     """
     escaped = set(re.findall(r"\\(.?)", content, re.DOTALL))
     for delimiter, quote in product(sorted(",;\t|", key=header.count, reverse=True), ('"', "'", None)):
@@ -240,6 +241,8 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
         if escaped and escaped <= {"\\", "\r", "\n", ASIDE, delimiter, quote or '"'}:
             yield dialect | {"escapechar": "\\"}
             yield dialect | {"escapechar": "\\", "doublequote": False}
+        elif quote == '"' and quote in escaped:
+            yield dialect | {"escapechar": ESCAPE, "doublequote": False}
 
 
 def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:

@@ -103,14 +103,13 @@ def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
     [
         "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
         "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
-        # R, as in Kaggle's labeledTrainData.tsv, puts a backslash before a quote, but not before a backslash.
         "label\ttext\n" + "1\tFine\n0\tDull\n" * 6 + '0\t"\\"AC\\DC\\" on film"\n',
     ],
 )
 def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
     path = tmp_path / "train.csv"
     path.write_text(content)
-    with pytest.raises(CourseError, match="train.csv, row 12: its quotes do not fit"):
+    with pytest.raises(CourseError, match="train.csv, row 12: (its quotes do not fit|it can be read as)"):
         read_table(path)
 
 
@@ -130,3 +129,11 @@ def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_pa
     path.write_bytes(b"text,label,stars\r" + b"\nGood,positive,10\r")
     with pytest.raises(CourseError, match="train.csv: its lines end in"):
         read_table(path)
+
+
+def test_r_puts_a_backslash_before_a_double_quote_alone(tmp_path: Path) -> None:
+    """As in Kaggle's labeledTrainData.tsv."""
+    texts = ['"Brilliant", and\\or odd :\\ to me', "a\tplain\none"] * 6
+    lines = [f'"{row}_8"\t{row % 2}\t"{text}"' for row, text in enumerate(text.replace('"', '\\"') for text in texts)]
+    (path := tmp_path / "labeledTrainData.tsv").write_text("\n".join(["id\tsentiment\treview", *lines]))
+    assert list(read_table(path)["text"]) == texts
