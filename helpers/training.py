@@ -140,8 +140,8 @@ class Recorder(TrainerCallback):
         self.tell(state.epoch, read_history(state.log_history))
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        epoch = round(state.epoch)
-        control.should_save &= epoch < self.run.epochs and epoch % math.ceil(self.run.epochs / 4) == 0
+        whole = round(state.epoch) % math.ceil(self.run.epochs / 4) == 0
+        control.should_save &= whole and state.global_step < state.max_steps
 
     def on_log(self, args, state, control, **kwargs):
         state.log_history[-1]["seconds"] = round(time.perf_counter() - self.started, 2)

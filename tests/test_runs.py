@@ -257,6 +257,14 @@ def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(set
     assert all(torch.equal(value, straight.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("epochs", "kept"), [(0.5, []), (1.25, ["checkpoint-4"])])
+def test_a_part_of_an_epoch_leaves_no_checkpoint_of_the_last_step(settings, tmp_path, epochs, kept):
+    """Going on from there, a run would take a step too many."""
+    reviews, _ = prepare.prepare(settings)
+    _, record = training.train_run(settings, Run("head", epochs=epochs, at_end=True), reviews, tmp_path)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == kept and record["steps"] == 4 * epochs
+
+
 @pytest.mark.parametrize("damage", ["changed", "unsealed", "copied"])
 def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings, tmp_path, damage, capsys):
     reviews, _ = prepare.prepare(settings)
