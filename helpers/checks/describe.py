@@ -34,8 +34,9 @@ HINTS = {
     "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
     "'Dataset' object does not support item": "a data set stays as it is: its methods, such as map, give back another.",
     "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
-    "must be a list of `minimize`|no attribute 'upper'": "a direction is the word minimize or the word maximize.",
-    "No trials are|between instances of 'int' and": "n_trials is a whole number: one trial for each cell.",
+    "must be a list of `minimize`|(bool|int)' object has no attribute 'upper'": "a direction is the word minimize or"
+    " the word maximize.",
+    "No trials are|'>=' not supported between .* 'int' and": "n_trials is a whole number: one trial for each cell.",
     "attribute 'before_trial'": "the sampler is an object of one of Optuna's classes, which knows the grid.",
     "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, and no data set or batch; a"
     " data set's column becomes a list by list(dataset['text']).",
