@@ -1,5 +1,6 @@
 """The inputs of the checks, and what right solutions give on them: computed from the course's own code."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,11 @@ def change_model(model: str, folder: str) -> str:
 
 def change_vocabulary(model: str, folder: str) -> str:
     """Save a tokenizer like this model's with other ids, which a function does not find under a name of its own."""
-    ids = load_tokenizer(model).get_vocab()
+    tokenizer = load_tokenizer(model)
+    ids = tokenizer.get_vocab()
     words = sorted(ids, key=ids.get)
     write_atomically(Path(folder, "vocab.txt"), "\n".join(words[:1000] + words[:999:-1]))
+    write_atomically(Path(folder, "tokenizer_config.json"), json.dumps(tokenizer.special_tokens_map))
     load_tokenizer(folder).save_pretrained(folder)
     return os.path.abspath(folder)
 
