@@ -226,6 +226,7 @@ def read_record(folder: Path, progress: Progress) -> Record | None:
 
 
 @explained()
+@one_thread()
 def train(
     run: Run, settings: Settings, provenance: dict[str, Any], until: float | None, with_weights: bool
 ) -> tuple[Record, bytes | None]:
@@ -257,7 +258,7 @@ def train(
 
     for left in folder.glob("tmp*"):  # What a killed worker's `make_start` has left.
         shutil.rmtree(left, ignore_errors=True)
-    with one_thread(), patch.object(tempfile, "tempdir", str(folder)):
+    with patch.object(tempfile, "tempdir", str(folder)):
         model, record = train_run(settings, run, reviews, folder, until, tell)
     whole = with_weights and is_whole(record)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}

@@ -35,6 +35,7 @@ MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432"  # 32 MiB, the highest there is
     ":glibc.malloc.trim_threshold=1073741824",
 }
+_turn = threading.Lock()
 
 
 def count_workers() -> int:
@@ -58,9 +59,9 @@ def open_executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executo
     """
     if scheduler:
         with connect(scheduler) as client:
-            found = sum(client.nthreads().values())
+            found = len(client.nthreads())
             if not found:
-                print(f"The scheduler has no workers yet. Start some: `dask worker {scheduler}`.", flush=True)
+                print(f"The scheduler has no workers yet. Start `dask worker {scheduler} --nthreads 1`.", flush=True)
             yield client.get_executor(), max(1, found)
         return
     others = multiprocessing.active_children()
@@ -148,13 +149,17 @@ def start_worker() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread: processes of one are quicker than one of several, and sums are the same everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    """Compute in one thread: processes of one are quicker than one of several, and sums are the same everywhere.
+
+    Jobs in other threads, as a Dask worker may have them, wait: they would draw from the same random numbers.
+    """
+    with _turn:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @contextmanager
