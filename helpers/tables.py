@@ -242,7 +242,7 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
             yield dialect | {"escapechar": "\\"}
             yield dialect | {"escapechar": "\\", "doublequote": False}
         elif quote == '"' and quote in escaped:
-            yield dialect | {"escapechar": ESCAPE, "doublequote": False}
+            yield dialect | {"escapechar": ESCAPE}
 
 
 def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:

@@ -104,6 +104,8 @@ def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
         "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
         "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
         "label\ttext\n" + "1\tFine\n0\tDull\n" * 6 + '0\t"\\"AC\\DC\\" on film"\n',
+        # R, and a text that ends in a backslash
+        "text,label\n" + '"Fine",1\n"Dull",0\n' * 6 + '"\\"Good\\", and\\or \\",0\n"Great",1\n',
     ],
 )
 def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
