@@ -130,7 +130,7 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
         {"2a": "cannot be imported: FileNotFoundError"},
     ),
     "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, {}),
-    "patches the checks, and writes into the runner's own pipe": (
+    "patches the checks": (  # It writes into the runner's own pipe, too.
         at_import(
             "import json\nfrom helpers import checks\nfrom helpers.checks import observe\n"
             "checks.judge = lambda *a: 'correct'\nchecks._expect = lambda *a: None\n"
