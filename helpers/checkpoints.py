@@ -33,13 +33,18 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """A run's checkpoints by their steps, without the copies that cloud drives make (`checkpoint-4 (1)`, or ` 2`)."""
+    found = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
+    return {int(steps): path for steps, path in found.items() if steps.isdecimal()}
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of an interrupted run, if there is one.
 
     One that was not written to its end is removed, a damaged one moved beside the folder.
     """
-    found = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
+    for _, checkpoint in sorted(list_checkpoints(folder).items(), reverse=True):
         if is_sealed(checkpoint):
             return checkpoint
         if not (checkpoint / "seal.json").exists():

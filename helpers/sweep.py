@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import models, training
-from helpers.checkpoints import drop_checkpoints, is_sealed
+from helpers.checkpoints import drop_checkpoints, is_sealed, list_checkpoints
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, choose_progress
 from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
@@ -51,7 +51,7 @@ def run_sweep(
                 folder = find_folder(settings, run, provenance)
                 steps = before * math.ceil(provenance["data"]["train"] / run.batch_size)
                 # Others went further without `prune`.
-                if all(int(path.name.split("-")[1]) <= steps for path in folder.glob("checkpoint-*[0-9]")):
+                if all(reached <= steps for reached in list_checkpoints(folder)):
                     drop_checkpoints(folder)
         found = train_all(settings, runs, workers, scheduler, until, keep_best=True, progress=progress)
         records, before = dict(zip(runs, found, strict=True)), until
