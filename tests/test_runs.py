@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -274,8 +275,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings,
     weights = checkpoint / "model.safetensors"
     if damage == "changed":
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    elif damage == "copied":  # as Google Drive does where two machines write
+    elif damage == "copied":  # as Google Drive and iCloud do where two machines write
         shutil.copytree(checkpoint, f"{checkpoint} (1)")
+        shutil.copytree(checkpoint, f"{checkpoint} 2")
     else:
         (checkpoint / "seal.json").unlink()
     _, record = training.train_run(settings, run, reviews, tmp_path / "run")
@@ -320,6 +322,17 @@ def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypat
     monkeypatch.setattr(runs, "train_run", look)
     train_all(settings, [run], workers=0, progress=Listener())
     assert seen == [(str(folder), [])] and not list(folder.glob("tmp*"))
+
+
+def test_a_worker_of_two_threads_trains_one_run_at_a_time(settings):
+    """As `dask worker` begins one by itself; side by side, runs would draw from the same random numbers."""
+    (_, provenance), before = prepare.prepare(settings), tempfile.gettempdir()
+    many = [Run("full", epochs=1, seed=seed, head_scale=2) for seed in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(lambda run: runs.train(run, settings, provenance, None, False), many)]
+    assert tempfile.gettempdir() == before
+    records = [record for record, _ in found]
+    assert accuracies(records) == accuracies(train_all(settings, many, workers=0, progress=Listener()))
 
 
 def test_a_killed_worker_is_not_blamed_on_the_student():
