@@ -171,6 +171,13 @@ def test_check_and_training_agree_on_every_field(public, monkeypatch, tmp_path: 
         assert f"{name}: expected" in str(caught.value) and changed != plain
 
 
+def test_a_model_with_special_tokens_of_its_own_is_checked(bert_tiny: Path, tmp_path: Path) -> None:
+    text = (bert_tiny / "vocab.txt").read_text(encoding="utf-8")
+    (tmp_path / "vocab.txt").write_text(text.replace("[CLS]", "<s>"), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"cls_token": "<s>"}')
+    problem_1d(exercises.preprocess_dataset, model=tmp_path)
+
+
 def test_what_training_and_testing_set_themselves_is_said(small_bert: Path, capsys) -> None:
     trainer, tester = trainer_with(args={"learning_rate": 0.1}), make_tester(saved, fp16_full_eval=True)
     problem_2b(trainer, tester, model=small_bert)
