@@ -240,7 +240,6 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
         yield dialect
         if escaped and escaped <= {"\\", "\r", "\n", ASIDE, delimiter, quote or '"'}:
             yield dialect | {"escapechar": "\\"}
-            yield dialect | {"escapechar": "\\", "doublequote": False}
         elif quote == '"' and quote in escaped:
             yield dialect | {"escapechar": ESCAPE}
 
