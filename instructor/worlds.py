@@ -174,7 +174,8 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
         options += ["--perms", "0777", "--size", str(size), "--tmpfs", folder]
     shown, closed = {*SYSTEM, *list_python(), *readable}, ["--remount-ro", "/dev", "--remount-ro", "/"]
     secret = {*filter(os.path.exists, hidden)} - shown
-    for path in sorted(shown | secret, key=len):  # What is hidden may lie in what is shown, and the other way round.
+    # What is hidden may lie in what is shown, and the other way round; what lies behind a link comes with its end.
+    for path in sorted(shown | secret, key=len):
         if path in secret:
             if next((above for above in map(str, Path(path).parents) if above in shown | secret), "") in shown:
                 folder = os.path.isdir(path)
@@ -182,7 +183,7 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
                 closed += ["--remount-ro", path] if folder else []
         elif os.path.islink(path):
             options += ["--symlink", os.readlink(path), path]
-        elif os.path.exists(path):
+        elif os.path.exists(path) and not any(map(os.path.islink, shown.intersection(map(str, Path(path).parents)))):
             for folder in reversed(Path(path).parents[:-1]):  # bwrap would copy the modes of a private folder.
                 options += ["--perms", "0755", "--dir", str(folder)]
             options += ["--ro-bind", path, path]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from conftest import wait_until
 
-from instructor import limits, sandbox
+from instructor import limits, sandbox, worlds
 
 if not sys.platform.startswith("linux"):
     pytest.skip("sandboxes are made by Linux", allow_module_level=True)
@@ -366,6 +366,15 @@ def test_what_each_degree_keeps_from_the_code(setting: Setting) -> None:
         assert bool(not_in_force) is (setting.degree != "namespaces")
     finally:
         shutil.rmtree(private)
+
+
+def test_what_lies_behind_a_link_is_not_put_there_twice(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "python-3.11.7/bin").mkdir(parents=True)
+    (tmp_path / "python-3.11").symlink_to(tmp_path / "python-3.11.7")  # as uv makes it; bwrap makes no folder below it
+    folders = [str(tmp_path / name) for name in ("python-3.11", "python-3.11.7", "python-3.11/bin")]
+    monkeypatch.setattr(worlds, "list_python", lambda: folders)
+    shown = worlds.describe_world((), (), 2**20)
+    assert [word in shown for word in folders] == [True, True, False]
 
 
 def test_the_best_degree_that_works_is_taken_and_the_others_are_explained(monkeypatch) -> None:
