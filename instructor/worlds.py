@@ -142,8 +142,9 @@ class OtherUser:
                 with contextlib.suppress(psutil.Error, ChildProcessError):
                     os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
         remove_tree(self.folder)
-        alone = ["-mindepth", "1", *self.owned, "-prune", "-exec", "rm", "-rf", "{}", "+", *OR_OPEN]
-        subprocess.run(["find", *SHARED, *alone], **QUIET)
+        # From within the folder: another run may put a link in its place.
+        alone = ["-mindepth", "1", *self.owned, "-prune", "-execdir", "rm", "-rf", "{}", "+", *OR_OPEN]
+        subprocess.run(["find", *SHARED, *alone], env={"PATH": os.defpath}, **QUIET)
         for kind, (column, option) in SYSTEM_V.items():  # As this user: in containers, root may only remove root's.
             words = [word for row in self.list_system_v(kind) for word in (option, row[column])]
             subprocess.run([*become(self.number), "ipcrm", *words], **QUIET)
