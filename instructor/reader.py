@@ -31,8 +31,9 @@ ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 # What is one student's in a platform's names, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
-    # No date, and no matriculation number after that of a sheet: HW_3_1234567_Ann.zip
-    r"((?:anon(?:_LATE)?_\w{5}|[^_]+(?:_LATE)?_(?!\d\d?_\d{6})\d+))_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
+    # No date, also a phone's with the time, and no matriculation number after that of a sheet: HW_3_1234567_Ann.zip
+    r"((?:anon(?:_LATE)?_\w{5}|[^_]+(?:_LATE)?_(?!\d\d?_\d{6}|20\d\d[01]\d[0-3]\d_[0-2]\d{5}_)\d+))"
+    r"_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )

@@ -152,6 +152,8 @@ CLASSES = {
                                      ["lab_2_20261125_ann", "lab_2_20261125_bob"]),
     "students' numbers that are no platform's": ({f"HW_3_123456{n}_{name}.zip": b"" for n, name in enumerate(PAIR)},
                                                  ["HW_3_1234560_ann", "HW_3_1234561_bob"]),
+    "a phone's pictures": ({f"{name}/{file}": b"" for name in PAIR
+                            for file in ("submission.zip", "Screenshot_20261105_143022_Chrome.jpg")}, PAIR),
     "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS}, IN_SECTIONS),
     "own names in sections": ({f"{name}/exercises_{name[2:]}.py": b"" for name in SECTIONS}, IN_SECTIONS),
     "zips in sections": ({f"{name}/submission.zip": b"" for name in SECTIONS}, IN_SECTIONS),
