@@ -26,6 +26,7 @@ from instructor.sheet import read_records
 
 COURSE = {*LARGEST, "helpers", "notebooks"}
 MAX_DEPTH = 8  # to which a download is looked into
+MAX_MEMBERS = 20_000  # of a zip that may be a download
 Look = Callable[[Path], set[str]]  # from a folder, on disk or in a zip, to the names in it; none in a file
 
 
@@ -148,7 +149,10 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     """
     tree = defaultdict(set)
     try:
-        for name, _ in name_members(open_zip(File(path.name, partial(open_file, path)))):
+        members = list(name_members(open_zip(File(path.name, partial(open_file, path)))))
+        if len(members) > MAX_MEMBERS:  # No limits hold here.
+            return [path]
+        for name, _ in members:
             below = Path(path, *f"/{name}/".partition("/../")[0].split("/")[: 2 * MAX_DEPTH])
             while below != path:
                 tree[below.parent].add(below.name)

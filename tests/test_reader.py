@@ -226,6 +226,11 @@ def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) 
     assert found["cy_9"].refused
 
 
+def test_a_zip_of_more_files_than_a_class_has_is_not_looked_through_where_no_limits_hold(tmp_path: Path) -> None:
+    (tmp_path / "class.zip").write_bytes(zipped({f"{n}/exercises.py": b"" for n in range(20_001)}))
+    assert [place.student for place in find_submissions([tmp_path / "class.zip"], tmp_path)] == ["class"]
+
+
 def test_a_platform_s_own_files_in_a_download_do_not_hide_whose_the_others_are(tmp_path: Path) -> None:
     names = ("12-34 - Ann Example - Nov 25, 2026 1000 AM", "12-35 - Bob Example - Nov 25, 2026 1001 AM")
     downloads = []
