@@ -51,10 +51,9 @@ def build_parser(package: str, verbs: Verbs) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
+    return int(text)
 
 
 def begin(options: argparse.Namespace) -> Settings:

@@ -137,7 +137,7 @@ def check_code(content: bytes) -> None:
         why = getattr(error, "msg", error)
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Mend it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
-        raise CourseError(f"exercises.py: not there, or not written yet: {', '.join(missing)}.")
+        raise CourseError(f"exercises.py: not there (at the top level), or not written yet: {', '.join(missing)}.")
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:

@@ -202,6 +202,6 @@ def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
 
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise Refused(f"{member.filename[-80:]!r} is compressed in an unusual way: make an ordinary zip.")
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Refused(f"{member.filename[-80:]!r} is encrypted, or compressed in an unusual way: make an ordinary zip.")
     return archive.open(member)
