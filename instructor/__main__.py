@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from helpers.__main__ import main, positive
-from helpers.settings import write_atomically
+from helpers.settings import CourseError, write_atomically
 
 
 def release(options: argparse.Namespace) -> None:
@@ -24,7 +24,10 @@ def grade(options: argparse.Namespace) -> int:
     from instructor.grade import grade_class
 
     os.umask(os.umask(0) | 0o007)  # Grades are not for everybody, as whom submitted code may run.
-    how = {"workers": options.workers, "notebooks": options.notebooks, "degree": options.isolation}
+    if options.no_notebooks and options.full_rerun:
+        raise CourseError("Give --no-notebooks or --full-rerun, not both.")
+    notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
+    how = {"workers": options.workers, "notebooks": notebooks, "degree": options.isolation}
     records = grade_class(options.submissions, options.out, **how, single=bool(options.gradescope))
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
@@ -42,7 +45,6 @@ def autograder(options: argparse.Namespace) -> None:
     print(write_autograder(options.file))
 
 
-RERUN = {"dest": "notebooks", "action": "store_const", "default": "corner"}
 DEGREES = {"choices": ("auto", "namespaces", "user"), "default": "auto"}
 VERBS = {
     release: [
@@ -53,8 +55,8 @@ VERBS = {
         ("submissions", {"metavar": "PATH", "nargs": "+", "type": Path, "help": "zip, folder, or folder of them"}),
         ("--out", {"default": "grades", "type": Path, "help": "folder to write (default: %(default)s)"}),
         ("--workers", {"type": positive, "help": "submissions at a time (default: one a core, if memory allows)"}),
-        ("--no-notebooks", RERUN | {"const": "none", "help": "do not re-execute the notebooks"}),
-        ("--full-rerun", RERUN | {"const": "full", "help": "re-execute them with the whole grid"}),
+        ("--no-notebooks", {"action": "store_true", "help": "do not re-execute the notebooks"}),
+        ("--full-rerun", {"action": "store_true", "help": "re-execute them with the whole grid"}),
         ("--isolation", DEGREES | {"help": "default: %(default)s, the best that works"}),
         ("--gradescope", {"metavar": "FILE", "type": Path, "help": "write Gradescope's results.json of the one path"}),
     ],

@@ -145,9 +145,9 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     if not path.exists():
         return {}, []
     with contextlib.suppress(OSError, ValueError, csv.Error):
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
         try:
-            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
         except UnicodeDecodeError:
             text = data.decode("cp1252", "replace")  # as a spreadsheet on Windows may write it
         tables = (list(csv.reader(io.StringIO(text, newline=None), delimiter=mark)) for mark in ",;\t")

@@ -292,6 +292,12 @@ def test_what_is_no_degree_or_number_is_refused_before_anything_is_read(option, 
     assert option[0] in capsys.readouterr().err
 
 
+def test_notebooks_are_left_out_or_run_with_the_whole_grid_and_not_both(tmp_path: Path, capsys) -> None:
+    command = ["grade", str(tmp_path), "--out", str(tmp_path / "out"), "--no-notebooks", "--full-rerun"]
+    assert main(command, "instructor", VERBS) == 2
+    assert "--no-notebooks or --full-rerun" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 RESULT_FIELDS = {"score", "execution_time", "output", "output_format", "visibility", "stdout_visibility", "tests"}
 TEST_FIELDS = {"score", "max_score", "status", "name", "number", "output", "output_format", "visibility"}
 
