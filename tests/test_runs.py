@@ -58,32 +58,31 @@ def test_every_run_once_then_nothing_is_repeated_whatever_the_number_of_workers(
     assert accuracies(train_all(alone, grid, workers=0, progress=Listener())) == accuracies(records)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
-@pytest.mark.xdist_group("workers")
-def test_workers_are_told_how_to_take_memory_and_nobody_else_is(monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")  # What is set already counts.
-    with workers.open_executor(1, None) as (executor, _):
-        assert executor.submit(os.getenv, "THP_MEM_ALLOC_ENABLE").result() == "1"
-    assert "THP_MEM_ALLOC_ENABLE" not in os.environ and os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
-
-
 SCRIPT = """
+import os
 from helpers.workers import call, open_executor
+before = dict(os.environ)
 with open_executor(1, None) as (executor, _):
     print(executor.submit(call, "multiprocessing", "get_start_method").result())
+    print(executor.submit(os.getenv, "THP_MEM_ALLOC_ENABLE").result())
+    print(executor.submit(os.getenv, "GLIBC_TUNABLES").result())
+assert os.environ == before
 print(__file__)
 """
 
 
-@pytest.mark.parametrize("length", [1, 120])
-def test_a_script_needs_no_guard_and_a_folder_too_long_for_a_socket_stops_nothing(tmp_path, length):
-    script, short = tmp_path / "script.py", tmp_path / ("x" * length)
-    short.mkdir()
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+@pytest.mark.parametrize(("length", "told"), [(0, ["forkserver", "1"]), (120, ["spawn", "None"])])
+def test_a_script_needs_no_guard_and_its_workers_alone_are_told_how_to_take_memory(length, told, tmp_path):
+    """In a folder too long for a socket no process can fork them. What is set already counts."""
+    script, set_already = tmp_path / "script.py", "glibc.malloc.arena_max=1"
+    folder = tmp_path / ("x" * length) if length else Path(tempfile.gettempdir())
+    folder.mkdir(exist_ok=True)
     script.write_text(SCRIPT)
-    variables = {"PYTHONPATH": str(Path(exercises.__file__).parents[1]), "TMPDIR": str(short)}
+    variables = {"PYTHONPATH": str(Path(exercises.__file__).parents[1]), "TMPDIR": str(folder)}
+    variables |= {"GLIBC_TUNABLES": set_already}
     done = subprocess.run([sys.executable, script], env=os.environ | variables, capture_output=True, text=True)
-    started, path = done.stdout.splitlines() or [done.stderr, ""]
-    assert path == str(script) and (started == "spawn" or length == 1), done.stderr
+    assert done.stdout.splitlines() == [*told, set_already, str(script)], done.stderr
 
 
 def test_other_data_another_model_or_code_are_other_runs_and_the_old_ones_stay(settings, sources, tmp_path):
