@@ -40,9 +40,9 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 	$(PY) -m helpers assignment
 
 test: $(TEST) ## the tests, and every notebook executed again and compared with its committed outputs
-	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist loadgroup tests
 	rm -rf build/nbval
-	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
+	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" \
+		$(PY) -m pytest --nbval -n auto --dist loadgroup notebooks tests
 
 notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick profile
 	$(QUICK) COURSE_PROGRESS=plain $(PY) -m nbconvert --to notebook --execute --inplace \
