@@ -182,18 +182,17 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
                 folder = os.path.isdir(path)
                 options += ["--perms", "0755", "--tmpfs", path] if folder else ["--ro-bind", "/dev/null", path]
                 closed += ["--remount-ro", path] if folder else []
-        elif os.path.islink(path):
-            options += ["--symlink", os.readlink(path), path]
-        elif os.path.exists(path) and not any(map(os.path.islink, shown.intersection(map(str, Path(path).parents)))):
+        elif os.path.lexists(path) and not any(map(os.path.islink, shown.intersection(map(str, Path(path).parents)))):
             for folder in reversed(Path(path).parents[:-1]):  # bwrap would copy the modes of a private folder.
                 options += ["--perms", "0755", "--dir", str(folder)]
-            options += ["--ro-bind", path, path]
+            options += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     return [*options, *closed]
 
 
 def list_python() -> list[str]:
     """The folders of this Python and its packages, those above others first."""
-    found, link = {sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parents[1])}, sys.executable
+    found = {sys.base_prefix, sys.prefix, os.path.realpath(sys.prefix), str(Path(sys.executable).resolve().parents[1])}
+    link = sys.executable
     while os.path.islink(link):  # An environment may have been made from another one.
         link = os.path.join(os.path.dirname(link), os.readlink(link))
         found.add(os.path.dirname(os.path.normpath(link)))
