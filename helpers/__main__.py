@@ -10,30 +10,30 @@ from helpers import tolerate_any_encoding
 from helpers.results import blame_exercises, load_results, published
 from helpers.settings import CourseError, Run, Settings, load_settings
 
-Verbs = dict[Callable[[argparse.Namespace], int | None], list[tuple]]  # to each its arguments, as argparse adds them
+Verbs = dict[Callable[[argparse.Namespace], int | None], list[tuple]]  # each verb's arguments, for `add_argument`
 
 
 def main(arguments: list[str] | None = None, package: str = "helpers", verbs: Verbs | None = None) -> int:
-    """Run the verb that was asked for; returns the exit code. What the user can mend is said in one message."""
+    """Run the requested verb; returns the exit code. Errors that the user can fix are printed as one message."""
     tolerate_any_encoding()
     options = build_parser(package, verbs or VERBS).parse_args(arguments)
     try:
         return options.run(options) or 0
-    except BrokenPipeError:  # `... | head`: nobody reads the rest.
+    except BrokenPipeError:  # `... | head`: the reader has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         said = str(error) if isinstance(error, CourseError) else blame_exercises(error)
         if not said and isinstance(error, ModuleNotFoundError):
             said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."
-        if not said and isinstance(error, OSError):  # Such as a log on a disk that is full.
-            said = f"{error}. Is there room on the disk, and may you write there? What was finished is kept."
+        if not said and isinstance(error, OSError):  # Such as a log on a full disk.
+            said = f"{error}. Is there room on the disk, and are you allowed to write there? Finished work is kept."
         if options.traceback or not said:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. Running the same command again goes on where this one stopped.", file=sys.stderr)
+        print("\nStopped. Run the same command again to continue from here.", file=sys.stderr)
         return 130
 
 
@@ -57,7 +57,7 @@ def positive(text: str) -> int:
 
 
 def begin(options: argparse.Namespace) -> Settings:
-    """The settings of a verb, shown before it starts."""
+    """Load a verb's settings, and print them before it starts."""
     settings = load_settings(*(getattr(options, name, None) for name in ("profile", "model", "data", "precision")))
     print(settings, flush=True)
     return settings
@@ -86,7 +86,7 @@ def assignment(options: argparse.Namespace) -> None:
     gaps: list[str] = []
     with noting(gaps):  # Students train before they write.
         answers.write_answers(notebooks, settings.folder / "results.json", settings.folder / "answers.md")
-    print(*(f"\nanswers.md is not written yet. {gap}" for gap in gaps), sep="")
+    print(*(f"\nanswers.md has not been written yet. {gap}" for gap in gaps), sep="")
     print(f"Written to {settings.folder}: results.json, plots/{'' if gaps else ', answers.md'}")
 
 
@@ -100,7 +100,7 @@ def sweep(options: argparse.Namespace) -> None:
 
 
 def cell(options: argparse.Namespace) -> None:
-    """train and test a single run, also one beside the grid"""
+    """train and test a single run, in the grid or outside it"""
     settings = begin(options)
     from helpers.sweep import run_cell
 
@@ -111,7 +111,7 @@ def cell(options: argparse.Namespace) -> None:
 
 
 def lab(options: argparse.Namespace) -> None:
-    """measure what limits BitFit, one experiment at a time; cost is what each policy costs"""
+    """measure what limits BitFit, one experiment at a time; `cost` measures the policies' costs"""
     settings = begin(options)
     from helpers.lab import list_runs, measure_cost, run_lab, summarise, tabulate_costs
 
@@ -132,11 +132,11 @@ def answers(options: argparse.Namespace) -> None:
 
     results = options.results or begin(options).folder / "results.json"
     write_answers(find_notebooks(), results, options.out)
-    print(f"Wrote {options.out} with the figures of {results}.")
+    print(f"Wrote {options.out} with the figures from {results}.")
 
 
 def prefetch(options: argparse.Namespace) -> None:
-    """fetch model and data of the full profile into the hub's cache, for work without a network"""
+    """download the full profile's model and data into the hub's cache, for work without a network"""
     from helpers.data import load_reviews
     from helpers.models import load_classifier, load_tokenizer
 
@@ -145,18 +145,18 @@ def prefetch(options: argparse.Namespace) -> None:
     load_classifier(settings.model)
     load_tokenizer(settings.model)
     reviews = load_reviews(settings)
-    print(f"Cached, {', '.join(f'{len(rows):,} {split}' for split, rows in reviews.items())} reviews.")
+    print(f"Cached: {', '.join(f'{len(rows):,} {split}' for split, rows in reviews.items())} reviews.")
 
 
 def submit(options: argparse.Namespace) -> None:
-    """verify the hand-in, list what is missing, and write it as one zip"""
+    """check the hand-in, list what is missing, and pack it into one zip"""
     from helpers.submit import write_hand_in
 
     write_hand_in(options.notebooks, options.out, options.incomplete)
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """check this machine: versions, device, disk, cache and more, with a fix for what is wrong"""
+    """check this machine (versions, device, disk, cache and more) and suggest a fix for each problem"""
     from helpers.doctor import examine
 
     return int(examine(begin(options)) > 0)
@@ -164,42 +164,42 @@ def doctor(options: argparse.Namespace) -> int:
 
 LAB = ("head", "rate", "steps", "data", "pretraining", "encoder", "biases", "seeds", "cost")
 WHAT = [
-    ("--profile", {"help": "quick (default, offline) or full (bert-tiny and IMDb); also COURSE_PROFILE"}),
-    ("--model", {"help": "hub id or folder; also COURSE_MODEL"}),
-    ("--data", {"help": "hub id or folder; also COURSE_DATA"}),
+    ("--profile", {"help": "quick (default, offline) or full (bert-tiny and IMDb); or set COURSE_PROFILE"}),
+    ("--model", {"help": "hub id or folder; or set COURSE_MODEL"}),
+    ("--data", {"help": "hub id or folder; or set COURSE_DATA"}),
 ]
-ONE = [*WHAT, ("--precision", {"help": "fp32, bf16, or auto: bf16 on a GPU that has it; also COURSE_PRECISION"})]
+ONE = [*WHAT, ("--precision", {"help": "fp32, bf16, or auto (bf16 if the GPU has it); or set COURSE_PRECISION"})]
 MANY = [
     *ONE,
-    ("--workers", {"type": positive, "help": "processes that share the runs (default: one a core, if memory allows)"}),
+    ("--workers", {"type": positive, "help": "processes to share the runs (default: one per core, if memory allows)"}),
     ("--scheduler", {"help": "Dask scheduler whose workers share the runs, tcp://HOST:PORT"}),
 ]
 PRUNE = ("--prune", {"action": "store_true", "help": "stop the less promising runs early"})
 VERBS = {
     assignment: [*MANY, PRUNE],
-    sweep: [*MANY, PRUNE, ("--policy", {"action": "append", "help": "a policy's grid; may be repeated"})],
+    sweep: [*MANY, PRUNE, ("--policy", {"action": "append", "help": "policy to search; can be repeated"})],
     cell: [
         *ONE,
         ("--policy", {"default": "full", "help": "default: %(default)s"}),
         ("--learning-rate", {"type": float, "default": 3e-4, "help": "default: %(default)s"}),
-        ("--batch-size", {"type": int, "default": 64, "help": "examples a step (default: %(default)s)"}),
-        ("--seed", {"type": int, "default": Settings.seed, "help": "of the classifier, the order and the dropout"}),
+        ("--batch-size", {"type": int, "default": 64, "help": "examples per step (default: %(default)s)"}),
+        ("--seed", {"type": int, "default": Settings.seed, "help": "for classifier, data order and dropout"}),
     ],
     lab: [
         *MANY,
         ("experiments", {"metavar": "EXPERIMENT", "nargs": "+", "choices": LAB, "help": ", ".join(LAB)}),
-        ("--seeds", {"type": positive, "default": 3, "help": "runs with other seeds (default: %(default)s)"}),
+        ("--seeds", {"type": positive, "default": 3, "help": "number of seeds (default: %(default)s)"}),
     ],
     answers: [
         WHAT[0],
-        ("--results", {"type": Path, "help": "results file (default: the last run's)"}),
+        ("--results", {"type": Path, "help": "results file (default: that of the last run)"}),
         ("--out", {"type": Path, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
     ],
     prefetch: WHAT,
     submit: [
-        ("--notebooks", {"help": "folder of the saved notebooks (default: notebooks)"}),
+        ("--notebooks", {"help": "folder with the saved notebooks (default: notebooks)"}),
         ("--out", {"help": "file to write (default: submission.zip)"}),
-        ("--incomplete", {"action": "store_true", "help": "write the zip although something is missing"}),
+        ("--incomplete", {"action": "store_true", "help": "write the zip even if something is missing"}),
     ],
     doctor: WHAT,
 }

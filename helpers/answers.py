@@ -1,4 +1,4 @@
-"""Written answers: a reader for whatever editors make of a notebook, and `answers.md` with its tables and figures."""
+"""Written answers: read them from notebooks, whichever editor saved those, and write `answers.md`."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from helpers.results import expecting_a_search, load_results, published
 from helpers.settings import OFFLINE, CourseError, project_folder, short_name, write_atomically
 
-# Those with problems, which are handed in; the lab discusses two of the answers again, at full size.
+# The notebooks with problems, which are handed in; the lab discusses two of the answers again, at full size.
 NOTEBOOKS = ("01_bert_inputs.ipynb", "02_hyperparameters.ipynb", "03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 LAB = "05_what_limits_bitfit.ipynb"
 TITLES = {
@@ -24,11 +24,11 @@ TITLES = {
     "3b": "Test Models and Report Results",
 }
 PROMPT = "*Your answer here.*"
-# What a cell has that asks for an answer, and how the course goes on after the answers.
+# The words of a cell that asks for an answer, and the headings that follow the answers.
 ASKING = "into the next cell"
 AFTER = ("## From two sentences to a data set", "## What you now know", "## Hand in")
-MAX_CELLS, MAX_SIZE = 5_000, 32 * 2**20  # the bytes of a notebook that `grade` reads
-# What the figures are not, said above the answers: where the course's own model or reviews made them, and of all.
+MAX_CELLS, MAX_SIZE = 5_000, 32 * 2**20  # most cells, and most bytes, of a notebook that `grade` reads
+# Notes above the answers that say what the figures are not: first where the course's own model or reviews made them.
 STAND_INS = {
     ("model", "checkpoint"): "The figures marked as measured are those of a stand-in for prajjwal1/bert-tiny: a"
     " checkpoint of its shape, distilled from all-MiniLM-L6-v2 on IMDb texts without their labels.",
@@ -40,16 +40,16 @@ PUBLISHED = (
     " stanfordnlp/imdb, one run for each policy); they were not measured here."
 )
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
-# How Markdown and HTML begin to name an image; the last, for an image that is shown elsewhere in the text.
+# How Markdown and HTML introduce an image; the last alternative is a reference definition.
 IMAGE = r"""!\[[^\]]*\]\(|<img\b[^<>]*?\bsrc\s*=\s*["']?|^\[[^\]]+\]:(?=\s*\S+\.(?:png|jpe?g|gif|svg|webp)\b)"""
 LOCAL_IMAGE = re.compile(
     rf"""(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?=\s*[)"'>\n]|\s+\w+=|$)""", re.I | re.M
 )
 CODE = re.compile(r"^(```|~~~).*?^\1|(?<!`)(`+)(?!`)[^`\n]+\2", re.M | re.S)
-URL = ";,/?:@&=+$-_.!~*'()#"  # what browsers do not write as %..
-# What stands after the name in copies: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or `2` at once; no `_test`.
+URL = ";,/?:@&=+$-_.!~*'()#"  # characters that browsers do not write as %..
+# What copies have after the name: ` (1)`, `-Copy1`, ` - Kopie (2)`, `_Ann_Example`, or just `2`; but not `_test`.
 COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
-# What browsers write after the whole name, and Colab and Drive in other languages: `“01_bert_inputs.ipynb”的副本`.
+# What browsers, and Colab and Drive in other languages, add after the full name: `“01_bert_inputs.ipynb”的副本`.
 MORE = r"([^a-z\d.~][^.]{0,20})?(\.(txt|json))?"
 
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
@@ -67,21 +67,21 @@ def read_notebook(path: Path) -> NotebookNode:
 
 
 def parse_notebook(data: bytes, name: str) -> NotebookNode:
-    """Read what Jupyter, VS Code or Colab saved, repaired to version 4.5; CourseError where there are no cells.
+    """Read a notebook saved by Jupyter, VS Code or Colab, repaired to version 4.5; CourseError if it has no cells.
 
-    Every cell comes back with `cell_type`, `id`, `source` (text), `metadata` (with `tags`), `attachments` (from name to
-    kind to base64), code cells also with `outputs` and `execution_count`. What is of the wrong form is left out.
+    Every cell has `cell_type`, `id`, `source` (text) and `metadata` (with `tags`); code cells also have `outputs` and
+    `execution_count`, others `attachments` (name to MIME type to base64). Malformed parts are left out.
     """
     try:
         content = _take(dict, json.loads(data))  # also with a byte order mark
         if not isinstance(content.get("cells"), list):
             raise ValueError("it has no list of cells")
         if len(content["cells"]) > MAX_CELLS:
-            raise ValueError(f"it has {len(content['cells']):,} cells, more than are read")
+            raise ValueError(f"it has {len(content['cells']):,} cells; at most {MAX_CELLS:,} are read")
         cells = [_repair_cell(cell, at) for at, cell in enumerate(content["cells"]) if isinstance(cell, dict)]
         whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": _take(dict, content.get("metadata")), "cells": cells}
         return nbformat.from_dict(whole)
-    except Exception as error:  # What a broken file makes the libraries raise has no common kind.
+    except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(
             f"{name} is not a readable notebook ({error!r:.200}). Restore it from your last copy."
         ) from None
@@ -111,60 +111,60 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def _take(kind: type, value: Any) -> Any:
-    """The value if it is of this kind, else an empty one."""
+    """The value if it has this type, else an empty one."""
     return value if isinstance(value, kind) else kind()
 
 
 def _join(source: Any) -> str:
-    """A text, or a list of lines, with one kind of line ends; half a character, which no file can hold, becomes �."""
+    """Join a text or list of lines, with `\\n` at line ends; a lone surrogate, which no file can hold, becomes �."""
     lines = source if isinstance(source, list) else [source]
     text = "".join(line for line in lines if isinstance(line, str)).replace("\r\n", "\n")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def is_copy(name: str, wanted: str) -> bool:
-    """Whether a file's name is `wanted` as Colab, Jupyter, a browser or a file manager names a copy of it."""
+    """Whether a file is called `wanted`, or as Colab, Jupyter, a browser or a file manager would call a copy of it."""
     stem, _, ending = wanted.rpartition(".")
-    # Neither hidden files (macOS's sidecars, ._NAME) nor tests of the wanted file are copies of it.
+    # Hidden files (macOS's sidecars, ._NAME) and tests of the wanted file are no copies of it.
     words = re.escape(stem).replace("_", r"[\W_]")
     pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}{MORE}"
     return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 
 
 def find_notebook(folder: Path, name: str) -> Path | None:
-    """The course's notebook `name` in a folder, or the only copy of it; CourseError where there are several."""
+    """The course's notebook `name` in a folder, or the only copy of it; CourseError if there are several copies."""
     if (folder / name).exists():
         return folder / name
     copies = sorted(path for path in folder.glob("*.ipynb*") if is_copy(path.name, name))
     if len(copies) > 1:
         found = ", ".join(path.name for path in copies)
         raise CourseError(
-            f"{folder.name}/ has several copies of {name}: {found}. Rename the one that counts to {name}."
+            f"{folder.name}/ has several copies of {name}: {found}. Rename the one to be graded to {name}."
         )
     return copies[0] if copies else None
 
 
 def read_notebooks(folder: Path, names: tuple[str, ...] = NOTEBOOKS) -> list[NotebookNode]:
-    """The course's notebooks with problems that are in a folder; copies beside them do not count."""
+    """Read those of the named notebooks that are in a folder; further copies are ignored."""
     paths = [find_notebook(folder, name) for name in names]
     return [read_notebook(path) for path in paths if path]
 
 
 def find_problem(cell: NotebookNode) -> str | None:
-    """The written problem that a cell answers, by its tags, or by its id where an editor has lost them."""
+    """The written problem that a cell answers, according to its tags, or its id if an editor has dropped them."""
     tags = cell.metadata.get("tags", [])
     return next((p for p in TITLES if {"answer", f"problem-{p}"} <= set(tags) or cell.id == f"answer-{p}"), None)
 
 
 def is_prompt(text: str) -> bool:
-    """Whether nothing is written here: only the prompt, as nbgrader or an editor may write it, or no words at all."""
+    """Whether the answer is missing: no words at all, or only the prompt, as nbgrader or an editor may format it."""
     return " ".join(re.findall(r"[^\W_]+", text)).lower() in ("", "your answer here")
 
 
 def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
-    """The cells that answer a written problem, each after its problem.
+    """The cells that answer a written problem, as pairs of problem and cell.
 
-    Editors split cells, or keep no tags and ids: all text between a question and the course's next heading counts.
+    Editors split cells, or drop tags and ids: all text between a question and the course's next heading counts.
     """
     found, problem, asked = [], None, None
     for cell in notebook.cells:
@@ -178,7 +178,7 @@ def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
 
 
 def collect_answers(notebooks: list[NotebookNode]) -> Answers:
-    """Find the written answers of every problem, leaving out prompts that nobody has answered."""
+    """Find the written answers to every problem, leaving out unanswered prompts."""
     found: Answers = {problem: [] for problem in TITLES}
     for problem, cell in (each for notebook in notebooks for each in find_answers(notebook)):
         if not is_prompt(cell.source) or cell.get("attachments"):
@@ -187,16 +187,16 @@ def collect_answers(notebooks: list[NotebookNode]) -> Answers:
 
 
 def check_answered(found: Answers) -> None:
-    """Raises CourseError naming every written problem without an answer."""
+    """Raise CourseError, naming every written problem without an answer."""
     if unanswered := [problem for problem in TITLES if not found[problem]]:
         raise CourseError(
             f"No answer to problem {', '.join(unanswered)} in the notebooks. Write it in a Markdown cell right below"
-            f" the question, where {PROMPT} stands, and save the notebook."
+            f" the question, in place of {PROMPT}, and save the notebook."
         )
 
 
 def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
-    """A cell's text, and the images pasted into it as files `<stem>-1.png`, ... which the text now links to."""
+    """A cell's text, and the images pasted into it, as files `<stem>-1.png`, ..., to which the text now links."""
     text, figures = cell.source.strip(), {}
 
     def keep(kind: str, data: str) -> str:
@@ -208,7 +208,7 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
         return name
 
     attachments = cell.get("attachments", {})
-    for name in sorted(attachments, key=len, reverse=True):  # The longer first: one may begin another.
+    for name in sorted(attachments, key=len, reverse=True):  # Longest first: one name may begin with another.
         link = next((keep(kind, data) for kind, data in attachments[name].items()), "an-image-that-is-empty")
         shown = text
         for spelt in (name, quote(name), quote(name, safe=URL), name.replace(" ", "%20")):
@@ -218,14 +218,14 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
 
 
 def find_lost_images(cell: NotebookNode) -> list[str]:
-    """The images that an answer shows, by name, and that are neither in the notebook nor in the web."""
-    text, kept = take_figures(cell, "?")  # No file's name begins like this.
+    """The names of images that an answer shows but that are neither in the notebook nor on the web."""
+    text, kept = take_figures(cell, "?")  # No file name begins like this.
     return [name for name in LOCAL_IMAGE.findall(CODE.sub("", text)) if name not in kept]
 
 
 def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tuple[str, dict[str, bytes]]:
-    """`answers.md` as text, and its images by name, which it looks for in `folder`; CourseError as `check_answered`."""
-    from helpers import report  # pandas: a second that reading a notebook does not need
+    """`answers.md` as text, and its images by name; its links point into `folder`. Raises as `check_answered` does."""
+    from helpers import report  # It imports pandas: a second that reading a notebook does not need.
 
     check_answered(found)
     tables = {"3a": report.validation_table, "3b": report.test_table}
@@ -242,12 +242,12 @@ def export_answers(found: Answers, results: dict[str, Any], folder: str) -> tupl
             text, pasted = take_figures(cell, f"{folder}/{problem}-{number}")
             parts.append(text)
             figures |= pasted
-    # The notebooks name files from their own folder, answers.md from the one above.
+    # Links in the notebooks are relative to their own folder, those in answers.md to the one above.
     return "\n\n".join(parts).strip().replace("](../", "](") + "\n", figures
 
 
 def write_answers(notebooks: Path, results: Path, out: Path) -> None:
-    """Write `out`, and the images of the answers into a folder beside it."""
+    """Write `out`, and the images of the answers into a folder next to it."""
     found = collect_answers(read_notebooks(notebooks, (*NOTEBOOKS, LAB)))
     with expecting_a_search(str(results)):
         text, figures = export_answers(found, load_results(results), f"{out.stem}_files")

@@ -15,7 +15,7 @@ OFFLINE = Path(__file__).parent / "offline"
 
 
 class CourseError(Exception):
-    """A mistake that the user can mend; the message says what was wrong and what to do next."""
+    """A mistake that the user can fix; the message says what was wrong and what to do next."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback."""
@@ -27,8 +27,8 @@ class Settings:
     """One experiment.
 
     `model` and `data` are a hub id or a folder. The grid is Google's for the small BERT models (google-research/bert,
-    README of 11 March 2020): every pair of a learning rate and a batch size (examples a step), 4 epochs each.
-    `precision` is fp32, bf16, or auto: bf16 on a GPU that has it. Numbers may be numpy's, a grid's also in an array.
+    README of 11 March 2020): every pair of a learning rate and a batch size (examples per step), 4 epochs each.
+    `precision` is fp32, bf16, or auto: bf16 on a GPU that has it. Numbers may be NumPy scalars, and grids NumPy arrays.
     """
 
     profile: str = "quick"
@@ -46,12 +46,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
-            if name in ("learning_rates", "batch_sizes"):  # A list would do for a grid, but has no hash.
+            if name in ("learning_rates", "batch_sizes"):  # Lists cannot be hashed.
                 given = tuple(map(to_number, given if hasattr(given, "__iter__") else [given]))
             kind = {"model": str, "data": str, "build": Path}.get(name, to_number)
             object.__setattr__(self, name, kind(given))
         for cell in self.cells:
-            Run("full", *cell, self.seed, self.epochs)  # It refuses what makes no sense.
+            Run("full", *cell, self.seed, self.epochs)  # It rejects values that make no sense.
         if self.precision not in PRECISIONS:
             raise CourseError(f"Unknown precision {self.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
 
@@ -62,7 +62,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where this profile's study, checkpoints and results are kept."""
+        """Where this profile's runs, checkpoints and results are kept."""
         return self.build / self.profile
 
     def recipe(self) -> dict[str, Any]:
@@ -75,13 +75,13 @@ class Settings:
 
 
 def to_number(given: Any) -> Any:
-    """A number of numpy's or torch's as Python's own; everything else as it is."""
-    with suppress(AttributeError, ValueError, RuntimeError):  # Only theirs have it, and several have not.
+    """Convert a NumPy or torch scalar to a Python number; everything else stays as it is."""
+    with suppress(AttributeError, ValueError, RuntimeError):  # Not theirs, or more than one value.
         return given.item()
     return given
 
 
-# Of a run's numbers: whether it is whole, the least, and the most, where there is one.
+# A run's numeric fields: whether it must be an integer, its minimum, and its maximum (None: no limit).
 RANGES: dict[str, tuple[bool, float, int | None]] = {
     "learning_rate": (False, 0, None),
     "batch_size": (True, 1, None),
@@ -96,13 +96,13 @@ RANGES: dict[str, tuple[bool, float, int | None]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training, from the settings' model unless `encoder` names another one.
+    """One training run, starting from the settings' model unless `encoder` names another one.
 
-    `reviews` are the first ones of the training split and `validation` those of the validation split (None: all), of
-    which the first `tokens` are read. `encoder` is `checkpoint`, `random` (the same architecture, nothing pre-trained)
-    or the hub id or folder of another one with the same vocabulary. `head_scale` multiplies the randomly drawn weight
-    of the classifier. The accuracy is measured after every epoch, or once, `at_end`, and then on reviews that were
-    trained on as well. Numbers may be numpy's; CourseError where one makes no sense (see `RANGES`).
+    `reviews` and `validation` say how many reviews are used, from the start of each split (None: all), and `tokens` how
+    many tokens of each. `encoder` is `checkpoint`, `random` (the same architecture, not pre-trained), or the hub id or
+    folder of another encoder with the same vocabulary. `head_scale` multiplies the randomly initialised weight of the
+    classifier. Accuracy is measured after every epoch; with `at_end`, only once, and on training reviews as well.
+    Numbers may be NumPy scalars; raises CourseError for values that make no sense (see `RANGES`).
     """
 
     policy: str
@@ -137,13 +137,13 @@ class Run:
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {},
     "full": {"model": "prajjwal1/bert-tiny", "data": "stanfordnlp/imdb", "precision": "auto"},
-    # A corner of the grid, with which graders re-execute a submission's notebooks.
+    # A corner of the grid, for graders who re-execute a submission's notebooks.
     "grade": {"learning_rates": (3e-4, 1e-4), "batch_sizes": (32, 64), "epochs": 1},
 }
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
-# A hub id without a revision here is taken at its newest version.
+# A hub id that is not listed here is used at its newest version.
 REVISIONS = {
     "prajjwal1/bert-tiny": "6f75de8b60a9f8a2fdf7b69cbd86d9e64bcb3837",
     "stanfordnlp/imdb": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
@@ -153,7 +153,7 @@ REVISIONS = {
 def load_settings(
     profile: str | None = None, model: str | None = None, data: str | None = None, precision: str | None = None
 ) -> Settings:
-    """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else as `quick` has."""
+    """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else from `quick`."""
     profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
     if profile not in PROFILES:
         raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
@@ -165,7 +165,7 @@ def load_settings(
 
 
 def local_folder(name: str | Path) -> str:
-    """Make the path of what exists absolute, also when it is given from the notebooks' parent folder."""
+    """Make an existing path absolute; it may also be relative to the project's folder, above the notebooks'."""
     for base in (Path.cwd(), project_folder()):
         path = base / os.path.expanduser(name)
         if is_there(path):
@@ -174,7 +174,7 @@ def local_folder(name: str | Path) -> str:
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether there is such a file or folder; CourseError where one may not look at it, or into it."""
+    """Whether the file or folder exists; raises CourseError if it cannot be accessed or listed."""
     try:
         os.stat(path)
         if os.path.isdir(path):
@@ -183,7 +183,7 @@ def is_there(path: str | Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise CourseError(f"Cannot look at {path}: {error.strerror}. Give another, or make it readable.") from error
+        raise CourseError(f"Cannot read {path}: {error.strerror}. Give another, or make it readable.") from error
     return True
 
 
@@ -192,31 +192,31 @@ def is_hub_id(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """Name a model or data set without any machine's path."""
+    """Name a model or data set without the path on this machine."""
     if is_hub_id(name):
         return name
     return f"offline {Path(name).name}" if Path(name).parent == OFFLINE else Path(name).name
 
 
 def project_folder() -> Path:
-    """The working folder, or its parent when the kernel runs in `notebooks/`; a project may itself be called that."""
+    """The working folder, or its parent if that is `notebooks/` (but a project folder may have this name, too)."""
     try:
         here = Path.cwd()
     except FileNotFoundError:
         raise CourseError(
-            "The folder that this was started in is no longer there. Enter the assignment's folder again; in a"
+            "The folder in which this was started no longer exists. Change to the assignment's folder again; in a"
             " notebook: open it from there, and restart its kernel."
         ) from None
     return here.parent if here.name == "notebooks" and not (here / "helpers").is_dir() else here
 
 
 def find_build_folder() -> Path:
-    """COURSE_BUILD, else `build`; a relative one lies in the project's folder, for notebooks and commands alike."""
+    """COURSE_BUILD, or `build`; relative to the project's folder, for notebooks and commands alike."""
     return project_folder() / os.path.expanduser(os.environ.get("COURSE_BUILD") or "build")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside, then rename, so that a full disk or a kill leaves the old file whole."""
+    """Write a temporary file, then rename it, so that a full disk or a killed process leaves the old file intact."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,14 +225,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        advice = "Make room. " if error.errno == errno.ENOSPC else ""
+        advice = "Free some disk space. " if error.errno == errno.ENOSPC else ""
         raise CourseError(
             f"Could not write {path}: {error.strerror}. {advice}What was there before is unchanged."
         ) from error
 
 
 def set_aside(path: Path, name: Path | None = None) -> Path:
-    """Rename something damaged to `<name>-unreadable-<time>`, so that nothing is lost; returns the new path."""
+    """Rename a damaged file or folder to `<name>-unreadable-<time>`, so that nothing is lost; returns the new path."""
     name = name or path
     stem, suffix = (name.name, "") if path.is_dir() else (name.stem, path.suffix)
     aside = name.with_name(f"{stem}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}{suffix}")

@@ -64,7 +64,7 @@ def test_a_path_that_cannot_be_looked_at_is_named_with_the_reason(monkeypatch, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     for variable in ("model", "data"):
-        with pytest.raises(CourseError, match=f"Cannot look at .*{name}: .*{reason}.* Give another"):
+        with pytest.raises(CourseError, match=f"Cannot read .*{name}: .*{reason}.* Give another"):
             load_settings(**{variable: name})
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fill)
-    with pytest.raises(CourseError, match="No space left on device. Make room."):
+    with pytest.raises(CourseError, match="No space left on device. Free some disk space."):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
 
@@ -133,7 +133,7 @@ def test_a_folder_that_was_replaced_meanwhile_is_one_sentence(monkeypatch, tmp_p
     (tmp_path / "old").mkdir()
     monkeypatch.chdir(tmp_path / "old")
     (tmp_path / "old").rmdir()
-    with pytest.raises(CourseError, match="is no longer there. Enter the assignment's folder again"):
+    with pytest.raises(CourseError, match="no longer exists. Change to the assignment's folder again"):
         load_settings(data="mine")
 
 
