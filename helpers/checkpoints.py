@@ -1,4 +1,4 @@
-"""Checkpoints of runs: what is written to its end is sealed, and what is damaged is known as such."""
+"""Checkpoints of runs: a complete one is sealed with checksums, so that a damaged one is recognised."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from helpers.settings import set_aside, write_atomically
 
 
 def seal(folder: Path) -> None:
-    """Write down what the files of a finished checkpoint hold, so that a damaged one is known as such."""
+    """Record the checksums of a finished checkpoint's files, so that damage is recognised later."""
     names = {path.name for path in folder.iterdir()} - {"seal.json"}
     write_atomically(folder / "seal.json", json.dumps(_digests(folder, names)))
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a checkpoint is there, finished, and as it was written, whatever a file manager has put beside it."""
+    """Whether a checkpoint exists, is complete and unchanged; files that a file manager has added do not matter."""
     try:
         sealed = json.loads((folder / "seal.json").read_text())
         return bool(sealed) and sealed == _digests(folder, sealed)
@@ -34,15 +34,15 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
-    """A run's checkpoints by their steps, without the copies that cloud drives make (`checkpoint-4 (1)`, or ` 2`)."""
+    """A run's checkpoints by step number, without the copies that cloud drives make (`checkpoint-4 (1)`, or ` 2`)."""
     found = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
     return {int(steps): path for steps, path in found.items() if steps.isdecimal()}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of an interrupted run, if there is one.
+    """The newest intact checkpoint of an interrupted run, if there is one.
 
-    One that was not written to its end is removed, a damaged one moved beside the folder.
+    An incomplete checkpoint is removed; a damaged one is moved out of the run's folder and kept next to it.
     """
     for _, checkpoint in sorted(list_checkpoints(folder).items(), reverse=True):
         if is_sealed(checkpoint):
@@ -51,7 +51,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             shutil.rmtree(checkpoint)
             continue
         aside = set_aside(checkpoint, folder.with_name(f"{folder.name}-{checkpoint.name}"))
-        print(f"The checkpoint {checkpoint} is damaged; it is now {aside.name}, and its epoch is trained again.")
+        print(f"The checkpoint {checkpoint} is damaged. It was renamed to {aside.name}; its epoch is trained again.")
     return None
 
 
@@ -63,7 +63,7 @@ def drop_checkpoints(folder: Path) -> None:
 
 
 def save_model(weights: bytes, model: str, folder: Path) -> None:
-    """Write a fine-tuned classifier, `weights` in the form of safetensors, as a sealed folder; `model` is its base."""
+    """Write a fine-tuned classifier (`weights` in safetensors format) as a sealed folder; `model` is its base model."""
     classifier: BertForSequenceClassification = load_classifier(model)
     classifier.load_state_dict(load(weights))
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")

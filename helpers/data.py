@@ -1,4 +1,4 @@
-"""Labelled reviews from the hub, its offline cache, a folder or one file, checked and split."""
+"""Labelled reviews from the hub, its offline cache, a folder or a single file: checked, and split."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from helpers.settings import CourseError, Settings
 from helpers.tables import is_tree, list_visible, read_table
 
 SPLITS = ("train", "test")
-# A file of reviews, one of several perhaps, numbered as on the hub, and none that describes a folder of `datasets`.
+# A file of reviews, possibly one of several numbered as on the hub, but not a file that describes a `datasets` folder.
 TABLE = re.compile(
     r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?"
     r"\.(parquet|(csv|tsv|jsonl?|ndjson)(\.gz)?)",
@@ -23,12 +23,12 @@ TABLE = re.compile(
 def load_reviews(settings: Settings) -> DatasetDict:
     """Load `train`, `validation` and `test`, with the columns `text` and `label` (0 negative, 1 positive).
 
-    The data may be a hub id; a folder with train and test files (parquet, or csv, tsv, json, jsonl or ndjson, these
-    also as .gz), in it or in one of its folders (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb tree,
-    or one of `neg` and `pos` alone; a `save_to_disk` folder; or one file with all reviews. What is in one is split in
-    halves, train and test, as IMDb is, with `train_test_split(test_size=0.5, seed=3463)`: they are not the halves of
-    the published figures. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the training
-    reviews. Files whose names begin with a dot are none. Raises CourseError where data is missing or wrong.
+    The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json, jsonl or ndjson; the text
+    formats also as .gz), directly or in a subfolder (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb
+    tree, or just one `neg` and one `pos` folder; a `save_to_disk` folder; or one file with all reviews. A single set is
+    split into halves, train and test, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same halves
+    as in the published experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the
+    training reviews. Hidden files are ignored. Raises CourseError if data is missing or malformed.
     """
     given = Path(settings.data)
     sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))
@@ -49,14 +49,14 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
 
 
 def find_sources(folder: Path) -> dict[str, list[Path]]:
-    """Where `train` and `test`, or `all`, are: files in order, or a folder; those in `folder` itself go first."""
+    """Where `train` and `test`, or `all`, are: files in order, or a folder; those directly in `folder` come first."""
     inside = [path for path in list_visible(folder) if os.path.isdir(path) and path.name.lower() not in SPLITS]
-    inside = [path for path in inside if os.access(path, os.R_OK | os.X_OK)]  # `lost+found` may not be read.
+    inside = [path for path in inside if os.access(path, os.R_OK | os.X_OK)]  # `lost+found` cannot be read.
     there = {base: find_splits(base) for base in (folder, *inside)}
     whole = [base for base, found in there.items() if len(found) == len(SPLITS)]
     if len(whole) > 1 and folder not in whole:
         names = " and ".join(base.name for base in whole)
-        raise CourseError(f"{folder} has reviews in {names}. Give the folder of the ones that you mean.")
+        raise CourseError(f"{folder} has reviews in {names}. Give the folder of those that you want to use.")
     if whole:
         return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
     if (folder / "state.json").exists():
@@ -69,13 +69,13 @@ def find_sources(folder: Path) -> dict[str, list[Path]]:
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     raise CourseError(
         f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}. Put train.csv and test.csv there (or"
-        " parquet, json, jsonl), or one such file with all reviews, with the columns text and label, or unpack the"
+        " parquet, json, jsonl), or a single file with all reviews; the columns must be text and label. Or unpack the"
         " archive aclImdb_v1.tar.gz and give its folder aclImdb."
     )
 
 
 def find_splits(base: Path) -> dict[str, list[Path]]:
-    """The files of every split that is there, or its folder (aclImdb's, or one of `datasets`)."""
+    """The files of each split that exists, or its folder (from aclImdb, or saved by `datasets`)."""
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
         match = None if os.path.isdir(path) else TABLE.fullmatch(path.name)
@@ -86,7 +86,7 @@ def find_splits(base: Path) -> dict[str, list[Path]]:
 
 
 def check_files(split: str, paths: list[Path]) -> list[Path]:
-    """Refuse two files that are not numbered parts of one, and parts of which one is missing."""
+    """Reject several files unless they are numbered parts of one set, and incomplete sets of parts."""
     parts = [TABLE.fullmatch(path.name) for path in paths]
     numbers, counts = ({part and part[name] for part in parts} for name in ("number", "count"))
     if len(paths) > 1 and (None in numbers or len(numbers) < len(paths) or len(counts) > 1):

@@ -1,6 +1,6 @@
-"""What a machine needs for the assignment: look at each thing, say what was found, and how to mend what is wrong.
+"""Check what a machine needs for the assignment; say what was found, and how to fix each problem.
 
-Packages are imported by the checks that use them: any of them may be missing, or broken.
+Each check imports the packages that it uses: any of them may be missing or broken.
 """
 
 import json
@@ -16,32 +16,32 @@ from pathlib import Path
 from helpers.settings import CourseError, Settings, is_hub_id, project_folder
 
 DISTRIBUTION = "bitfit-assignment"
-# As it can be typed: whoever has not activated the environment has another `python`, or none.
+# The full path: where the environment is not activated, `python` is another one, or missing.
 PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable
 INSTALL = f"{PYTHON} -m pip install -c constraints.txt -e ."
-BUILD = "Set COURSE_BUILD to a folder in which you may write."
+BUILD = "Set COURSE_BUILD to a folder that you can write to."
 VARIABLES = [f"COURSE_{name}" for name in ("PROFILE", "MODEL", "DATA", "BUILD", "PRECISION", "PROGRESS")]
 
 
 class Doubt(CourseError):
-    """Something that will do, but that the user should know."""
+    """Something that works, but that the user should know about."""
 
 
 def examine(settings: Settings) -> int:
-    """Run every check and print a line for each; returns how many failed. None of them stops the others."""
+    """Run every check and print a line for each; returns how many failed. A failed check does not stop the others."""
     verdicts = []
     for what, check in CHECKS.items():
         try:
             verdict, found = "ok", check(settings)
         except CourseError as error:
             verdict, found = "warn" if isinstance(error, Doubt) else "FAIL", str(error)
-        except Exception as error:  # A broken machine breaks libraries in ways that nobody can list.
+        except Exception as error:  # On a broken machine, libraries can raise anything.
             said = " ".join(str(error).split())[:300]
             verdict, found = "FAIL", f"{type(error).__name__}: {said}. Install the packages again: {INSTALL}"
         verdicts.append(verdict)
         print(f"{verdict:4}  {what:12}  {found}", flush=True)
     failed = verdicts.count("FAIL")
-    more = " Mend the first FAIL first; others may follow from it." if failed else ""
+    more = " Fix the first FAIL first; it may cause the others." if failed else ""
     print(f"\n{len(verdicts)} checks: {failed} FAIL, {verdicts.count('warn')} warn.{more}")
     return failed
 
@@ -49,12 +49,12 @@ def examine(settings: Settings) -> int:
 def check_variables(settings: Settings) -> str:
     found = sorted(name for name in os.environ if name.startswith("COURSE_"))
     if strange := [name for name in found if name not in VARIABLES]:
-        raise Doubt(f"Nothing reads {', '.join(strange)}. The course knows {', '.join(VARIABLES)}.")
+        raise Doubt(f"{', '.join(strange)}: unknown, so without effect. The course reads {', '.join(VARIABLES)}.")
     return ", ".join(f"{name}={os.environ[name]}" for name in found) or "no COURSE_… variable is set"
 
 
 def check_versions(settings: Settings) -> str:
-    """Python and every package, against the ranges that the installed course needs."""
+    """Compare the versions of Python and all packages with the ranges that the installed course requires."""
     from packaging.requirements import Requirement
 
     course, python = metadata.distribution(DISTRIBUTION), ".".join(map(str, sys.version_info[:3]))
@@ -72,13 +72,13 @@ def check_versions(settings: Settings) -> str:
             wrong.append(f"{found[-1]} (needed: {each.specifier})")
     if wrong:
         if os.environ.get("PYTHONPATH"):
-            wrong[-1] += "; unset PYTHONPATH, whose packages go before this environment's"
-        raise CourseError(f"{', '.join(wrong)}. Install it (another Python in a new environment): {INSTALL}")
+            wrong[-1] += "; unset PYTHONPATH, whose packages take precedence over this environment's"
+        raise CourseError(f"{', '.join(wrong)}. Install it (for another Python, in a new environment): {INSTALL}")
     return f"{', '.join(found)}; in {sys.prefix}"
 
 
 def check_notebooks(settings: Settings) -> str:
-    """Whether the kernels that notebooks ask for are on this machine, and import the helpers that a student edits."""
+    """Whether the notebooks' kernels exist on this machine, and import the helpers that the student edits."""
     from jupyter_client.kernelspec import KernelSpecManager
 
     from helpers.answers import find_notebooks, read_notebook
@@ -94,12 +94,12 @@ def check_notebooks(settings: Settings) -> str:
             )
     for kernel in sorted(kernels):
         python = specs[kernel]["spec"]["argv"][0]
-        python = sys.executable if python == Path(python).name else python  # as Jupyter does
+        python = sys.executable if python == Path(python).name else python  # Jupyter does so, too.
         command = [python, "-c", "import json, helpers; print(json.dumps(helpers.__path__[0]))"]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
             imported = Path(json.loads(done.stdout))
-        except (OSError, ValueError, subprocess.SubprocessError):  # Its Python is gone, or has no helpers.
+        except (OSError, ValueError, subprocess.SubprocessError):  # Its Python is missing, or cannot import helpers.
             imported = Path("nowhere")
         if imported.resolve() != (project_folder() / "helpers").resolve():
             unset = ", and unset PYTHONPATH" if os.environ.get("PYTHONPATH") else ""
@@ -111,7 +111,7 @@ def check_notebooks(settings: Settings) -> str:
 
 
 def check_inputs(settings: Settings) -> str:
-    """The model and the reviews of this profile; nothing is fetched."""
+    """Load the model and the reviews of this profile; nothing is downloaded."""
     from helpers.hub import find_cached
 
     for name, kind in ((settings.model, "model"), (settings.data, "dataset")):
@@ -131,7 +131,7 @@ def check_network(settings: Settings) -> str:
     from helpers.hub import call_hub
 
     if trouble := call_hub():
-        raise Doubt(f"{trouble}. Only what is not in the hub's cache needs it; the quick profile never does.")
+        raise Doubt(f"{trouble}. Only what is not in the hub's cache needs a network; the quick profile never does.")
     return "the hub answers"
 
 
@@ -142,7 +142,7 @@ def check_machine(settings: Settings) -> str:
     from helpers.prepare import choose_precision
     from helpers.results import limit_memory
 
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU, and none is needed"
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU (none is needed)"
     free = limit_memory(psutil.virtual_memory().available) / 2**30
     found = f"{device}; precision auto is {choose_precision('auto')} here; {free:.1f} GiB of memory free"
     if free < 3:
@@ -159,20 +159,20 @@ def check_build_folder(settings: Settings) -> str:
     except OSError as error:
         raise CourseError(f"Cannot write in {there}: {error.strerror}. {BUILD}") from error
     if free < needed:
-        raise CourseError(f"{free:.1f} GiB free in {there}, needed: {needed}. Make room, or: {BUILD}")
-    return f"{folder} may be written; {free:.1f} GiB free, needed: {needed}"
+        raise CourseError(f"{free:.1f} GiB free in {there}, needed: {needed}. Free some disk space, or: {BUILD}")
+    return f"{folder} is writable; {free:.1f} GiB free, needed: {needed}"
 
 
 def check_sandbox(settings: Settings) -> str:
-    """Only for those who grade: students have no folder instructor/."""
+    """Only for graders: students have no folder instructor/."""
     if not (found := shutil.which("bwrap")):
-        raise Doubt("bwrap is not here; without it grading has less isolation. On Debian: apt install bubblewrap")
+        raise Doubt("bwrap is missing; without it, grading is less isolated. On Debian: apt install bubblewrap")
     command = [found, "--unshare-user", "--ro-bind", "/", "/", "true"]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if tried.returncode:
         raise Doubt(
-            f"{found} does not work here ({tried.stderr.strip()[:200]}). On Ubuntu 24.04 and newer AppArmor forbids it"
-            " until /etc/apparmor.d has a profile for bwrap with `userns,`; else only root can grade, less isolated."
+            f"{found} does not work here ({tried.stderr.strip()[:200]}). Since Ubuntu 24.04, AppArmor forbids it unless"
+            " /etc/apparmor.d has a profile for bwrap with `userns,`; otherwise only root can grade, less isolated."
         )
     return found
 

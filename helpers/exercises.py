@@ -16,8 +16,8 @@ OUTPUT = str(find_build_folder() / "trainer")  # for the Trainers' `output_dir`
 def preprocess_dataset(dataset: Dataset, tokenizer: BertTokenizerFast) -> Dataset:
     """Problem 1d: tokenise the column `text` of every review.
 
-    Adds the columns `input_ids`, `token_type_ids` and `attention_mask`, each of exactly 512 integers a review: longer
-    reviews are truncated, shorter ones padded. The column `label` stays as it is.
+    Adds the columns `input_ids`, `token_type_ids` and `attention_mask`, each with exactly 512 integers per review:
+    longer reviews are truncated, shorter ones padded. The column `label` stays as it is.
     """
     ### BEGIN SOLUTION
     return dataset.map(
@@ -29,8 +29,8 @@ def preprocess_dataset(dataset: Dataset, tokenizer: BertTokenizerFast) -> Datase
 def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> BertForSequenceClassification:
     """Problem 2a: load the classifier (`load_classifier`); with `use_bitfit`, train its bias terms and nothing else.
 
-    Decide for each parameter yourself: the course's own policies (`helpers.models`) are not there in the check.
-    The Trainer calls this function anew for every trial; `trial` is Optuna's, or None, and need not be used.
+    Decide for each parameter yourself: the course's own policies (`helpers.models`) are not available in the check.
+    The Trainer calls this function again for every trial; `trial` is Optuna's, or None, and need not be used.
     """
     ### BEGIN SOLUTION
     model = load_classifier(model_name)
@@ -42,17 +42,17 @@ def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> BertFor
 
 
 def compute_metrics(predictions: EvalPrediction) -> dict[str, float]:
-    """The share of reviews whose larger logit is their label; given, for use in the two functions below."""
+    """The share of reviews whose larger logit is that of their label; given to you, for the two functions below."""
     return {"accuracy": float((np.argmax(predictions.predictions, axis=-1) == predictions.label_ids).mean())}
 
 
 def init_trainer(model_name: str, train_data: Dataset, val_data: Dataset, use_bitfit: bool = False) -> Trainer:
     """Problem 2b: build a Trainer that fine-tunes for 4 epochs and reports the validation accuracy after each.
 
-    It saves nothing on the way. `train_data` and `val_data` come from `preprocess_dataset`, and are used as they are.
+    It saves nothing during training. `train_data` and `val_data` come from `preprocess_dataset`; use them unchanged.
     The Trainer's `model_init` builds the model with `init_model`: every trial must start afresh. The course's search
     takes `model_init` and `compute_metrics` from this Trainer, and sets learning rate, batch size, seed, precision and
-    logging by itself; all that makes up the recipe (optimizer, schedule, loss) stays at the library's defaults.
+    logging itself. Leave the rest of the recipe (optimizer, schedule, loss) at the library's defaults.
     """
     ### BEGIN SOLUTION
     arguments = TrainingArguments(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-# Colours that the common kinds of colour blindness keep apart (Okabe and Ito); a marker says the same again.
+# Colours that remain distinct with the common kinds of colour blindness (Okabe and Ito), each with its own marker.
 LOOKS = {
     "full": ("full fine-tuning", "#0072b2", "o"),
     "bitfit": ("BitFit", "#d55e00", "s"),
@@ -22,30 +22,30 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow":
 
 
 def open_figure(panels: int, width: float, height: float, share: str = "y") -> tuple[Figure, list[Axes]]:
-    """A figure of panels, two in a row, that share the axis x or y; width and height of one in inches."""
+    """A figure of panels, two per row, that share the axis x or y; width and height of one panel in inches."""
     columns, rows = min(2, panels), -(-panels // 2)
     size = {"figsize": (width * columns + 1, height * rows + 1), "layout": "constrained"}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, squeeze=False, **{f"share{share}": True}, **size)
     for spare in axes.flat[panels:]:
         spare.remove()
-    for axis in axes.flat[max(0, panels - columns) : panels]:  # Below some of them there is none.
+    for axis in axes.flat[max(0, panels - columns) : panels]:  # Those with no panel below.
         axis.xaxis.set_tick_params(labelbottom=True)
     return figure, list(axes.flat[:panels])
 
 
 def put_legend(axis: Axes, **options: Any) -> None:
-    """Put the legend below the axis and its label, where it hides nothing."""
+    """Put the legend below the axis and its label, where it covers nothing."""
     below = axis.transAxes + ScaledTranslation(0, -0.42, axis.figure.dpi_scale_trans)  # inches
     place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
     axis.legend(**place, **{"frameon": False, "fontsize": 9, "ncols": 2} | options)
 
 
 def finish(figure: Figure, title: str, caption: str) -> Figure:
-    """Add the message and the caption, both folded to the figure's width; a caption's short parts are kept whole."""
+    """Add title and caption, both wrapped to the figure's width; short parts of a caption are not broken."""
     width = figure.get_figwidth()
     parts = [part if len(part) > 40 else part.replace(" ", "\u00a0") for part in caption.split(" · ")]
-    lines = -(-len(title) // int(width * 10.5))  # All about equally long: no word stands alone.
+    lines = -(-len(title) // int(width * 10.5))  # Lines of similar length: no single word is left over.
     figure.suptitle(textwrap.fill(title, len(title) // lines + 8 * (lines > 1)), fontsize=12, fontweight="bold")
     text = textwrap.fill("\u00a0· ".join(parts), int(width * 16.5))
     figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
@@ -53,10 +53,10 @@ def finish(figure: Figure, title: str, caption: str) -> Figure:
 
 
 def draw_png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG file; it is closed."""
+    """Render the figure as a PNG file, and close it."""
     picture = io.BytesIO()
     figure.set_dpi(dpi)
-    figure.draw_without_rendering()  # The first layout changes the ticks, and these the layout.
+    figure.draw_without_rendering()  # The first layout changes the ticks, which change the layout.
     figure.savefig(picture, format="png", dpi=dpi)
     plt.close(figure)
     return picture.getvalue()

@@ -1,4 +1,4 @@
-"""The hub: the folder of a model or data set, from its cache or over the network, or one clear sentence."""
+"""The hub: find the folder of a model or data set, in the cache or over the network, or raise one clear error."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from huggingface_hub.utils import get_session
 
 from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
 
-# What a whole folder has. What stands second in FETCHED, such as weights of the old kind, is fetched only if need be.
+# The files of a complete folder. The second list in FETCHED (such as old-format weights) is fetched only if needed.
 NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (r"(?i)train.*\.\w+", r"(?i)test.*\.\w+"),
@@ -23,16 +23,16 @@ FETCHED = {
         [f"*.{ending}*" for ending in ENDINGS],
     ),
 }
-# What decides how the hub is reached.
+# Environment variables that affect how the hub is reached.
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 VARIABLES += ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 def find_folder(name: str, kind: str = "model") -> Path:
-    """The folder of a `model` or a `dataset`: the path itself, or the hub's snapshot, fetched if need be.
+    """The folder of a `model` or a `dataset`: the path itself, or the hub's snapshot, downloaded if necessary.
 
-    A pinned revision that is in the cache is taken from there without a word to the network. Raises CourseError
-    where there is nothing to be had, whatever the libraries raise: a proxy alone gives errors of five kinds.
+    A pinned revision in the cache is used without any network access. Raises CourseError if nothing is found, whatever
+    the libraries raise: proxies alone cause five kinds of errors.
     """
     what = "data" if kind == "dataset" else kind
     if is_there(name) and os.path.isdir(name):
@@ -44,44 +44,44 @@ def find_folder(name: str, kind: str = "model") -> Path:
     if revision and (folder := find_cached(name, kind)):
         return folder
     try:
-        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10)  # What follows would try six times.
+        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10)  # The download would retry six times.
         for patterns in FETCHED[kind]:
             folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
             if is_whole(folder, kind):
                 break
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"it has no file of the kind {', '.join(patterns)}")
+            raise FileNotFoundError(f"it has no file that matches {', '.join(patterns)}")
         return folder
     except Exception as error:
         if folder := find_cached(name, kind):
             return folder
         raise CourseError(
-            f"The {what} {short_name(name)} is not a folder here, not in the hub's cache, and not to be had over the"
-            " network. Give a folder, or run this where there is a network: `python -m helpers prefetch` fetches what"
-            " the profile full needs. With --profile quick the assignment needs none. (The reason:"
+            f"The {what} {short_name(name)} is neither a folder here nor in the hub's cache, and cannot be downloaded."
+            " Give a folder, or run this where there is a network: `python -m helpers prefetch` downloads what the"
+            " profile full needs. With --profile quick, no network is needed. (The reason:"
             f" {first_line(error)}{describe_variables()})"
         ) from error
 
 
 def find_cached(name: str, kind: str) -> Path | None:
-    """The snapshot in the hub's cache, at the revision that the course reads, if all of it is there."""
+    """The snapshot in the hub's cache, at the revision that the course uses, if it is complete."""
     try:
         found = snapshot_download(name, repo_type=kind, revision=REVISIONS.get(name), local_files_only=True)
-    except Exception:  # Not there, or a cache that may not be read: in either case not to be had.
+    except Exception:  # Not there, or in a cache that cannot be read.
         return None
     return Path(found) if is_whole(Path(found), kind) else None
 
 
 def is_whole(folder: Path, kind: str) -> bool:
-    """Whether a file of each kind that is needed is there; that a numbered part is missing, its reader says."""
+    """Whether there is a file of each needed kind. (Missing numbered parts are reported when the files are read.)"""
     files = [path.name for path in folder.rglob("*") if path.is_file()]
     return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED[kind])
 
 
 def find_pointer(path: Path) -> str:
-    """What to do where git or a copy left only the pointer of a file, or of one in a folder; else nothing."""
+    """What to do if git or a copy left only a pointer in place of this file or a file in this folder; else empty."""
     for file in (path, *path.glob("*")):
-        if file.is_symlink() and not os.path.exists(file):  # As in a snapshot of the hub's cache, copied without more.
+        if file.is_symlink() and not os.path.exists(file):  # As in a snapshot copied out of the hub's cache.
             return f"{file.name} is a link to a file that is not here: copy the file itself (cp -L), or download it"
         with suppress(OSError), file.open("rb") as content:  # A folder cannot be opened.
             if content.read(23) == b"version https://git-lfs":
@@ -90,23 +90,23 @@ def find_pointer(path: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line, without a full stop at its end."""
+    """An error's message on one line, without the full stop at its end."""
     said = " ".join(str(error).split())
     return (said if " " in said else f"{type(error).__name__} {said}").strip()[:300].rstrip(".: ")
 
 
 def describe_variables() -> str:
-    """Which of the variables that lead to the hub are set, without their values: a proxy's may hold a password."""
+    """Which of these variables are set, without their values: a proxy's may contain a password."""
     found = [name for name in VARIABLES if name in os.environ or name.lower() in os.environ]
-    return f"; look at {', '.join(found)}, set here" if found else ""
+    return f"; check {', '.join(found)}, set here" if found else ""
 
 
 def call_hub() -> str:
-    """Ask the hub for a sign of life, as its library does; returns why there is none, or nothing."""
+    """Check that the hub answers, as its library does; returns why it does not, or an empty text."""
     if constants.HF_HUB_OFFLINE:
         return "not tried, since HF_HUB_OFFLINE is set"
     try:
         get_session().head(constants.ENDPOINT, timeout=3)
-    except Exception as error:  # A proxy alone gives errors of five kinds, ImportError among them.
+    except Exception as error:  # Proxies alone cause five kinds of errors, such as ImportError.
         return f"{constants.ENDPOINT} does not answer ({first_line(error)}{describe_variables()})"
     return ""

@@ -1,4 +1,4 @@
-"""What limits BitFit? Experiments that change one thing at a time: lists of runs, and what comes out of them."""
+"""What limits BitFit? Experiments that change one thing at a time: lists of runs, and their results."""
 
 import itertools
 import tempfile
@@ -27,10 +27,10 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
-    """What the runs of each experiment change; `base` is the number of training reviews that the others have."""
+    """The fields that each experiment's runs change; the number of training reviews is `base` unless they change it."""
     few = {"reviews": [base // 4], "tokens": [128], "validation": [base // 2], "epochs": [2]}
     return {
-        # The classifier: trained, alone, or frozen but larger.
+        # The classifier: trained with the rest, trained alone, or frozen but with larger weights.
         "head": vary(policy=("full", "bitfit+head", "head", "bitfit")) + vary(policy=["bitfit"], head_scale=(10, 50)),
         # Learning rates beyond the grid's edge.
         "rate": vary(policy=("bitfit", "bitfit+head"), learning_rate=RATES),
@@ -42,7 +42,7 @@ def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
             for reviews in (base // 16, base // 4, base, *([5 * base] if base >= 4000 else []))
             for change in vary(policy=("full", "bitfit+head"), reviews=[reviews], epochs=[4 * base / reviews])
         ],
-        # The encoder: pre-trained, or drawn at random.
+        # The encoder: pre-trained, or randomly initialised.
         "pretraining": vary(encoder=("random", "checkpoint"), policy=("full", "bitfit+head", "bitfit")),
         # A larger and better pre-trained encoder, on few and short reviews; each policy at several rates.
         "encoder": [
@@ -51,20 +51,20 @@ def list_experiments(base: int) -> dict[str, list[dict[str, Any]]]:
             for policy, rates in (("full", full_rates), ("bitfit+head", RATES))
             for change in vary(policy=[policy], encoder=[encoder], learning_rate=rates, **few)
         ],
-        # Which biases: all, or those of the query and of the MLP's first layer alone.
+        # Which biases: all, or only those of the query and of the MLP's first layer.
         "biases": vary(policy=("bitfit+head", "bitfit-qi+head", "head")),
-        # The draw of the random classifier: the assignment's own run, with all reviews.
+        # The random initialisation of the classifier: the assignment's own run, with all reviews.
         "seeds": vary(policy=["bitfit"], reviews=[None]),
     }
 
 
 def vary(**values: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination of the values, the last field's changing first."""
+    """Every combination of the values, with the last field changing fastest."""
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
 def list_runs(settings: Settings, experiment: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
-    """The runs of an experiment: 2,000 steps of 8 reviews each, unless steps are what it is about; 300 in `quick`."""
+    """The runs of an experiment: 2,000 steps of 8 reviews each (300 in `quick`), unless the experiment varies this."""
     base = 4000 if settings.profile == "full" else 600
     experiments = list_experiments(base)
     if experiment not in experiments:
@@ -81,9 +81,9 @@ def run_lab(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the runs that are not finished yet, write `lab/<name>.json` into the settings' folder, and return that.
+    """Train the unfinished runs, write all results to `lab/<name>.json` in the settings' folder, and return them.
 
-    All are measured once, at their end.
+    Every run is measured once, at its end.
     """
     runs = [replace(run, at_end=True) for run in check_runs(runs)]
     records = train_all(settings, runs, workers, scheduler, progress=progress)
@@ -95,7 +95,7 @@ def run_lab(
 
 
 def load_measured(experiment: str) -> dict[str, Any]:
-    """The full-size results that the course comes with, as `run_lab` or `measure_cost` returned them."""
+    """The full-size results that come with the course, as `run_lab` or `measure_cost` returned them."""
     path = Path(__file__).parents[1] / "results" / f"lab_{experiment}.json"
     if not path.exists():
         names = [each.stem.removeprefix("lab_") for each in sorted(path.parent.glob("lab_*.json"))]
@@ -105,11 +105,11 @@ def load_measured(experiment: str) -> dict[str, Any]:
 
 @explained()
 def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> dict[str, Any]:
-    """What each policy costs, each measured in a process of its own; written to `lab/cost.json`.
+    """Measure each policy's costs, in separate processes; the results are also written to `lab/cost.json`.
 
-    `step_seconds` is the median CPU time of a training step of one thread; `training_memory_gb` is what training added
-    to the process at its peak; `optimizer_bytes` is what AdamW keeps, and `task_bytes` the file that must be stored for
-    the task (see `models.save_delta`).
+    `step_seconds` is the median CPU time of a training step in one thread; `training_memory_gb` the peak memory that
+    training added to the process; `optimizer_bytes` the size of AdamW's state; and `task_bytes` the size of the file
+    that must be stored for the task (see `models.save_delta`).
     """
     _, provenance = prepare(settings)
     runs = []
@@ -132,7 +132,7 @@ def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) 
     run = Run(policy, batch_size=batch_size, epochs=steps * batch_size / len(reviews["train"]), at_end=True)
     trainer = build_trainer(settings, run, reviews, settings.model, whole_table=True)
     trainer.add_callback(clock := TrainerCallback())
-    times: list[float] = []  # The CPU's, at the begin and the end of every step.
+    times: list[float] = []  # CPU time, at the beginning and end of every step.
     clock.on_step_begin = clock.on_step_end = lambda *given, **named: times.append(time.process_time())
     before = peak_memory_gb()
     trainer.train()
@@ -154,9 +154,9 @@ def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) 
 
 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, a row for every combination of what the experiment varies."""
+    """Mean and standard deviation over the seeds, one row per combination of the values that the experiment varies."""
     runs, changes = report.read_lab(results)
-    columns = {  # Short names, that of the rate longer than 3e-4: a browser that lacks room breaks it at its hyphen.
+    columns = {  # Short, to leave room for rates: a narrow browser window would break 3e-4 at its hyphen.
         "validation": ("validation_accuracy", "mean"),
         "±": ("validation_accuracy", "std"),
         "seeds": ("validation_accuracy", "size"),
@@ -165,12 +165,12 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
     }
     runs = pd.DataFrame(runs).assign(learning_rate=[report.format_rate(run["learning_rate"]) for run in runs])
     table = runs.groupby(["policy", *changes], sort=False).agg(**columns)
-    table = table.dropna(axis=1, how="all")  # One seed has no deviation.
+    table = table.dropna(axis=1, how="all")  # One seed has no standard deviation.
     return table.rename_axis(index={"learning_rate": "learning rate"}).round(4)
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:
-    """A row a policy: what a step, its memory and the stored task cost; the step's time also relative to `full`."""
+    """One row per policy: the costs of a step, of memory and of storage; the step's time also relative to `full`."""
     costs = report.read_costs(results)
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""Figures of the lab, each made from an experiment's results: a dot a seed, the message computed from the figures."""
+"""Figures of the lab, each drawn from an experiment's results: one dot per seed, and a title computed from the data."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from helpers.settings import CourseError, Settings
 
 
 def plot_variants(results: dict[str, Any]) -> Figure:
-    """Draw a row for every variant: each seed's validation accuracy, their mean; hollow: on trained reviews."""
+    """Draw a row for every variant: each seed's validation accuracy, their mean, and (hollow) training accuracy."""
     runs = _tabulate(results)
     runs["mean"] = runs.groupby("variant")[MEASURED].transform("mean")
     runs = runs.sort_values(["encoder", "mean"], ascending=False, kind="stable")
@@ -37,7 +37,7 @@ def plot_variants(results: dict[str, Any]) -> Figure:
 
 
 def plot_curve(results: dict[str, Any], field: str) -> Figure:
-    """Draw accuracy over a numeric field of the runs (log axis): seeds as dots, means as lines; a panel an encoder."""
+    """Draw accuracy over a numeric field (log axis): seeds as dots, means as lines, one panel per encoder."""
     numeric = [name for name in FIELDS if name not in ("encoder", "seed")]
     if field not in numeric:
         raise CourseError(f"Runs have no numeric field {field!r}. Choose one of: {', '.join(numeric)}.")
@@ -78,14 +78,14 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
 
 
 def plot_costs(results: dict[str, Any]) -> Figure:
-    """Draw what each policy costs relative to full fine-tuning (log axis); raises CourseError where that is missing."""
+    """Draw each policy's costs relative to full fine-tuning (log axis); raises CourseError if that is missing."""
     costs = read_costs(results)[list(COSTS)].astype(float)
     share = (costs / costs.loc["full"]).drop("full")
     figure, (axis,) = open_figure(1, 6.6, 3.4)
     for place, (policy, row) in enumerate(share.iterrows()):
         label, colour, marker = LOOKS[policy]
         places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * 0.8 / len(share)
-        # Points, since a log axis has no 0 for bars to start at.
+        # Points, since bars would have to start at 0, which a log axis does not have.
         axis.plot(row, places, marker, color=colour, label=label, ms=8, zorder=3)
         for y, value in zip(places, row, strict=True):
             text = "not measured here" if np.isnan(value) else f"{value:.0%}" if value >= 0.1 else f"{value:.2%}"
@@ -106,14 +106,14 @@ def plot_costs(results: dict[str, Any]) -> Figure:
 
 
 def describe_finding(results: dict[str, Any]) -> str:
-    """One sentence with the main figures of what the runs vary, whatever they turn out to be."""
+    """One sentence with the main figures for what the runs vary, whatever the outcome."""
     runs, changes = _tabulate(results), read_lab(results)[1]
 
     def mean(*by: str) -> pd.Series:
         return runs.groupby(list(by), sort=False)[MEASURED].mean()
 
     policies, rates = set(runs["policy"]), "learning_rate" in changes
-    others = set(changes) - {"learning_rate"}  # Where more than one thing differs, nothing is compared.
+    others = set(changes) - {"learning_rate"}  # Compare only where a single thing differs.
     if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}):
         (field,) = others
         best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
@@ -128,7 +128,7 @@ def describe_finding(results: dict[str, Any]) -> str:
     if others == {"epochs"}:
         table = mean("policy", "learning_rate", "epochs").unstack().sort_index(axis=1)
         few, many = table.columns[[0, -1]]
-        change = (table[many] - table[few]).dropna()  # Where a policy has both at the same rate.
+        change = (table[many] - table[few]).dropna()  # Only policies with both at the same rate.
         shared = change.index.unique("learning_rate")
         where = f" at {format_rate(shared[0])}" if len(shared) == 1 else " (mean of the rates)"
         change = change.groupby("policy", sort=False).mean()
@@ -137,7 +137,7 @@ def describe_finding(results: dict[str, Any]) -> str:
             return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{where * rates}"
     if rates and not others:
         tried = mean("policy", "learning_rate").unstack()
-        best = tried[tried.count(axis=1) > 1].idxmax(axis=1)  # Of a single rate nothing is best.
+        best = tried[tried.count(axis=1) > 1].idxmax(axis=1)  # With a single rate, there is no best one.
         parts = [f"{LOOKS[policy][0]} is best at {format_rate(rate)}" for policy, rate in best.items()]
         if parts:
             return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
@@ -156,7 +156,7 @@ def describe_finding(results: dict[str, Any]) -> str:
 
 
 def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
-    """The runs; the column `variant` names their policy and all that the experiment changes, but what is `apart`."""
+    """The runs as a table; `variant` names the policy and all fields that the experiment varies, except `apart`."""
     runs, changes = read_lab(results)
     fields = [name for name in changes if name not in apart]
     names = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]

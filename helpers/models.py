@@ -1,4 +1,4 @@
-"""BERT classifiers: loading them from the hub or a folder, and which of their parameters a policy trains."""
+"""BERT classifiers: load them from the hub or a folder, and choose which parameters a policy trains."""
 
 import hashlib
 import json
@@ -19,20 +19,20 @@ from helpers.hub import find_folder, find_pointer, first_line
 from helpers.settings import CourseError, short_name, write_atomically
 
 WRITTEN = "the folder must be one that save_pretrained of a BERT model and of its tokenizer wrote"
-MAX_LENGTH = 512  # tokens of a review that BERT reads
-# The files that decide what a model is: configuration, vocabulary, weights.
+MAX_LENGTH = 512  # the most tokens of a review that BERT reads
+# The files that define a model: configuration, vocabulary, weights.
 IDENTITY = ("config.json", "vocab.txt", "tokenizer*.json", "*_tokens*.json")
 IDENTITY += ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 
-# From a policy to the names of the parameters it trains. `full` is ordinary fine-tuning. `bitfit` trains the biases
-# and nothing else: the random weight of the classifier stays frozen, as in the course's published runs. `bitfit+head`
-# is BitFit as its paper does it (Ben Zaken et al. 2022, section 3). `head` trains the classifier alone.
+# For each policy, which parameters it trains, by name. `full` is ordinary fine-tuning. `bitfit` trains only the biases:
+# the random weight of the classifier stays frozen, as in the course's published runs. `bitfit+head` is BitFit as in its
+# paper (Ben Zaken et al. 2022, section 3). `head` trains only the classifier.
 POLICIES: dict[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "bitfit": lambda name: name.endswith(".bias"),
     "bitfit+head": lambda name: name.endswith(".bias") or name.startswith("classifier."),
     "head": lambda name: name.startswith("classifier."),
-    # The paper's ablation (section 4): of the biases those of the query and of the MLP's first layer alone.
+    # The paper's ablation (section 4): of the biases, only those of the query and of the MLP's first layer.
     "bitfit-qi+head": lambda name: (
         name.endswith(("query.bias", "intermediate.dense.bias")) or name.startswith("classifier.")
     ),
@@ -46,7 +46,7 @@ def check_policy(policy: str) -> str:
 
 
 def apply_policy(model: torch.nn.Module, policy: str) -> torch.nn.Module:
-    """Set `requires_grad` of every parameter as the policy says; returns the same model."""
+    """Set `requires_grad` of every parameter according to the policy; returns the same model."""
     trains = POLICIES[check_policy(policy)]
     for name, parameter in model.named_parameters():
         parameter.requires_grad = trains(name)
@@ -54,12 +54,12 @@ def apply_policy(model: torch.nn.Module, policy: str) -> torch.nn.Module:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Count the numbers that are trained: single numbers, not tensors."""
+    """Count the trainable parameters (scalars, not tensors)."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_by_group(model: torch.nn.Module, policy: str) -> pd.DataFrame:
-    """Count a BERT classifier's trained and frozen numbers: a row a group of tensors, and their sum."""
+    """Count a BERT classifier's trained and frozen parameters: one row per group of tensors, and their sum."""
     trains, counts = POLICIES[check_policy(policy)], {}
     for name, parameter in model.named_parameters():
         group = name.removeprefix("bert.").removeprefix("encoder.").split(".")
@@ -73,15 +73,15 @@ def count_by_group(model: torch.nn.Module, policy: str) -> pd.DataFrame:
 
 
 def load_classifier(model: str) -> BertForSequenceClassification:
-    """Load a BERT encoder with a freshly drawn 2-label classifier, in float32, from a hub id or a folder.
+    """Load a BERT encoder with a randomly initialised 2-label classifier, in float32, from a hub id or a folder.
 
-    A folder with a fine-tuned classifier in it keeps that classifier. Raises CourseError where nothing is found, and
-    for what would fail in training, or train something else than it says.
+    If the checkpoint has a fine-tuned classifier, that one is loaded. Raises CourseError if nothing is found, and for
+    checkpoints that would fail in training or would not train what the policies say.
     """
     with _loading(model, "model") as folder:
         _read_config(folder)
-        # The offline checkpoint is stored in float16, and transformers 5 would keep it so. Sizes are compared below. A
-        # model that is asked for its attentions, as for a figure of them, cannot be saved again.
+        # The offline checkpoint is stored in float16, which transformers 5 would keep. Shapes are compared below. A
+        # model configured to return its attentions cannot be saved again.
         options = {"num_labels": 2, "dtype": torch.float32, "output_attentions": False, "output_hidden_states": False}
         classifier, report = BertForSequenceClassification.from_pretrained(
             folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
@@ -100,17 +100,17 @@ def load_classifier(model: str) -> BertForSequenceClassification:
         if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
             raise ValueError("its weights are not all finite numbers: copy or download it again")
         for tensor in classifier.parameters():
-            tensor.data = tensor.data.clone()  # Else it is the mapped file, which Windows could not remove meanwhile.
+            tensor.data = tensor.data.clone()  # A memory-mapped file could not be removed on Windows.
         return classifier
 
 
 def _read_config(folder: Path) -> dict:
-    """The configuration; ValueError says what in it the course cannot train."""
+    """Read the configuration; raises ValueError if the course cannot train such a model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no config.json: {WRITTEN}") from None
-    # The hub's bert-tiny is so old that its configuration does not say which kind of model it is.
+    # The hub's bert-tiny is so old that its configuration does not say which type of model it is.
     if (kind := config.get("model_type", "bert")) != "bert":
         raise ValueError(
             f"it is a {kind} model, not BERT: its parameters have other names, so the policies would train the wrong"
@@ -132,17 +132,17 @@ def _read_config(folder: Path) -> dict:
 def load_tokenizer(model: str) -> BertTokenizerFast:
     """Load the WordPiece tokenizer that belongs to a model; its length limit is BERT's 512.
 
-    The hub's bert-tiny has a `vocab.txt` and nothing else, hence no limit of its own.
+    The hub's bert-tiny has only a `vocab.txt`, and thus no limit of its own.
     """
     with _loading(model, "tokenizer") as folder:
         if not any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json")):
-            # transformers 5 would make up a vocabulary of 5 tokens.
+            # transformers 5 would silently create a vocabulary of 5 tokens.
             raise FileNotFoundError(f"there is no vocab.txt and no tokenizer.json: {WRITTEN}")
         with suppress(FileNotFoundError):
             kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type", "WordPiece")
-            if kind != "WordPiece":  # As of multilingual models. Almost every word would be unknown.
+            if kind != "WordPiece":  # As in multilingual models. Almost every word would be unknown.
                 raise ValueError(f"its tokenizer.json is a {kind} one, not BERT's WordPiece: choose another model")
-        # Some that were saved without the segments have fewer names, and some pad on the left, for other models.
+        # Some tokenizers were saved without segment ids among their inputs, and some pad on the left, for other models.
         own = {"model_input_names": BertTokenizerFast.model_input_names, "padding_side": "right"}
         tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, **own)
         if (kind := tokenizer.init_kwargs.get("word_tokenizer_type", "basic")) != "basic":
@@ -157,7 +157,7 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
             )
         rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
         last = max(tokenizer.get_vocab().values())
-        if not last < rows <= last + (128 if rows % 8 == 0 else 1):  # Some tables of words are filled up for a GPU.
+        if not last < rows <= last + (128 if rows % 8 == 0 else 1):  # Some embeddings are padded for GPUs.
             raise ValueError(
                 f"its tokenizer has tokens up to number {last}, {tokenizer.convert_ids_to_tokens(last)!r}, but its"
                 f" embedding {rows} rows: copy the model's own vocabulary beside it, or call resize_token_embeddings"
@@ -169,7 +169,7 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
 def save_delta(classifier: BertForSequenceClassification, model: str, path: Path) -> None:
     """Store what a task adds to the pre-trained `model`: the tensors that differ from it, and the whole classifier.
 
-    The classifier belongs to it also where it was frozen, for it was drawn at random and is in no checkpoint.
+    Even a frozen classifier is stored: it was randomly initialised, and is in no checkpoint.
     """
     before = load_classifier(model).state_dict()
     delta = {
@@ -181,7 +181,7 @@ def save_delta(classifier: BertForSequenceClassification, model: str, path: Path
 
 
 def load_delta(path: Path, model: str) -> BertForSequenceClassification:
-    """The fine-tuned classifier: `model` with a delta's tensors; CourseError where the delta is of another model."""
+    """The fine-tuned classifier: `model` with a delta's tensors; CourseError if the delta is for another model."""
     try:
         with safe_open(path, "pt") as file:
             made_from = file.metadata() or {}
@@ -200,7 +200,7 @@ def load_delta(path: Path, model: str) -> BertForSequenceClassification:
 
 
 def fingerprint_model(model: str) -> str:
-    """Hash all files which decide what a model is, in the order of their names (SHA-256, 16 digits)."""
+    """Hash all files that define a model, in the order of their names (SHA-256, 16 digits)."""
     digest = hashlib.sha256()
     with _loading(model, "model") as folder:
         _read_config(folder)
@@ -212,7 +212,7 @@ def fingerprint_model(model: str) -> str:
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Silence the libraries' reports and progress bars: written to stderr, they would differ in every notebook."""
+    """Silence the libraries' reports and progress bars: on stderr, they would make every notebook's output differ."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     others = not are_progress_bars_disabled()
     logging.set_verbosity_error()
@@ -230,24 +230,24 @@ def quiet_library() -> Iterator[None]:
 
 @contextmanager
 def _loading(model: str, what: str) -> Iterator[Path]:
-    """The model's folder; what goes wrong with it is said in one sentence."""
+    """The model's folder; errors while loading from it become one sentence."""
     with quiet_library():
         folder = find_folder(model)
         try:
             yield folder
         except CourseError:
             raise
-        except Exception as error:  # What a broken file makes the libraries raise has no common kind.
+        except Exception as error:  # On broken files, the libraries raise errors of many kinds.
             said = first_line(error)
             damaged = isinstance(error, (UnpicklingError, SafetensorError)) or "PytorchStreamReader" in said
-            if damaged:  # Torch advises to run whatever code is in it.
+            if damaged:  # torch's advice would be to run any code in it.
                 said = "its weights are cut short or of another kind: download them again, or use save_pretrained"
             said = find_pointer(folder) or _find_damaged(folder) or said
             raise CourseError(f"Could not load the {what} from {model}: {said}.") from error
 
 
 def _find_damaged(folder: Path) -> str:
-    """Which of a model's files of JSON is none, such as a page of html, and what to do; else nothing."""
+    """Which of a model's JSON files is not JSON (but an HTML page, say), and what to do; else an empty text."""
     for path in (path for pattern in IDENTITY if pattern.endswith("json") for path in folder.glob(pattern)):
         try:
             _ = {**json.loads(path.read_text(encoding="utf-8"))}

@@ -1,4 +1,4 @@
-"""Figures of a sweep, each made from its results and naming the profile, model and data that made it."""
+"""Figures of a sweep, each drawn from its results; the captions name the profile, model and data."""
 
 import base64
 import itertools
@@ -27,7 +27,7 @@ MEASURED = "validation_accuracy"
 def plot_grid(results: dict[str, Any]) -> Figure:
     """Draw each policy's validation accuracy over the grid, all on one colour scale, the chosen cells outlined.
 
-    A cell that was stopped early (`--prune`) says after which epoch.
+    A cell that was stopped early (`--prune`) shows after which epoch.
     """
     runs = pd.DataFrame(read_search(results))
     runs["trained"] = [*map(reached, results["runs"])]
@@ -38,7 +38,7 @@ def plot_grid(results: dict[str, Any]) -> Figure:
         image = axis.imshow(grid, cmap="cividis", norm=scale, aspect="auto")
         for run in group.itertuples():
             place = grid.columns.get_loc(run.batch_size), grid.index.get_loc(run.learning_rate)
-            colour = "black" if scale(run.validation_accuracy) > 0.47 else "white"  # Either has a contrast of 4.5.
+            colour = "black" if scale(run.validation_accuracy) > 0.47 else "white"  # The contrast is 4.5 or more.
             stopped = f"\nepoch {run.trained:g}" if run.trained < run.epochs else ""
             look = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
             axis.text(*place, f"{run.validation_accuracy:.3f}{stopped}", **look)
@@ -62,9 +62,9 @@ def plot_grid(results: dict[str, Any]) -> Figure:
 
 
 def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] | None = None) -> Figure:
-    """Draw the validation accuracy after every epoch: a panel for each chosen run (thick) and its policy's others.
+    """Draw validation accuracy by epoch: one panel per chosen run (thick line), with the policy's other runs.
 
-    `chosen` are runs of the results, by default each policy's best one. The axis spans the accuracies of all policies.
+    `chosen` lists runs of the results, by default the best of each policy. The axis spans all policies' accuracies.
     """
     every = [row[MEASURED] for run in read_search(results) for row in run["history"]]
     chosen = chosen or [best_run(results, policy) for policy in list_policies(results)]
@@ -78,7 +78,7 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
         axis.plot(pd.DataFrame(best["history"]).set_index("epoch")[MEASURED], **thick, zorder=3)
         others = [run for run in select_runs(results, policy=best["policy"]) if run is not best]
         for run in others:
-            # A run that was stopped after its first epoch is a dot: a line would not be seen.
+            # A run that was stopped after its first epoch is a dot: its line would be invisible.
             history = pd.DataFrame(run["history"]).set_index("epoch")
             axis.plot(history[MEASURED], **thin, marker="." if len(history) == 1 else None)
         axis.plot([], [], **thin, label=f"the other {len(others)} cells")
@@ -90,9 +90,9 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
 
 
 def explore_grid(results: dict[str, Any]) -> None:
-    """Show a cell's learning curve below a choice of policy, learning rate and batch size.
+    """Show a cell's learning curve below menus for policy, learning rate and batch size.
 
-    Raises CourseError where the results have no such cell.
+    Raises CourseError if the results have no such cell.
     """
     from ipywidgets import Dropdown
 
@@ -117,11 +117,11 @@ def explore_grid(results: dict[str, Any]) -> None:
 
 
 def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[str, Any] | None = None) -> Figure:
-    """Draw test accuracy over trained parameters (log axis); published points, of another model and data, hollow."""
+    """Draw test accuracy over trained parameters (log axis); the published points (other model and data) are hollow."""
     figure, (axis,) = open_figure(1, 6.6, 3.6)
     axis.set(xscale="log", xlabel="trained parameters (log scale)", ylabel="test accuracy")
     handles = []
-    # To the right by a marker and a half: a published point has the parameters of ours and often nearly its accuracy.
+    # Shifted by a marker and a half: published points have the same parameters as ours and often similar accuracies.
     beside = axis.transData + ScaledTranslation(15 / 72, 0, figure.dpi_scale_trans)
     for data, prefix in ((results, ""), (published or {"runs": []}, "published, ")):
         for policy in list_policies(data):
@@ -130,7 +130,7 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
             hollow = {"mfc": "white", "mew": 1.8, "transform": beside} if prefix else {}
             look = {"color": colour, "ms": 10, "ls": "", "label": f"{prefix}{label}: {accuracy:.3f} (n = {n:,})"}
             handles += axis.plot(trained, accuracy, marker, **look, **hollow)
-            axis.update_datalim([(trained, accuracy)])  # One that is moved does not count by itself.
+            axis.update_datalim([(trained, accuracy)])  # The axis limits ignore shifted points.
             if not prefix:
                 axis.errorbar(trained, accuracy, 1.96 * (accuracy * (1 - accuracy) / n) ** 0.5, color=colour, capsize=4)
     handles.append(axis.axhline(0.5, color=GREY, lw=1, ls=":", label="guessing: 0.5"))
@@ -151,9 +151,9 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
 
 
 def plot_bias_movement(results: dict[str, Any]) -> Figure:
-    """Draw how far each bias tensor went from its start: of a sweep's tested runs, or of a lab's at plain settings.
+    """Draw how far each bias tensor moved from its start, for a sweep's tested runs or a lab's unmodified ones.
 
-    A dot is a run; the rows follow the network. Raises CourseError where no run moved a bias.
+    Each dot is a run; the rows follow the network. Raises CourseError if no run moved a bias.
     """
     moved, kept = [], []
     for run in results["runs"]:
@@ -170,7 +170,7 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     for place, policy in enumerate(mean.index):
         label, colour, marker = LOOKS[policy]
         dots = table.loc[[policy]]
-        shift = 0.22 * (place - (len(mean) - 1) / 2)  # Side by side: the keys' biases move equally little.
+        shift = 0.22 * (place - (len(mean) - 1) / 2)  # Side by side, since all move the keys' biases equally little.
         rows = np.tile(np.arange(len(names)) + shift, len(dots))
         look = {"color": colour, "label": label, "clip_on": False, "zorder": 3, "alpha": 0.8}
         axis.plot(dots.to_numpy().ravel(), rows, marker, **look)
@@ -183,7 +183,7 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     axis.grid(axis="x", color=PALE)
     put_legend(axis)
     title = f"Most moved: {' · '.join(name_tensor(mean.max().idxmax()))}"
-    # A search's chosen cells may differ, as each is its policy's best; a lab's runs must not.
+    # A search's chosen cells may differ, each being its policy's best; a lab's runs may differ only in the seed.
     alike = all("test" in run for run in kept) or not set(list_varied(kept)) - {"seed"}
     if {"full", "bitfit"} <= set(mean.index) and alike:
         times = mean.loc["bitfit"].mean() / mean.loc["full"].mean()
@@ -193,9 +193,9 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
 
 
 def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) -> Figure:
-    """Draw, for each text, the words that matter most (see `tokens.measure_word_effects`), in the text's order.
+    """Draw, for each text, the words with the largest effects (see `tokens.measure_word_effects`), in reading order.
 
-    The keys of `texts` are the panels' titles; `source`, which becomes the caption, says what was measured.
+    The keys of `texts` are the panels' titles; `source`, which goes into the caption, says what was measured.
     """
     strongest, (figure, axes) = [], open_figure(len(texts), 4.2, 0.8 + 0.32 * most, share="x")
     for axis, (title, effects) in zip(axes, texts.items(), strict=True):
@@ -215,12 +215,12 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
 def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     """Draw the learning rate, which falls linearly to 0 without warm-up, by epoch and by optimizer step.
 
-    `recipe` has the grid and the epochs (`Settings.recipe()`), `examples` counts the training reviews, and `source`,
-    which becomes the caption, says whose they are.
+    `recipe` has the grid and the epochs (`Settings.recipe()`), `examples` is the number of training reviews, and
+    `source`, which becomes the caption, says where they come from.
     """
     epochs, rates, sizes = recipe["epochs"], recipe["learning_rates"], recipe["batch_sizes"]
     steps = {size: count_steps(examples, size) * epochs for size in sizes}
-    # Each line's name, where it ends and where it starts.
+    # Each line's name, end and start.
     by_epoch = [(format_rate(rate), epochs, rate) for rate in rates]
     by_step = [(size, steps[size], max(rates)) for size in sizes]
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.85, max(len(rates), len(sizes))))
@@ -241,7 +241,7 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
 
 
 def save_plots(results: dict[str, Any], folder: Path) -> None:
-    """Write all figures into the folder as PNG files; raises CourseError where that fails."""
+    """Write all figures into the folder as PNG files; raises CourseError if that fails."""
     run = results["provenance"]
     figures = {
         "grid": plot_grid(results),

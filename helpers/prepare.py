@@ -1,4 +1,4 @@
-"""What runs start from: tokenised reviews without padding, a first model, and the name of all that decides a result."""
+"""Prepare runs: tokenised reviews without padding, the initial model, and the identity of all that affects results."""
 
 import hashlib
 import importlib
@@ -23,14 +23,14 @@ from helpers.results import fingerprint_code
 from helpers.settings import CourseError, Run, Settings, short_name
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
-_made_of: tuple[bytes, Any] | None = None  # the file and the module's spec, when `refresh_exercises` last imported it
+_made_of: tuple[bytes, Any] | None = None  # the file and the module's spec, at refresh_exercises' last import
 
 
 def refresh_exercises() -> None:
-    """Import exercises.py anew unless the module is what this function has made of the file as it is now.
+    """Import exercises.py again, unless this function has already imported the file in its present state.
 
-    A run's name has the file's hash in it, and a notebook's kernel lives longer than a version of the file. Who else
-    reloads the module, as the cells of the checks do, gives it another `__spec__`.
+    A run's name contains the hash of the file, which may change while a notebook's kernel is running. If others reload
+    the module, as the cells with checks do, it has another `__spec__`.
     """
     global _made_of
     content = Path(exercises.__file__).read_bytes()
@@ -40,7 +40,7 @@ def refresh_exercises() -> None:
 
 
 def preprocess(settings: Settings, reviews: Dataset) -> Dataset:
-    """What the student's `preprocess_dataset` makes of reviews."""
+    """Tokenise reviews with the student's `preprocess_dataset`."""
     with models.quiet_library():
         rows = exercises.preprocess_dataset(reviews, models.load_tokenizer(settings.model))
     recipe.require("preprocess_dataset", rows, Dataset)
@@ -48,9 +48,9 @@ def preprocess(settings: Settings, reviews: Dataset) -> Dataset:
 
 
 def strip_padding(dataset: Dataset) -> Dataset:
-    """Take the padding out of what `preprocess_dataset` returned; CourseError where that cannot be read.
+    """Remove the padding from what `preprocess_dataset` returned; CourseError if that cannot be read.
 
-    The attention mask makes padding invisible to the model, so leaving it out changes the speed and not the results.
+    The attention mask hides padding from the model, so removing it changes only the speed, not the results.
     """
     rows: dict[str, list] = {"input_ids": [], "token_type_ids": [], "label": []}
     for start in range(0, len(dataset), 1000):
@@ -66,7 +66,7 @@ def strip_padding(dataset: Dataset) -> Dataset:
 
 
 def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
-    """The first `count` reviews; of a longer one the first `tokens` tokens, the last of which becomes its [SEP]."""
+    """The first `count` reviews, each truncated to `tokens` tokens, the last of which is [SEP]."""
     count = count or len(dataset)
     if count > len(dataset):
         raise CourseError(
@@ -81,7 +81,7 @@ def cut(dataset: Dataset, count: int | None, tokens: int) -> Dataset:
 
 
 def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
-    """Tokenise train, validation and test with the student's function, once, and name all that results depend on."""
+    """Tokenise train, validation and test once, with the student's function; also return the results' provenance."""
     refresh_exercises()
     reviews = load_reviews(settings)
     provenance = {
@@ -105,7 +105,7 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
                     found.save_to_disk(beside / split)
             os.replace(beside, folder)
         except OSError:
-            if not folder.exists():  # Else another worker was quicker.
+            if not folder.exists():  # Otherwise another worker was faster.
                 raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -114,7 +114,7 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
 
 
 def load_tokens(folder: Path, reviews: DatasetDict) -> Reviews | None:
-    """The tokenised reviews in a folder; where one is not whole, it is removed, to be made again."""
+    """The tokenised reviews in a folder; an incomplete folder is removed, so that it is created again."""
     try:
         tokens = {split: load_from_disk(str(folder / split)) for split in reviews}
         if all(len(tokens[split]) == len(rows) for split, rows in reviews.items()):
@@ -126,7 +126,7 @@ def load_tokens(folder: Path, reviews: DatasetDict) -> Reviews | None:
 
 
 def identify(run: Run, provenance: dict[str, Any]) -> str:
-    """A name for a run that is another one whenever anything that decides its result is."""
+    """A name for a run that changes whenever anything that affects its result changes."""
     decides = {name: provenance["recipe"][name] for name in ("max_length", "test_size", "split_seed", "precision")}
     fields = {name: float(value) if isinstance(value, int) else value for name, value in asdict(run).items()}
     parts = [fields, provenance["model"], provenance["data"], decides, provenance["code"]]
@@ -140,13 +140,13 @@ def _hash(*parts: Any) -> str:
 
 
 def choose_precision(precision: str) -> str:
-    """Make `auto` bf16 on a GPU that has it, else fp32, which is quicker on a CPU (docs/measurements.md)."""
+    """Turn `auto` into bf16 on a GPU that has it, else into fp32, which is faster on CPUs (docs/measurements.md)."""
     gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)  # Colab's T4 emulates.
     return ("bf16" if gpu else "fp32") if precision == "auto" else precision
 
 
 def find_rows(reviews: Reviews) -> torch.Tensor:
-    """The ids that occur in the reviews of a run, and that of padding, in ascending order."""
+    """The token ids that occur in the reviews of a run, and the padding id, in ascending order."""
     columns = (reviews[split].with_format("arrow")["input_ids"] for split in ("train", "validation"))
     found = [column.combine_chunks().flatten().to_numpy() for column in columns]
     return torch.from_numpy(np.unique(np.concatenate([*found, [0]])).astype(np.int64))
@@ -154,7 +154,7 @@ def find_rows(reviews: Reviews) -> torch.Tensor:
 
 @contextmanager
 def make_start(settings: Settings, run: Run) -> Iterator[str]:
-    """The model that a run starts from: the settings' own, or one made in a folder that is there meanwhile."""
+    """The model that a run starts from: that of the settings, or a modified one in a temporary folder."""
     if run.encoder == "checkpoint" and run.head_scale == 1:
         yield settings.model
         return

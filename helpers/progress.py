@@ -1,4 +1,4 @@
-"""What a running training shows: the finished runs, how far it is, and how long it will take."""
+"""Progress of a training: the finished runs, how far the others are, and how long they will take."""
 
 import html
 import os
@@ -13,19 +13,19 @@ from tqdm import tqdm
 from helpers.report import list_varied, name_run
 from helpers.settings import Run
 
-# The colour map cividis, which is the same with any kind of colour blindness, from guessing (0.5) to always right (1).
+# The colour map cividis, suited to all kinds of colour blindness, from guessing (0.5) to always right (1).
 SHADES = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
-STOP_NOTE = "Stop at any time with the notebook's own button (■): finished work is kept, and running the cell goes on."
-STOPPED_NOTE = "Stopped. What is finished is kept: run the cell again to go on from there."
+STOP_NOTE = "Stop at any time with the notebook's stop button (■): finished work is kept. Run the cell again to go on."
+STOPPED_NOTE = "Stopped. Finished work is kept: run the cell again to continue from there."
 LEGEND = "accuracy from dark (0.5, guessing) to bright (1) · ★ best so far · ▸ 2/4: 2 of 4 epochs are trained"
 CELL = ("learning_rate", "batch_size")
-# Every cell has one size and a border of one width, whatever it shows: nothing moves when a figure or a star appears.
+# All cells have the same size and border width, whatever they show: nothing moves when a figure or a star appears.
 BOX = "min-width: 4.6em; padding: 0.1em; text-align: center; border: 2px"
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is: epochs trained and wanted, the accuracy measured, and whether it is being trained."""
+    """How far a run is: epochs trained and wanted, the accuracy measured, and whether it is being trained now."""
 
     run: Run
     done: float
@@ -39,11 +39,11 @@ class State:
 
 
 class Progress:
-    """Plain text: how much there is to do, then a line a finished run, in ASCII; in a terminal a bar stays below."""
+    """Plain ASCII text: how much there is to do, then one line per finished run; a terminal also gets a bar below."""
 
     def __init__(self) -> None:
         self.known: dict[Run, State] = {}
-        # When the work was first looked at, and when it was first seen to go on; the reviews trained until then.
+        # The times of the first look at the work and of the first that saw progress; the reviews trained until then.
         self.clock: list[tuple[float, float]] = []
         look = {"bar_format": "{percentage:3.0f}%|{bar:16}| {desc}", "leave": False}
         self.bar = tqdm(file=sys.stdout, disable=is_plain() or None, **look)  # None: unless it is a terminal.
@@ -53,13 +53,13 @@ class Progress:
             print(line, flush=True)
 
     def show(self, states: list[State]) -> None:
-        """Show how far the runs are; to be called at once, with nothing done, and then about once a second.
+        """Show how far the runs are; call it once before any training, and then about once a second.
 
-        The runs of earlier calls stay in the picture: `--prune` goes on with a part of them.
+        The runs of earlier calls stay visible: `--prune` continues with some of them only.
         """
         before, known = self.known, self.known | {each.run: each for each in states}
         if not before and all(each.finished for each in states):
-            return  # There is nothing to train, so there is nothing to see.
+            return  # Nothing to train, so nothing to show.
         self.known = known
         trained, _ = self.count(reviews=True)
         if not self.clock or len(self.clock) == 1 and trained > self.clock[0][1]:
@@ -75,7 +75,7 @@ class Progress:
         self.draw(lines)
 
     def draw(self, lines: list[str]) -> None:
-        """Show what is new, as lines, and renew the picture, where there is one."""
+        """Print the new lines, and update the bar or the picture, if there is one."""
         for line in lines:
             self.say(line)
         done, left = self.count()
@@ -83,11 +83,11 @@ class Progress:
         self.bar.set_description_str(self.describe_status())
 
     def close(self) -> None:
-        """The training has ended, or was stopped."""
+        """Tidy up after the training has ended or was stopped."""
         self.bar.clear()
 
     def count(self, reviews: bool = False) -> tuple[float, float]:
-        """The epochs that are done and those that are left, or their `reviews`: a run without a number has the most."""
+        """Epochs done and left, or `reviews` done and left; a run without a number of reviews counts as the largest."""
         most = max(run.reviews or 0 for run in self.known) or 1
         weights = {run: (run.reviews or most) if reviews else 1 for run in self.known}
         done = sum(each.done * weights[run] for run, each in self.known.items())
@@ -103,7 +103,7 @@ class Progress:
         return ", ".join(filter(None, parts))
 
     def describe_left(self) -> str:
-        """The time left, from the reviews trained since the first of them; empty while it is not known."""
+        """The time left, estimated from the reviews trained since progress was first seen; empty while unknown."""
         if len(self.clock) < 2:
             return "the first figures come soon"
         started, before = self.clock[1]
@@ -115,7 +115,7 @@ class Progress:
 
 
 class NotebookProgress(Progress):
-    """One output in place of the lines, always the same: a table that fills as the runs finish, a bar, and a text."""
+    """Instead of lines, a single output that is updated: a table that fills as runs finish, a bar, and a text."""
 
     output = None
 
@@ -138,7 +138,7 @@ class NotebookProgress(Progress):
 
 
 def find_best(states: Iterable[State]) -> list[State]:
-    """Of each policy's runs that were trained longest the one with the highest accuracy; of equals, the first."""
+    """For each policy, of the runs trained longest, the one with the highest accuracy; the first in case of a tie."""
     ended = [state for state in states if state.finished and state.accuracy is not None]
     policies = dict.fromkeys(state.run.policy for state in ended)
     groups = [[state for state in ended if state.run.policy == policy] for policy in policies]
@@ -146,7 +146,7 @@ def find_best(states: Iterable[State]) -> list[State]:
 
 
 def render(states: Iterable[State]) -> str:
-    """The states as an HTML table: a column a seed where the runs have several, otherwise a column a batch size."""
+    """The states as an HTML table: one column per seed if the runs have several, otherwise one per batch size."""
     states = list(states)
     varied, best = list_varied(vars(state.run) for state in states), find_best(states)
     column = "seed" if "seed" in varied else "batch_size"
@@ -163,7 +163,7 @@ def render(states: Iterable[State]) -> str:
 
 
 def _draw_cell(state: State, is_best: bool) -> str:
-    """A finished run has its own ink and ground."""
+    """A table cell; a finished run has its own text and background colours."""
     if state.finished and state.accuracy is not None:
         shade = min(max(int((state.accuracy - 0.5) * 2 * len(SHADES)), 0), len(SHADES) - 1)
         line, ink = "#d55e00" if is_best else "transparent", "#000000" if shade > 4 else "#ffffff"
@@ -176,20 +176,20 @@ def _draw_cell(state: State, is_best: bool) -> str:
 
 
 def is_plain() -> bool:
-    """Whether plain text is asked for: COURSE_PROGRESS=plain, or CI."""
+    """Whether plain text is requested, by COURSE_PROGRESS=plain or by CI."""
     return os.environ.get("COURSE_PROGRESS") == "plain" or bool(os.environ.get("CI"))
 
 
 def choose_progress() -> Progress:
-    """One output in a notebook, else plain text."""
+    """A single updated output in a notebook, otherwise plain text."""
     return NotebookProgress() if "ipykernel" in sys.modules and not is_plain() else Progress()
 
 
 def interact(draw: Callable[..., dict[str, str]], height: str, **controls: Any) -> None:
-    """Show what `draw`, given the values of the controls (widgets), returns as a MIME bundle, anew after every change.
+    """Show the MIME bundle that `draw` returns for the values of the controls (widgets); redraw after every change.
 
-    The first bundle is what pages without a kernel show, and all there is where plain text is asked for: a widget's own
-    text differs from version to version, and is no use to a reader.
+    Pages without a kernel show the first bundle; if plain text is requested, it is the only output: the text form of a
+    widget differs from version to version, and is of no use to a reader.
     """
     from IPython.display import display
 
@@ -203,9 +203,9 @@ def interact(draw: Callable[..., dict[str, str]], height: str, **controls: Any) 
             if ready:
                 display(draw(**values), raw=True)
 
-        # From version 8 on it draws at once; a program that executes notebooks would show the first bundle twice.
+        # ipywidgets 8 and newer draw at once; in notebooks executed by a program, the first bundle would appear twice.
         box, ready = ipywidgets.interactive(redraw, **controls), True
-        box.out.layout.min_height = height  # What is below must not jump while the output is drawn anew.
+        box.out.layout.min_height = height  # The page below must not jump on every redraw.
         box.out.outputs = ({"output_type": "display_data", "data": bundle, "metadata": {}},)
         view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
         bundle = bundle | {"application/vnd.jupyter.widget-view+json": view}

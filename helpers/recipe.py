@@ -1,4 +1,4 @@
-"""What of a student's functions counts: the one table that the checks and training read, so that both say the same."""
+"""Which parts of a student's functions count: one table for the checks and for training, so that both agree."""
 
 import dataclasses
 from typing import Any
@@ -9,24 +9,24 @@ FUNCTIONS = {
     "2b": ("init_trainer", "init_tester"),
     "2c": ("hyperparameter_search_settings",),
 }
-# What preprocessed reviews consist of, and what is often forgotten about it.
+# The columns of preprocessed reviews, each with a hint at what is often forgotten.
 MEANINGS = {
-    "input_ids": "they are the given tokenizer's, for the text as it is, padded and cut to BERT's 512 tokens.",
-    "token_type_ids": "the tokenizer gives them, too, all for one sentence.",
-    "attention_mask": "the tokenizer gives it, too: 1 for a token, 0 for padding.",
-    "label": "rows keep their label, and its name and value, whatever their format or transform.",
+    "input_ids": "they are the given tokenizer's, for the text as it is, padded and truncated to BERT's 512 tokens.",
+    "token_type_ids": "the tokenizer returns them, too; all tokens belong to one sentence.",
+    "attention_mask": "the tokenizer returns it, too: 1 for a token, 0 for padding.",
+    "label": "every row keeps its label: the same name and value, whatever the data set's format or transform.",
 }
 COLUMNS = tuple(MEANINGS)
 CHOICES = ["learning_rate", "per_device_train_batch_size"]
 
-# Of a search's keys: those that decide it, those that never do, and those that do not with one of these values.
+# A search's keys: those that determine it, those that never do, and those that do not if they have one of these values.
 SEARCH = ("hp_space", "compute_objective", "n_trials", "direction", "backend", "hp_name", "sampler", "pruner")
 HARMLESS = ("storage", "study_name", "load_if_exists", "gc_after_trial", "show_progress_bar")
 UNUSED = {"n_jobs": [1], "timeout": [None], "catch": [[], ()], "callbacks": [[], None]}
 
-# The fields of TrainingArguments that are the student's: with the values that the assignment wants (`ASKED`), or as the
-# library has them (the rest of `CHECKED`). All others are the course's own in every run, whatever the student's Trainer
-# has: the check says so, and passes; of those in `QUIET` it says nothing.
+# The fields of TrainingArguments that are the student's: set to what the assignment asks for (`ASKED`), or left at the
+# library's defaults (the rest of `CHECKED`). In every run the course sets all others itself, whatever the student's
+# Trainer has: the check passes and says so, except for those in `QUIET`.
 ASKED = {"num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "no"}
 CHECKED = """
     num_train_epochs max_steps eval_strategy eval_delay save_strategy load_best_model_at_end lr_scheduler_type
@@ -39,7 +39,7 @@ QUIET = ("output_dir", "report_to", "disable_tqdm", "run_name", "do_train", "do_
 
 
 class Mistake(ValueError):
-    """What is not right about a student's function, in a sentence for the student."""
+    """What is wrong with a student's function, in a sentence for the student."""
 
 
 def demand(what: str, expected: Any, found: Any, hint: str) -> None:
@@ -53,28 +53,28 @@ def tell(expected: Any, found: Any) -> str:
 
 
 def require(function: str, found: Any, wanted: type) -> None:
-    """What a student's function returns must be of this class; raises Mistake."""
+    """Raise Mistake unless a student's function returned an object of the wanted class."""
     if not isinstance(found, wanted):
-        hint = f"`return` the whole result, a {wanted.__name__}; what changes in place, as set_format does, gives None."
+        hint = f"`return` the whole result, a {wanted.__name__}; in-place methods such as set_format return None."
         kind = type(found).__name__
         kind = f"another {kind}" if kind == wanted.__name__ else kind
         raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
 
 
 def read_arguments(arguments: Any) -> dict[str, Any]:
-    """All fields of TrainingArguments, of a subclass those alone, the same for every spelling of the same."""
+    """All fields of TrainingArguments (none that a subclass adds), with one value for every spelling of the same."""
     from transformers import TrainingArguments
 
     return {field.name: _get_value(arguments, field.name) for field in dataclasses.fields(TrainingArguments)}
 
 
 def take_checked(arguments: Any) -> dict[str, Any]:
-    """The values of a student's TrainingArguments that check 2b compares, and that training goes by."""
+    """The values in a student's TrainingArguments that check 2b compares, and that training uses."""
     return {name: value for name, value in read_arguments(arguments).items() if name in CHECKED}
 
 
 def _get_value(arguments: Any, name: str) -> Any:
-    """A field's value: an enumeration's text, None for what is empty, and one name for both builds of AdamW."""
+    """A field's value: strings for enumeration members, None for empty values, and one name for both kinds of AdamW."""
     value = getattr(arguments, name)
     value = getattr(value, "value", value)
     if (name, value) == ("optim", "adamw_torch"):
@@ -87,10 +87,10 @@ def _get_value(arguments: Any, name: str) -> Any:
 
 
 def read_rows(dataset: Any, start: int, stop: int, names: tuple[str, ...] = COLUMNS) -> dict[str, list]:
-    """Rows of what `preprocess_dataset` returned, through its own format or transform, as lists of integers.
+    """Read rows of what `preprocess_dataset` returned, through the data set's own format or transform.
 
-    Returns from each name to its rows: lists of integers, and for a label one integer. Raises Mistake where a
-    column is missing, holds no integers, or does not fit the other columns.
+    Returns the rows by column name: each a list of integers, for labels a single integer. Raises Mistake if a column
+    is missing, contains other values than integers, or does not fit the other columns.
     """
     batch = dataset[start:stop]
     rows = {}
@@ -109,12 +109,12 @@ def read_rows(dataset: Any, start: int, stop: int, names: tuple[str, ...] = COLU
         lengths = {name: len(rows[name][row]) for name in tokens}
         if len({*lengths.values()}) > 1:
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise Mistake(f"review {start + row}: expected as many of each, found {found}.")
+            raise Mistake(f"review {start + row}: expected the same number of each, found {found}.")
     return rows
 
 
 def _to_list(values: Any) -> Any:
-    """What numpy, torch, pandas and Arrow give, as Python's own lists and numbers."""
+    """Convert NumPy, torch, pandas and Arrow values to Python lists and numbers."""
     for method in ("tolist", "to_pylist", "to_list"):
         if hasattr(values, method):
             return getattr(values, method)()
@@ -126,7 +126,7 @@ def _to_integers(values: Any, what: str) -> list[int]:
     wanted = "integers in one list"
     if not isinstance(values, (list, tuple)):
         raise Mistake(f"{what}: expected {wanted}, found {values!r:.40}.")
-    if {*map(type, values)} <= {int}:  # Almost always, and there are millions.
+    if {*map(type, values)} <= {int}:  # The usual case, worth a shortcut: there are millions.
         return list(values)
     return [_to_integer(value, what, wanted) for value in values]
 

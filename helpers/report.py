@@ -1,4 +1,4 @@
-"""The assignment's two tables and its measured sentences, made from a results file and never typed by hand."""
+"""The assignment's two tables, and sentences with measured figures: all generated from a results file."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -41,7 +41,7 @@ def format_rate(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-# What can tell two runs of a policy apart: the field's full name, with its unit, and how a name of a run says it.
+# The fields in which runs of a policy can differ: the full name with its unit, and its form in a run's name.
 FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "encoder": ("encoder", lambda value: f"{ENCODERS.get(value, value)} encoder"),
     "learning_rate": ("learning rate", lambda value: f"rate {format_rate(value)}"),
@@ -56,10 +56,10 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def read_costs(results: dict[str, Any]) -> pd.DataFrame:
-    """What each policy costs, a row a policy; raises CourseError where that, full, or another policy is missing."""
+    """The costs, one row per policy; raises CourseError unless they have the policy full and at least one other."""
     costs = pd.DataFrame(results["runs"]).set_index("policy")
     if not {*COSTS} <= {*costs}:
-        raise CourseError("These are no costs, as `measure_cost` gives them: show runs by `summarise`, or draw them.")
+        raise CourseError("These are not costs from `measure_cost`. For runs, use `summarise`, or draw them.")
     if "full" not in costs.index or len(costs) < 2:
         raise CourseError("Costs are shown relative to those of the policy full: measure it and another one.")
     return costs
@@ -72,13 +72,13 @@ def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """A lab's runs, with the number of their reviews also where they had all of them (None), and what it changes.
+    """A lab's runs, with the number of reviews filled in where it was None (all), and the fields that the lab varies.
 
-    That are the fields in which the runs differ, but the seed. Where all see as many reviews in all, more epochs of
-    fewer reviews say nothing new.
+    These are the fields in which the runs differ, except for the seed. `epochs` is left out if all runs see the same
+    total number of reviews: then it follows from `reviews`.
     """
     if not all("train_accuracy" in run for run in results["runs"]):
-        raise CourseError("These are no results of the lab: `plots` draws a search, and `plot_costs` what runs cost.")
+        raise CourseError("These are not results of the lab: use `plots` for a search, and `plot_costs` for costs.")
     counts = results["provenance"]["data"]
     splits = {"reviews": "train", "validation": "validation"}
     runs = [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]
@@ -87,7 +87,7 @@ def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
-    """Name a run's values of these fields: `rate 3e-4, batch 8`; what is as usual (None, a factor of 1) is left out."""
+    """A run's values of these fields: `rate 3e-4, batch 8`; default values (None, a factor of 1) are left out."""
     values = [(name, run.get(name)) for name in fields]
     known = [(name, value) for name, value in values if not pd.isna(value) and (name, value) != ("head_scale", 1)]
     return ", ".join(FIELDS[name][1](value) for name, value in known)
@@ -99,7 +99,7 @@ def name_run(run: dict[str, Any], fields: Iterable[str]) -> str:
 
 
 def describe_source(results: dict[str, Any], note: str = "") -> str:
-    """Say what made the figures: profile, model, data, reviews (if all runs have the same), precision, seeds."""
+    """Say how the figures were made: profile, model, data, reviews (if the same for all runs), precision, seeds."""
     run, runs = results["provenance"], results["runs"]
     parts = [f"Profile {run['profile']}"]
     for what, name, real in (("model", run["model"]["name"], "bert-tiny"), ("data", run["data"]["name"], "IMDb")):
@@ -115,7 +115,7 @@ def describe_source(results: dict[str, Any], note: str = "") -> str:
 
 
 def name_tensor(tensor: str) -> tuple[str, str]:
-    """The layer of a bias tensor, as a reader counts it, and its place there."""
+    """The layer of a bias tensor, counted from 1, and the tensor's place in it."""
     path = tensor.removeprefix("bert.").removesuffix(".bias").split(".")
     if path[:2] == ["encoder", "layer"]:
         return f"layer {int(path[2]) + 1}", " ".join(part for part in path[3:] if part != "self")
@@ -123,7 +123,7 @@ def name_tensor(tensor: str) -> tuple[str, str]:
 
 
 def validation_table(results: dict[str, Any], published: dict[str, Any] | None = None) -> pd.DataFrame:
-    """Problem 3a: each policy's best run; with `published`, that document's figures beside ours."""
+    """Problem 3a: each policy's best run; with `published`, the published figures next to ours."""
     return _tabulate(results, published, VALIDATION)
 
 
@@ -143,14 +143,14 @@ def _tabulate(results: dict[str, Any], published: dict[str, Any] | None, columns
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Write a table as GitHub's Markdown does."""
+    """Write a table in GitHub's Markdown."""
     head = ["", *table.columns]
     rows = [[name, *row] for name, row in zip(table.index, table.astype(str).values.tolist(), strict=True)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def describe_run(results: dict[str, Any]) -> str:
-    """Name what made the figures: profile, model, data, seeds, precision, versions, machine and time."""
+    """Say how the figures were made: profile, model, data, seeds, precision, versions, machine and time."""
     run = results["provenance"]
     data, machine, versions = run["data"], run["hardware"], run["versions"]
     seeds = sorted({one["seed"] for one in results["runs"] if "seed" in one})
@@ -177,7 +177,7 @@ def describe_run(results: dict[str, Any]) -> str:
 
 
 def describe_gap(results: dict[str, Any]) -> str:
-    """Say in Markdown what the run measured: parameters saved, accuracy lost, and how sure that is."""
+    """Say in Markdown what the run measured: parameters saved, accuracy lost, and its standard error."""
     full, bitfit = (tested_run(results, policy) for policy in ("full", "bitfit"))
     high, low, n = full["test"]["accuracy"], bitfit["test"]["accuracy"], full["test"]["n"]
     share = bitfit["trainable_parameters"] / full["trainable_parameters"]
@@ -192,7 +192,7 @@ def describe_gap(results: dict[str, Any]) -> str:
 
 
 def tested_run(results: dict[str, Any], policy: str) -> dict[str, Any]:
-    """A policy's best run with its test; raises CourseError where the results have none."""
+    """A policy's best run, with its test; raises CourseError if the results have none."""
     best = best_run(results, policy)
     if best is None or "test" not in best:
         raise CourseError(

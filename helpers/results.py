@@ -1,9 +1,9 @@
-"""Results files, one shape for all: `provenance`, without which figures mean nothing, and `runs`, a record each.
+"""Results files, all in one format: `provenance`, without which figures mean nothing, and `runs`, one record per run.
 
-A run's record has the fields of `settings.Run` and what was measured: `history` (after each epoch `epoch`, `loss`,
-`validation_accuracy`, `seconds`), `validation_accuracy` (the last epoch's), `trainable_parameters`, `seconds`; a
-policy's best run also `test` (`accuracy`, `n`, `mistakes`, `bias_movement`), a lab's runs also `train_accuracy` and
-`bias_movement`.
+A run's record has the fields of `settings.Run` and what was measured: `history` (for each epoch: `epoch`, `loss`,
+`validation_accuracy`, `seconds`), `validation_accuracy` (after the last epoch), `trainable_parameters` and `seconds`.
+A policy's best run also has `test` (`accuracy`, `n`, `mistakes`, `bias_movement`); a lab's runs also have
+`train_accuracy` and `bias_movement`.
 """
 
 import ast
@@ -24,23 +24,23 @@ from typing import Any
 from helpers.settings import OFFLINE, CourseError, write_atomically
 
 SCHEMA = 2
-# The course's files, and the student's functions, that decide how a run is trained.
+# The course's files and the student's functions that determine how a run is trained.
 RECIPE = ("models", "prepare", "speed", "training")
 TRAINING = ("preprocess_dataset", "init_model", "init_trainer")
-# Limits of this process, in the files of control groups of version 2 or 1, and where there the process is.
+# Where the kernel mounts control groups (version 1 or 2), which limit a container, and which groups this process is in.
 CONTAINER, GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "optuna", "numpy")
 
 
 def save_results(results: dict[str, Any], path: Path) -> None:
-    """Write a results file, a line a run."""
+    """Write a results file, one line per run."""
     head = json.dumps({"schema": SCHEMA} | results | {"runs": []}, indent=1, ensure_ascii=False)
     runs = ",\n".join(json.dumps(run, ensure_ascii=False) for run in results["runs"])
     write_atomically(path, head.replace('"runs": []', f'"runs": [\n{runs}\n]') + "\n")
 
 
 def load_results(path: Path) -> dict[str, Any]:
-    """Read a results file; raises CourseError where it is missing, damaged or of another shape."""
+    """Read a results file; raises CourseError if it is missing, damaged or in another format."""
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         if results["schema"] != SCHEMA:
@@ -52,26 +52,26 @@ def load_results(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError, LookupError, TypeError) as error:
         raise CourseError(
-            f"The results file {path} cannot be read, or is of another version of the course ({error!r:.200}). Move it"
-            " aside and run `python -m helpers assignment`: finished runs are not trained again."
+            f"The results file {path} cannot be read, or comes from another version of the course ({error!r:.200})."
+            " Rename it and run `python -m helpers assignment`: finished runs are not trained again."
         ) from error
     return results
 
 
 @contextmanager
 def expecting_a_search(name: str) -> Iterator[None]:
-    """What is not as a whole search writes it, in the results file `name`, becomes one sentence: CourseError."""
+    """Turn errors from reading a results file that is not that of a complete search into one CourseError."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise CourseError(
-            f"{name} is damaged, or does not hold the results of a search ({error!r}). Move it aside and run the search"
+            f"{name} is damaged, or does not contain the results of a search ({error!r}). Rename it and run the search"
             " of notebook 03 again."
         ) from error
 
 
 def list_policies(results: dict[str, Any]) -> list[str]:
-    """The policies of a results file's runs, each once, in their order."""
+    """The policies of a results file's runs, each once, in order of appearance."""
     return list(dict.fromkeys(run["policy"] for run in results["runs"]))
 
 
@@ -81,14 +81,14 @@ def select_runs(results: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
 
 
 def read_search(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A search's runs; CourseError where these are a lab's, or costs."""
+    """A search's runs; CourseError if these are a lab's runs, or costs."""
     if any("train_accuracy" in run or "history" not in run for run in results["runs"]):
-        raise CourseError("These are no results of a search: `lab_plots` draws a lab's, `plot_costs` what runs cost.")
+        raise CourseError("These are not results of a search: use `lab_plots` for a lab's, `plot_costs` for costs.")
     return results["runs"]
 
 
 def reached(run: dict[str, Any]) -> float:
-    """The epochs that a run was trained for."""
+    """The number of epochs that a run was trained for."""
     return run["history"][-1]["epoch"]
 
 
@@ -98,7 +98,7 @@ def is_whole(run: dict[str, Any]) -> bool:
 
 
 def choose_best(runs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The run with the highest validation accuracy of those that were trained to their end; of equals, the first."""
+    """Of the fully trained runs, the one with the highest validation accuracy; the first in case of a tie."""
     return max(filter(is_whole, runs), key=lambda run: run["validation_accuracy"], default=None)
 
 
@@ -113,11 +113,11 @@ def published() -> dict[str, Any]:
 
 
 def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = TRAINING) -> str:
-    """Hash the code that decides a result: the course's, and of a student's file the `functions` with all they name.
+    """Hash the code that determines a result: the course's, and the student's `functions` with all that they refer to.
 
-    The code is read, not run; SyntaxError says where it does not compile. Hashed are syntax trees without docstrings,
-    in a form that is the same under every Python version: comments and layout change nothing, nor does a function
-    that training never calls.
+    The code is read, not run; SyntaxError is raised if it does not compile. The hash is that of the syntax trees
+    without docstrings, in a form that is the same in every Python version: comments and layout do not matter, nor do
+    functions that training never calls.
     """
     folder = Path(__file__).parent
     path = exercises or folder / "exercises.py"
@@ -128,7 +128,7 @@ def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = T
 
 
 def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
-    """What the functions need of a module: what defines a name that they use, and what defines no name at all."""
+    """The statements of a module that define names used by these functions, and those that define no name."""
     names, known, statements = set(names), None, _sort_imports(module.body)
     while names != known:
         known = names
@@ -139,21 +139,21 @@ def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
 
 
 def _sort_imports(statements: list[ast.stmt]) -> list[ast.stmt]:
-    """The imports first, in order, and one for each name: another name is no change of these."""
+    """The imports first, sorted, and one per name, so that a further import does not change the others."""
     imports = [each for each in statements if isinstance(each, (ast.Import, ast.ImportFrom))]
     single = [type(each)(**dict(ast.iter_fields(each)) | {"names": [name]}) for each in imports for name in each.names]
     return sorted(single, key=ast.unparse) + [each for each in statements if each not in imports]
 
 
 def _counts(statement: ast.AST) -> bool:
-    """Whether a statement does anything on import: no text of its own, and no `if __name__ == "__main__":`."""
+    """Whether a statement does anything on import: not a bare string, nor an `if __name__ == "__main__":`."""
     if isinstance(statement, ast.If) and not statement.orelse:
         return ast.unparse(statement.test) not in ("__name__ == '__main__'", "'__main__' == __name__")
     return not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
 
 
 def defined_by(statement: ast.stmt) -> set[str]:
-    """The names that a statement gives the module."""
+    """The names that a statement defines in the module."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
@@ -163,7 +163,7 @@ def defined_by(statement: ast.stmt) -> set[str]:
 
 
 def blame_exercises(error: BaseException) -> str | None:
-    """What went wrong in helpers/exercises.py, in a sentence with its line; None where an error came from elsewhere."""
+    """What went wrong in helpers/exercises.py, and in which line; None if the error came from elsewhere."""
     path = str(Path(__file__).with_name("exercises.py"))
     own = [(frame.name, frame.lineno) for frame in extract_tb(error.__traceback__) if frame.filename == path]
     if isinstance(error, SyntaxError) and error.filename == path:
@@ -177,7 +177,7 @@ def blame_exercises(error: BaseException) -> str | None:
 
 
 def _outline(node: Any) -> Any:
-    """A syntax tree as lists and texts, without positions, docstrings and empty fields."""
+    """A syntax tree as lists and strings, without positions, docstrings and empty fields."""
     if isinstance(node, list):
         return [_outline(part) for part in node if _counts(part)]
     if not isinstance(node, ast.AST):
@@ -187,7 +187,7 @@ def _outline(node: Any) -> Any:
 
 
 def describe_origin(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What runs were made with, and how long they took, all sessions together: the sum of what their records say."""
+    """Versions and machine of these runs, and how long they took: the sum over their records, all sessions together."""
     return {
         "versions": describe_versions(),
         "hardware": describe_machine(),
@@ -220,20 +220,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def count_cores() -> int:
-    """The cores that this process may use, and as many as its container gives it the time of."""
+    """The number of cores that this process may use, limited by its container's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [*_read_limits("", "cpu.max"), *_read_limits("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us")]
     return min([cores, *(math.ceil(quota / period) for quota, period in limits if quota > 0)])
 
 
 def limit_memory(found: int) -> int:
-    """Of so many bytes of memory those that this container may have."""
+    """`found` bytes of memory, or fewer if this container's limit is lower."""
     limits = [*_read_limits("", "memory.max"), *_read_limits("memory", "memory.limit_in_bytes")]
     return min([found, *(number for limit in limits for number in limit)])
 
 
 def _read_limits(controller: str, *names: str) -> Iterator[list[int]]:
-    """The numbers in files of this process's control groups and all above them: a container's, Slurm's, a hub's."""
+    """The limits in these files, for this process's control groups and their parents (set by containers or Slurm)."""
     try:
         lines = GROUPS.read_text().splitlines()
     except OSError:
@@ -241,12 +241,12 @@ def _read_limits(controller: str, *names: str) -> Iterator[list[int]]:
     own = [PurePosixPath(line.split(":", 2)[-1]) for line in lines]
     for group in {"/", *(str(each) for path in own for each in (path, *path.parents))}:
         folder = CONTAINER / controller / group.lstrip("/")
-        with suppress(OSError, ValueError):  # Not there, or `max`, which is none.
+        with suppress(OSError, ValueError):  # No such file, or `max`: no limit.
             yield [int(number) for number in " ".join((folder / name).read_text() for name in names).split()]
 
 
 def peak_memory_gb() -> float:
-    """The most memory that this process has held so far; 0 where the system does not say."""
+    """The peak memory of this process so far; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""The engine: a run with a record is done, and an executor trains the others."""
+"""The engine: a run that has a record is done; an executor trains the others."""
 
 import errno
 import gc
@@ -31,12 +31,12 @@ from helpers.settings import CourseError, Run, Settings, find_build_folder, set_
 from helpers.training import train_run
 from helpers.workers import call, count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
 
-STOPPED = "Stopped. What is finished is kept; running it again goes on from there."
+STOPPED = "Stopped. Finished work is kept; run it again to continue from there."
 Record = dict[str, Any]
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """The user has stopped the training; all that was finished is kept."""
+    """The user has stopped the training; finished work is kept."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback."""
@@ -45,15 +45,15 @@ class TrainingStopped(KeyboardInterrupt):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Give a mistake in a student's function, a full disk, Ctrl-C, and what else stops a training, a sentence each.
+    """Turn whatever stops a training (a mistake in a student's function, a full disk, Ctrl-C) into one sentence.
 
-    As a decorator: it stands on whatever trains, tests, or is run by a worker.
+    Used as a decorator for functions that train or test, and for workers' jobs.
     """
     try:
         yield
     except KeyboardInterrupt:
         raise TrainingStopped(STOPPED) from None
-    except (CourseError, BrokenPipeError):  # The second: who read what is printed has left, as `head` does.
+    except (CourseError, BrokenPipeError):  # BrokenPipeError: the reader of the output, such as `head`, has ended.
         raise
     except Exception as error:
         raise CourseError(explain(error)) from error
@@ -64,9 +64,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.
     if is_loss(error):
-        return "A worker was killed. Is there enough memory? What is finished is kept; run it again."
+        return "A worker was killed. Is there enough memory? Finished work is kept; run it again."
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
-    # Of a full disk, torch.save raises a RuntimeError without a word of it, and tokenizers' Rust a plain Exception.
+    # On a full disk, torch.save raises a RuntimeError that does not mention it; tokenizers (Rust) a plain Exception.
     saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
     disk = isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error)
     if saving or (disk and (full or not said)):
@@ -75,12 +75,12 @@ def explain(error: Exception) -> str:
         known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError))
         room = "" if known else " Is there room on the disk, and in your quota?"
         said = f"Could not read or write {place}: {reason.removesuffix('.')}."
-        return f"{said}{room} What is there is kept; run it again."
+        return f"{said}{room} Finished work is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).removesuffix(".")
-    advice = "the checks of problems 1d, 2a and 2b look at exercises.py, and `python -m helpers doctor` at this machine"
-    return f"{said}. Mend it: {advice}."
+    advice = "the checks of problems 1d, 2a and 2b test exercises.py, and `python -m helpers doctor` tests this machine"
+    return f"{said}. To find the cause: {advice}."
 
 
 @explained()
@@ -94,20 +94,20 @@ def train_all(
     keep_best: bool = False,
     progress: Progress | None = None,
 ) -> list[Record]:
-    """Train the runs that have no record yet, or a shorter one than `until` an epoch; returns all their records.
+    """Train the runs that have no record yet, or one that ends before the epoch `until`; returns all their records.
 
-    Local `workers` (by default one process of one thread a core; with 0 this process trains) or the workers of a Dask
-    `scheduler` (tcp://HOST:PORT) share the runs; who trains a run changes no result. Interrupted, it goes on after a
-    run's last whole epoch. With `keep_best` the model of each policy's best run is kept in its folder, `model/`. Raises
-    CourseError where something is wrong, and TrainingStopped, a KeyboardInterrupt, where the user stops it.
+    Local `workers` (default: one single-threaded process per core; with 0, this process trains) or the workers of a
+    Dask `scheduler` (tcp://HOST:PORT) share the runs; results do not depend on which worker trains a run. Interrupted
+    runs resume after their last complete epoch. `keep_best` keeps the model of each policy's best run in the run's
+    folder, in `model/`. Raises CourseError for errors, and TrainingStopped, a KeyboardInterrupt, if the user stops it.
     """
     runs = check_runs(runs)
     progress = progress or choose_progress()
     with locked(settings, progress):
         reviews, provenance = prepare(settings)
-        for split, rows in reviews.items():  # A function that keeps the first 500 does right by the check's few.
+        for split, rows in reviews.items():  # The check has too few reviews to notice a function that keeps only 500.
             what = f"{split} reviews that preprocess_dataset returns"
-            demand(what, provenance["data"][split], len(rows), "one row a review, neither more nor fewer.")
+            demand(what, provenance["data"][split], len(rows), "one row per review, neither more nor fewer.")
         board = Board(settings, runs, provenance, until, keep_best, progress)
         unlucky = 0
         while todo := board.todo():
@@ -120,31 +120,31 @@ def train_all(
             if unlucky == 3:
                 raise CourseError(
                     f"The workers were killed three times without finishing an epoch; {len(board.todo())} runs are"
-                    " left. Is there enough memory? Try fewer workers; what is finished is kept."
+                    " left. Is there enough memory? Try fewer workers; finished work is kept."
                 )
         board.show()
         if fingerprint_code() != provenance["code"]:
             raise CourseError(
-                "exercises.py was changed while this was training. What was trained belongs to its functions as they"
-                " were: take the change back, or run this again, which trains with the new ones."
+                "exercises.py was changed during the training, so these runs belong to the old version. Undo the change"
+                " to use them, or run this again to train with the new version."
             )
         return [board.known[run] for run in board.runs]
 
 
 def check_runs(runs: Run | Iterable[Run]) -> list[Run]:
-    """The runs of a list, or a single run, as a list; CourseError where there is none, or something else."""
+    """The given run or runs as a list; CourseError if there are none, or if one is not a Run."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise CourseError("There is nothing to train: the list of runs is empty.")
     for run in runs:
         if not isinstance(run, Run):
-            raise CourseError(f"A list of runs must have nothing in it but Run(...), but has {run!r:.80}.")
+            raise CourseError(f"A list of runs must contain only Run(...), but it contains {run!r:.80}.")
         check_policy(run.policy)
     return runs
 
 
 def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
-    """Hand out the runs, and take in their results, until all are done or a worker is killed."""
+    """Hand out the runs and collect their results, until all are done or a worker is killed."""
     board.show()
     try:
         with delayed_interrupts():
@@ -163,7 +163,7 @@ def watch(executor: Executor, board: "Board", todo: list[Run]) -> None:
 
 
 class Board:
-    """What is known of a list of runs, all of it read from their folders: `record.json`, else `progress.json`."""
+    """What is known about a list of runs, all read from their folders: `record.json`, or else `progress.json`."""
 
     def __init__(self, settings, runs, provenance, until, keep_best, progress):
         self.settings, self.runs, self.provenance = settings, list(dict.fromkeys(runs)), provenance
@@ -172,7 +172,7 @@ class Board:
         self.known = {run: record for run in self.runs if (record := read_record(self.folders[run], progress))}
 
     def todo(self) -> list[Run]:
-        """The runs to train; one whose last measured epoch is the wanted one is done."""
+        """The runs to train; a run is done when its last measured epoch is the wanted one."""
         return [run for run in self.runs if not self.look(run).finished]
 
     def finish(self, run: Run, record: Record, weights: bytes | None) -> None:
@@ -189,14 +189,14 @@ class Board:
             drop_checkpoints(folder)
 
     def look(self, run: Run) -> State:
-        """How many epochs a run has done, its last accuracy, and whether it is being trained."""
+        """How many epochs a run has done, its last accuracy, and whether it is being trained now."""
         record, until = self.known.get(run), min(self.until or run.epochs, run.epochs)
         done, accuracy = (reached(record), record["validation_accuracy"]) if record else (0.0, None)
         if done < until:
             with suppress(OSError, ValueError, LookupError, TypeError):
                 seen = json.loads((self.folders[run] / "progress.json").read_text(encoding="utf-8"))
                 last = seen["history"][-1]["validation_accuracy"] if seen["history"] else None
-                epoch = min(seen["epoch"], until - 0.001)  # After its last step a run is still measured.
+                epoch = min(seen["epoch"], until - 0.001)  # After its last step, a run still has to be evaluated.
                 return State(run, epoch, until, last, time.time() - seen["time"] < 60)
         return State(run, min(done, until), until, accuracy)
 
@@ -208,12 +208,12 @@ class Board:
 
 
 def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Path:
-    """Where all of a run is kept: its record, checkpoints and model."""
+    """The folder of a run's record, checkpoints and model."""
     return settings.folder / "runs" / identify(run, provenance)
 
 
 def read_record(folder: Path, progress: Progress) -> Record | None:
-    """A run's record, if it has one; a damaged one is set aside."""
+    """A run's record, if it has one; a damaged one is renamed."""
     path = folder / "record.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ def read_record(folder: Path, progress: Progress) -> Record | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, IndexError):
-        progress.say(f"The record {path} is damaged; it is now {set_aside(path).name}, and its run is trained again.")
+        progress.say(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.")
         return None
 
 
@@ -230,16 +230,16 @@ def read_record(folder: Path, progress: Progress) -> Record | None:
 def train(
     run: Run, settings: Settings, provenance: dict[str, Any], until: float | None, with_weights: bool
 ) -> tuple[Record, bytes | None]:
-    """A worker's job: train a run; returns its record and, of a whole run, the weights in the form of safetensors."""
+    """A worker's job: train a run; returns its record and, for a complete run, the weights in safetensors format."""
     settings = replace(settings, precision=provenance["recipe"]["precision"])
-    if not settings.build.is_dir():  # On another machine.
+    if not settings.build.is_dir():  # The worker is on another machine.
         settings = replace(settings, build=find_build_folder())
     reviews, own = prepare_once(settings, json.dumps(provenance))
     different = [name for name in ("model", "data", "code") if own[name] != provenance[name]]
     if different:
         raise CourseError(
             f"A worker has another {' and another '.join(different)} than the process that started the search: was"
-            " a file changed meanwhile? Start again; on other machines, start the workers anew, too."
+            " a file changed in the meantime? Start the search again; on other machines, restart the workers, too."
         )
     folder = find_folder(settings, run, provenance)
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,13 +250,13 @@ def train(
         if (now := time.time()) > told + 0.8:
             told = now
             seen = {"time": now, "epoch": epoch, "history": history}
-            with suppress(CourseError):  # Windows replaces no file that is being read; the next one will do.
+            with suppress(CourseError):  # Windows cannot replace a file that is being read; the next call can.
                 write_atomically(folder / "progress.json", json.dumps(seen))
         if now > tidied + 30:
             tidied = now
             return_memory()
 
-    for left in folder.glob("tmp*"):  # What a killed worker's `make_start` has left.
+    for left in folder.glob("tmp*"):  # Left over from a killed worker's `make_start`.
         shutil.rmtree(left, ignore_errors=True)
     with patch.object(tempfile, "tempdir", str(folder)):
         model, record = train_run(settings, run, reviews, folder, until, tell)
@@ -265,25 +265,25 @@ def train(
     return record, save(state) if whole else None
 
 
-@lru_cache(1)  # A Dask worker outlives searches: exercises.py may be another one by now, or an earlier one again.
+@lru_cache(1)  # Dask workers outlive searches: exercises.py may have changed since, or changed back.
 def prepare_once(settings: Settings, provenance: str) -> tuple[Reviews, dict[str, Any]]:
-    """A worker's reviews; `provenance` names all that they depend on."""
+    """A worker's reviews; `provenance`, which identifies all that they depend on, is the cache's key."""
     prepared = prepare(settings)
-    gc.freeze()  # The Trainer collects garbage several times a run; what is loaded by now is none.
+    gc.freeze()  # The Trainer collects garbage several times per run; spare it the objects loaded so far.
     return prepared
 
 
 @contextmanager
 def locked(settings: Settings, progress: Progress) -> Iterator[None]:
-    """Only one process at a time trains in a build folder."""
+    """Ensure that only one process at a time trains in a build folder."""
     path = settings.folder / "training.lock"
     try:
         settings.folder.mkdir(parents=True, exist_ok=True)
-        path.touch()  # It may be there, and another user's: root's, where that has trained once.
+        path.touch()  # It may exist, and belong to another user, such as root.
     except OSError as error:
         raise CourseError(
-            f"The folder {settings.folder} cannot be made, or not be written to: {error.strerror}. Set COURSE_BUILD to"
-            " a folder in which you may write."
+            f"The folder {settings.folder} cannot be created or written to: {error.strerror}. Set COURSE_BUILD to a"
+            " folder that you can write to."
         ) from error
     lock = filelock.FileLock(path)
     try:
@@ -291,7 +291,7 @@ def locked(settings: Settings, progress: Progress) -> Iterator[None]:
     except filelock.Timeout:
         raise CourseError(f"Another training is running in {settings.folder}. Wait for it, or stop it first.") from None
     except (OSError, NotImplementedError):
-        progress.say(f"{settings.folder} is on a drive without locks: start no second training there meanwhile.")
+        progress.say(f"{settings.folder} is on a drive without file locks: do not start a second training there.")
     try:
         yield
     finally:

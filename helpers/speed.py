@@ -1,7 +1,7 @@
-"""The same training in less time: what is computed changes, what comes out does not.
+"""The same training in less time: the computation changes, its results do not.
 
-Everything here is for BERT classifiers, whose pooler reads the state of [CLS] alone. On a GPU the library's own
-attention and dropout are the quick ones.
+Everything here is for BERT classifiers, whose pooler reads only the hidden state of [CLS]. On a GPU, the library's own
+attention and dropout are the fast ones, and are used.
 """
 
 import types
@@ -13,19 +13,18 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-# Tokens in a part of a batch: so few that its attention scores stay in a CPU's cache, and a worker under 2 GB.
+# Tokens in a micro-batch: few enough that its attention scores fit into a CPU's cache, and a worker into 2 GB.
 PART_TOKENS = 4096
-# Reviews share one attention product where their lengths differ by no more tokens than this.
+# Reviews whose lengths differ by at most this many tokens share one attention product.
 SIMILAR = 8
 
 
 def speed_up(model: BertForSequenceClassification) -> BertForSequenceClassification:
-    """Replace the encoder's forward pass and dropout by quicker forms with the same results; returns the same model.
+    """Replace the encoder's forward pass and dropout by faster versions with the same results; returns the same model.
 
-    Padding is never computed: the tokens of all reviews stand in one row, (tokens, hidden), and only attention sees
-    them review by review. Logits and gradients are the plain model's up to rounding; dropout draws from other random
-    numbers, with the same probability (to 1 in 65,536). Only [CLS] gets a last state: `last_hidden_state` is (batch, 1,
-    hidden).
+    Padding is never computed: the tokens of all reviews form one tensor, (tokens, hidden), and only attention treats
+    them review by review. Logits and gradients equal the plain model's up to rounding; dropout uses other random
+    numbers, with the same probability (to 1 in 65,536). `last_hidden_state` is only that of [CLS], (batch, 1, hidden).
     """
     model.bert.forward = types.MethodType(_forward, model.bert)
     for module in model.modules():
@@ -35,16 +34,16 @@ def speed_up(model: BertForSequenceClassification) -> BertForSequenceClassificat
 
 
 def shrink_vocabulary(model: BertForSequenceClassification, rows: torch.Tensor) -> BertForSequenceClassification:
-    """Keep of the word embeddings only the `rows` that occur, (rows,) ascending ids; returns the same model.
+    """Keep only those word embeddings that occur: `rows`, (rows,), are their ids, ascending; returns the same model.
 
-    The others get no gradient, so without weight decay they never move; yet their zeros cost a third of a small step.
-    For a model that `speed_up` has prepared.
+    The others get no gradient, so without weight decay they never change; yet updating them takes a third of a small
+    step. The model must come from `speed_up`.
     """
     embeddings = model.bert.embeddings
     table = embeddings.word_embeddings
     weight, frozen = table.weight.detach()[rows], not table.weight.requires_grad
     padding = rows.tolist().index(table.padding_idx) if table.padding_idx in rows.tolist() else None
-    small = nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=padding)  # Draws no numbers.
+    small = nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=padding)  # Uses no random numbers.
     numbers = torch.zeros(table.num_embeddings, dtype=torch.long)
     numbers[rows] = torch.arange(len(rows))
     embeddings.word_embeddings = small
@@ -54,7 +53,7 @@ def shrink_vocabulary(model: BertForSequenceClassification, rows: torch.Tensor) 
 
 
 def expand_vocabulary(model: BertForSequenceClassification) -> BertForSequenceClassification:
-    """Put the trained word embeddings back into the whole table, where there is one; returns the same model."""
+    """Copy the trained word embeddings back into the full table, if it was shrunk; returns the same model."""
     if not hasattr(model.bert, "whole_table"):
         return model
     rows, table = vars(model.bert).pop("whole_table")
@@ -69,9 +68,10 @@ def expand_vocabulary(model: BertForSequenceClassification) -> BertForSequenceCl
 def split_batch(
     batch: dict[str, torch.Tensor], tokens: int = PART_TOKENS
 ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Cut a padded batch into parts of at most `tokens` tokens, padding apart, or one review; the longest come first.
+    """Split a padded batch into micro-batches of at most `tokens` tokens without padding, longest reviews first.
 
-    Yields the rows of a part, (reviews,), and the part, padded to its own longest review.
+    A longer review makes a micro-batch of its own. Yields the row numbers, (reviews,), and the micro-batch, padded to
+    its own longest review.
     """
     lengths = batch["attention_mask"].sum(1)
     rows = lengths.argsort(descending=True, stable=True)
@@ -84,7 +84,7 @@ def split_batch(
 
 
 class QuickDropout(nn.Dropout):
-    """Dropout with 16 random bits a number: PyTorch's own takes a fifth of a training step on a CPU."""
+    """Dropout with 16 random bits per element: PyTorch's own takes a fifth of a training step on a CPU."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
@@ -99,7 +99,7 @@ class QuickDropout(nn.Dropout):
 
 
 def _forward(bert, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
-    """`BertModel.forward` without padding, and with the last state of [CLS] alone."""
+    """`BertModel.forward` without padding, and with only the last hidden state of [CLS]."""
     mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
@@ -116,7 +116,7 @@ def _forward(bert, input_ids, attention_mask=None, token_type_ids=None, **kwargs
 
 
 def _group(mask: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Cut a mask, (batch, tokens), into the masks of neighbouring reviews of similar length; on a GPU into one."""
+    """Split a mask, (batch, tokens), into masks of adjacent reviews of similar length; on a GPU, do not split it."""
     lengths = mask.sum(1).tolist()
     first = 0
     for row in range(1, len(lengths) + 1):
@@ -127,7 +127,7 @@ def _group(mask: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _pad(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Lay (tokens, ...) out as (batch, longest, ...), with zeros where the mask is False."""
+    """Arrange (tokens, ...) as (batch, longest, ...), with zeros where the mask is False."""
     if len(tokens) == mask.numel():
         return tokens.unflatten(0, mask.shape)
     padded = tokens.new_zeros(*mask.shape, *tokens.shape[1:])
@@ -136,7 +136,7 @@ def _pad(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(attention, states: torch.Tensor, groups: list[torch.Tensor]) -> torch.Tensor:
-    """`BertSelfAttention.forward` for (tokens, hidden), one group of reviews after the other."""
+    """`BertSelfAttention.forward` for (tokens, hidden), one group of reviews after another."""
     sizes = [int(mask.sum()) for mask in groups]
     layers = (attention.query, attention.key, attention.value)
     projected = [layer(states).unflatten(-1, (attention.num_attention_heads, -1)).split(sizes) for layer in layers]
@@ -150,7 +150,7 @@ def _attend(attention, states: torch.Tensor, groups: list[torch.Tensor]) -> torc
 
 
 def _mix(attention, query, key, value, mask: torch.Tensor | None) -> torch.Tensor:
-    """Attention over (batch, heads, tokens, head): fused where nothing is dropped, else without its detours."""
+    """Attention over (batch, heads, tokens, head): fused on a GPU or without dropout, otherwise in plain products."""
     drops = attention.training and attention.dropout.p > 0
     if not drops or query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=attention.dropout.p if drops else 0.0)
@@ -161,10 +161,10 @@ def _mix(attention, query, key, value, mask: torch.Tensor | None) -> torch.Tenso
 
 
 def _forward_cls(layer, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`BertLayer.forward` for [CLS] alone, without a key or a value for any token.
+    """`BertLayer.forward` for [CLS] only, without computing keys and values for the tokens.
 
-    With one query q a head, the score of token x is q (K x + b) = (q K) x + q b, and the context is
-    V (sum of p x) + (sum of p) b: two matrix products a review in place of two a token.
+    With one query q per head, the score of token x is q (K x + b) = (q K) x + q b, and the context is
+    V (sum of p x) + (sum of p) b: two matrix products per review instead of two per token.
     """
     attention = layer.attention.self
     cls = hidden_states[:, :1]

@@ -1,4 +1,4 @@
-"""The hand-in: look at everything it needs, name every gap, and pack it into one zip."""
+"""The hand-in: check all that it needs, list every gap, and pack it into one zip."""
 
 import ast
 import io
@@ -16,16 +16,16 @@ from helpers.answers import NOTEBOOKS, read_file
 from helpers.results import choose_best, defined_by, expecting_a_search, fingerprint_code, load_results, select_runs
 from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
 
-# From the functions that a student writes to their problems.
+# Maps the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
 EXERCISES = Path(__file__).with_name("exercises.py")
-# What a student's code may raise while it is read; it is never run.
+# The errors that reading a student's code may raise; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 @contextmanager
 def noting(gaps: list[str]) -> Iterator[None]:
-    """What is wrong becomes one of the gaps, and the rest is looked at all the same."""
+    """Add a CourseError's message to the gaps, so that the rest is checked as well."""
     try:
         yield
     except CourseError as error:
@@ -33,20 +33,20 @@ def noting(gaps: list[str]) -> Iterator[None]:
 
 
 def make_zip(files: dict[str, bytes], programs: Container[str] = ()) -> bytes:
-    """A zip of the files; `programs` may be executed. The same content gives the same bytes."""
+    """A zip of the files, with `programs` executable. The same content gives the same bytes."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name)  # without a time
+            entry = zipfile.ZipInfo(name)  # without a timestamp
             entry.external_attr, entry.create_system = (0o100755 if name in programs else 0o100644) << 16, 3
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return data.getvalue()
 
 
 def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -> None:
-    """Verify the hand-in and write `submission.zip` into the project's folder, or print what is missing.
+    """Check the hand-in and write `submission.zip` into the project's folder, or print what is missing.
 
-    `notebooks` is the folder where they are saved, if it is not the project's. Nothing is raised: this is for a cell.
+    `notebooks` is the folder where they are saved, if not the project's own. For use in a cell, so it raises no errors.
     """
     try:
         write_hand_in(notebooks, out)
@@ -55,12 +55,12 @@ def submit(notebooks: str | Path | None = None, out: str | Path | None = None) -
 
 
 def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomplete: bool = False) -> None:
-    """As `submit`, but raises CourseError where something is missing; `incomplete` writes what there is."""
+    """Like `submit`, but raises CourseError if something is missing; `incomplete` writes the zip all the same."""
     files, gaps = collect_hand_in(notebooks)
     for gap in gaps:
         print(f"MISSING  {gap}")
     if gaps and not incomplete:
-        raise CourseError("No zip is written yet. Do what is missing, save all notebooks, and run this again.")
+        raise CourseError("No zip was written. Add what is missing, save all notebooks, and run this again.")
     out = Path(os.path.expanduser(out)) if out else project_folder() / "submission.zip"
     write_atomically(out, make_zip(files))
     verdict = "Without what is missing" if gaps else "Everything is there"
@@ -68,19 +68,19 @@ def write_hand_in(notebooks: str | Path | None, out: str | Path | None, incomple
 
 
 def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, bytes], list[str]]:
-    """The zip's files by name, and a sentence for everything that is missing; no code of the student's is run."""
+    """The zip's files by name, and a sentence for everything that is missing; the student's code is not run."""
     files, gaps, read, solved = {}, [], [], False
     own = project_folder() / "notebooks"
     folder = Path(os.path.expanduser(notebooks or (own if any(own.glob("*.ipynb")) else Path.cwd())))
     for name in NOTEBOOKS:
         with noting(gaps):
             path = answers.find_notebook(folder, name) or folder / name
-            files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or name its folder.")
+            files[f"notebooks/{name}"] = content = read_file(path, "Save it there, or give its folder.")
             read.append(answers.parse_notebook(content, path.name))
             if len(content) > answers.MAX_SIZE:
                 raise CourseError(
-                    f"notebooks/{path.name} has {len(content) / 2**20:.0f} MiB, more than is graded"
-                    f" ({answers.MAX_SIZE / 2**20:.0f}). Let its cells print and show less, run them again, and save."
+                    f"notebooks/{path.name} has {len(content) / 2**20:.0f} MiB, more than the grader reads"
+                    f" ({answers.MAX_SIZE / 2**20:.0f}). Print and show less in its cells, run them again, and save."
                 )
             _check_cells(path.name, read[-1])
     found = answers.collect_answers(read)
@@ -89,8 +89,8 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
     for problem, cells in found.items():
         if images := [image for cell in cells for image in answers.find_lost_images(cell)]:
             gaps.append(
-                f"the answer to problem {problem} shows {', '.join(images)}, which is not handed in. Paste the image"
-                " into the cell in its place, and save."
+                f"the answer to problem {problem} shows {', '.join(images)}, which would not be handed in. Instead,"
+                " paste the image into the cell, and save."
             )
     with noting(gaps):
         files["exercises.py"] = code = read_file(EXERCISES)
@@ -108,23 +108,23 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
             files |= {"answers.md": text.encode(), **figures}
         if solved and not is_made_with(results, EXERCISES):
             raise CourseError(
-                "results.json: it was made with other functions than those in the present exercises.py. Run the search"
-                " of notebook 03 again, or take your changes back."
+                "results.json: it was made with other functions than those now in exercises.py. Run the search of"
+                " notebook 03 again, or undo your changes."
             )
     return files, gaps
 
 
 def _check_cells(name: str, notebook: NotebookNode) -> None:
-    """CourseError where a cell has not run to its end. The hand-in's own runs before its notebook is saved."""
+    """CourseError if a cell has not run to its end, except for the hand-in's own, which runs before the last save."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    # An answer may have become code by a key; running it would be an error.
+    # A stray key may have turned an answer into a code cell; running it would fail.
     cells = [cell for cell in cells if not (answers.find_problem(cell) or "hand-in" in cell.metadata.get("tags", []))]
     failed = [cell for cell in cells if any(output.output_type == "error" for output in cell.outputs)]
     if waiting := [cell for cell in cells if cell.execution_count is None or cell in failed]:
         first = waiting[0].source.strip().splitlines()[0]
         raise CourseError(
             f"notebooks/{name}: {len(waiting)} of {len(cells)} code cells have not been run, or ended with an error, or"
-            f" the notebook was not saved since; the first begins with `{first:.60}`. Run all cells and save."
+            f" ran after the last save; the first begins with `{first:.60}`. Run all cells and save."
         )
 
 
@@ -135,15 +135,15 @@ def check_code(content: bytes) -> None:
     except UNREADABLE as error:
         where = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
         why = getattr(error, "msg", error)
-        raise CourseError(f"exercises.py{where}: it does not compile ({why}). Mend it and save the file.") from error
+        raise CourseError(f"exercises.py{where}: it does not compile ({why}). Fix it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
-        raise CourseError(f"exercises.py: not there (at the top level), or not written yet: {', '.join(missing)}.")
+        raise CourseError(f"exercises.py: missing (at the top level), or not written yet: {', '.join(missing)}.")
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
-    """From every name that the code gives to whether it is a function not yet written; SyntaxError if it is no code.
+    """For every name that the code defines, whether it is a function not written yet; may raise SyntaxError.
 
-    Such a function raises NotImplementedError before it returns anything; what is defined in it is not looked at.
+    Such a function raises NotImplementedError before it returns anything; functions defined inside it do not count.
     """
     stubs = {}
     for statement in ast.parse(code).body:
@@ -155,19 +155,19 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:
-    """CourseError where a policy's grid is not complete or its best run has not been tested; a run may be pruned."""
+    """CourseError if a policy's grid is incomplete or its best run has not been tested; runs may have been pruned."""
     for policy in ("full", "bitfit"):
         runs = select_runs(results, policy=policy, seed=settings.seed, epochs=settings.epochs)
         cells = {(run["learning_rate"], run["batch_size"]) for run in runs}
         if not cells >= set(settings.cells) or "test" not in (choose_best(runs) or {}):
             raise CourseError(
-                f"results.json: it does not hold all {len(settings.cells)} cells, and the test, of the policy {policy}."
+                f"results.json: it does not contain all {len(settings.cells)} cells and the test of policy {policy}."
                 " Run the search of notebook 03 to its end."
             )
 
 
 def is_made_with(results: dict[str, Any], exercises: Path) -> bool:
-    """Whether results were made with the functions in this file that training uses."""
+    """Whether the functions in this file that training uses are those that made the results."""
     try:
         return results["provenance"]["code"] == fingerprint_code(exercises)
     except UNREADABLE:

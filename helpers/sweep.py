@@ -1,4 +1,4 @@
-"""The assignment's grid: 20 runs a policy, the best of each tested on the test reviews."""
+"""The assignment's grid: 20 runs per policy, and each policy's best run tested on the test reviews."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from helpers.results import best_run, choose_best, describe_origin, fingerprint_
 from helpers.runs import Record, explained, find_folder, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
 
-LEARNT = 0.55  # The validation accuracy from which a run has learnt something: guessing between two labels gives 0.5.
+LEARNT = 0.55  # The validation accuracy at which a run has learnt something: guessing between two labels gives 0.5.
 
 
 def list_grid(settings: Settings, policy: str) -> list[Run]:
-    """A policy's runs in the order in which they are tried."""
+    """A policy's runs, in the order in which they are tried."""
     models.check_policy(policy)
     return [Run(policy, rate, size, settings.seed, settings.epochs) for rate, size in settings.cells]
 
@@ -38,7 +38,7 @@ def run_sweep(
     """Train every run of the grid that is not finished yet, test each policy's best model, and return the results.
 
     The results (see `results`) are also written to `results.json` in the settings' folder. `prune` stops the less
-    promising runs early (successive halving, see `rungs`). For the rest see `runs.train_all`.
+    promising runs early (successive halving, see `rungs`). For the other arguments, see `runs.train_all`.
     """
     progress = progress or choose_progress()
     names = dict.fromkeys([policies] if isinstance(policies, str) else policies)
@@ -50,7 +50,7 @@ def run_sweep(
             for run in records.keys() - set(runs):
                 folder = find_folder(settings, run, provenance)
                 steps = before * math.ceil(provenance["data"]["train"] / run.batch_size)
-                # Others went further without `prune`.
+                # Keep those that went further, in a search without `prune`.
                 if all(reached <= steps for reached in list_checkpoints(folder)):
                     drop_checkpoints(folder)
         found = train_all(settings, runs, workers, scheduler, until, keep_best=True, progress=progress)
@@ -59,11 +59,11 @@ def run_sweep(
 
 
 def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
-    """The rounds of the search: (epoch to reach, share of the runs that go on to it).
+    """The rounds of the search: (epoch to reach, share of the runs that continue to it).
 
-    With `prune`, successive halving: after a quarter of the epochs the better two fifths of the runs go on, after half
-    of them one fifth (see `choose_runs`). For the assignment's 20 runs of 4 epochs these are 36 of 80 epochs. Runs of
-    fewer epochs have fewer rounds.
+    With `prune`, successive halving: the best two fifths of the runs continue after a quarter of the epochs, and one
+    fifth after half of them (see `choose_runs`). For the assignment's 20 runs of 4 epochs, that makes 36 instead of 80
+    epochs. Runs of fewer epochs have fewer rounds.
     """
     parts = (4, 2, 1) if prune else (1,)
     ends = sorted({max(1, settings.epochs // part) for part in parts})
@@ -73,7 +73,7 @@ def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
 def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]:
     """Each policy's `count` most promising runs after an epoch: those with the highest validation accuracy.
 
-    While no run has left guessing, accuracies differ by chance; then those with the lowest training loss are.
+    While no run is better than guessing, accuracies differ only by chance; then the lowest training losses count.
     """
     chosen: list[Run] = []
     for policy in dict.fromkeys(run.policy for run in records):
@@ -86,7 +86,7 @@ def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]
 
 
 def collect(settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Test the best models, and write the records of every policy whose grid has been searched to `results.json`."""
+    """Test the best models, and write the records of every policy with a complete grid to `results.json`."""
     reviews, provenance = prepare(settings)
     runs: list[Record] = []
     for policy in models.POLICIES:
@@ -103,7 +103,7 @@ def collect(settings: Settings, progress: Progress) -> dict[str, Any]:
     except CourseError:
         kept = None
         if path.exists():
-            progress.say(f"{path} is damaged or of an older shape; it is now {set_aside(path).name}.")
+            progress.say(f"{path} is damaged or in an older format. It was renamed to {set_aside(path).name}.")
     if kept is None or kept["runs"] != json.loads(json.dumps(runs)):
         save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
     return load_results(path)
@@ -127,8 +127,8 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
     else:
         if (folder / "model").exists():
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
-            progress.say(f"The model in {folder} is damaged; it is now {aside.name}.")
-        progress.say(f"The model of {folder.name} is not here, so its run is trained again.")
+            progress.say(f"The model in {folder} is damaged. It was renamed to {aside.name}.")
+        progress.say(f"The model of {folder.name} is missing, so its run is trained again.")
         (folder / "record.json").unlink()
         train_all(settings, [run], keep_best=True, progress=progress)
     result = training.test_model(settings, folder / "model", reviews["test"])
@@ -138,7 +138,7 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
 
 @explained()
 def run_cell(settings: Settings, run: Run) -> Path:
-    """Train and test a single run, also one beside the grid; returns its results file, `cells/<run>.json`."""
+    """Train and test a single run, in the grid or outside it; returns its results file, `cells/<run>.json`."""
     progress = choose_progress()
     (record,) = train_all(settings, [run], workers=1, keep_best=True, progress=progress)
     reviews, provenance = prepare(settings)

@@ -1,7 +1,7 @@
-"""Labelled reviews in one place: csv in the dialects that people write, json, parquet, a folder of `datasets` or texts.
+"""Read labelled reviews from one place: csv in its many dialects, json, parquet, a `datasets` folder, or text files.
 
-No other text is ever read than the one that was written: a file that can be read in two ways, or not at all, is
-refused with the row. Rows are counted from 0, without the header.
+A text is never read differently from how it was written: a file that can be read in two ways, or not at all, is
+rejected, and the message names the row. Rows are counted from 0, without the header.
 """
 
 import codecs
@@ -24,20 +24,20 @@ from datasets import Dataset
 from helpers.hub import find_pointer, first_line
 from helpers.settings import CourseError, is_there
 
-# What people call the two columns and the two labels, whatever the case; the first name that is there counts.
+# Common names of the two columns and the two labels, in upper or lower case; the first listed that is there counts.
 COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment")}
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
-QUOTE = "Put a text that contains the separator in double quotes, and write a double quote in it twice."
-BINARY = "is no UTF-8 text, it is binary: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
-GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they fetch.
-ASIDE, ESCAPE = "\udc80", "\udc81"  # Halves of a character, which no decoded text has.
+QUOTE = "Put a text that contains the separator in double quotes, and double every double quote inside it."
+BINARY = "is binary, not UTF-8 text: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
+GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they download.
+ASIDE, ESCAPE = "\udc80", "\udc81"  # Lone surrogates, which no decoded text contains.
 Rows = list[tuple[Any, Any]]  # text and label
 
 csv.field_size_limit(2**31 - 1)
 
 
 class WrongRow(ValueError):
-    """What is wrong in a row, and what to do; `row` is counted from 0."""
+    """What is wrong with a row, and what to do; `row` is counted from 0."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class WrongRow(ValueError):
 
 
 def read_table(path: Path) -> Dataset:
-    """The texts, as they stand in the file or folder, and the labels, 0 or 1; raises CourseError."""
+    """The texts, exactly as in the file or folder, and the labels, 0 or 1; raises CourseError."""
     try:
         if pointer := find_pointer(path):
             raise ValueError(pointer)
@@ -63,7 +63,7 @@ def read_table(path: Path) -> Dataset:
             check_label(row, label)
     except WrongRow as error:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
-    except Exception as error:  # What a broken file makes the libraries raise has no common kind.
+    except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
     return Dataset.from_dict({"text": [text for text, _ in rows], "label": [LABELS[spell(label)] for _, label in rows]})
 
@@ -72,9 +72,9 @@ def check_text(row: int, text: Any) -> None:
     if text is None or (isinstance(text, str) and not text.strip()):
         raise WrongRow(row, "the text is empty. Remove the row or fill it in.")
     if not isinstance(text, str):
-        raise WrongRow(row, f"the text is {show(text)}, of the type {type(text).__name__}: write it as a text.")
+        raise WrongRow(row, f"the text is {show(text)}, of the type {type(text).__name__}: write it as a string.")
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise WrongRow(row, f"the text {show(text)} has half a character in it (a lone surrogate). Remove it.")
+        raise WrongRow(row, f"the text {show(text)} contains half a character (a lone surrogate). Remove it.")
 
 
 def check_label(row: int, label: Any) -> None:
@@ -84,19 +84,19 @@ def check_label(row: int, label: Any) -> None:
 
 
 def spell(name: Any) -> str:
-    """The name of a label or column as the tables above have it."""
+    """The name of a label or column in the form of the tables above."""
     return str(name).strip().lower()
 
 
 def show(value: Any) -> str:
-    """A value for a message: on one line, and not the whole of a review."""
+    """A value for a message: on one line, and shortened."""
     text = " ".join(str("" if value is None else value).split()) or "empty"
     text = text if len(text) <= 60 else f"{text[:60]}…"
-    return text if text.isprintable() else ascii(text)[1:-1]  # A mark that nobody sees explains nothing.
+    return text if text.isprintable() else ascii(text)[1:-1]  # An invisible character would explain nothing.
 
 
 def find_columns(names: list) -> tuple[int, int]:
-    """Where the texts and the labels are; ValueError where either is not there, or twice."""
+    """The places of the text and label columns; ValueError if either is missing or there twice."""
     plain = [spell(name) for name in names]
     text, label = (next((name for name in known if name in plain), known[0]) for known in COLUMNS.values())
     wrong = [name for name in (text, label) if plain.count(name) != 1]
@@ -108,12 +108,12 @@ def find_columns(names: list) -> tuple[int, int]:
 
 
 def list_visible(folder: Path) -> list[Path]:
-    """What is in a folder, in order, but for what begins with a dot, such as macOS's `._train.csv`."""
+    """The contents of a folder, sorted, without hidden files such as macOS's `._train.csv`."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
 def list_labelled(folder: Path) -> list[tuple[int, Path]]:
-    """The folders that are called as labels, and these in order: `neg` and `pos` in the archive aclImdb."""
+    """The folders that are named after labels, with these, sorted: `neg` and `pos` in the archive aclImdb."""
     found = [path for path in list_visible(folder) if spell(path.name) in LABELS and os.path.isdir(path)]
     return sorted((LABELS[spell(path.name)], path) for path in found)
 
@@ -123,19 +123,19 @@ def is_tree(path: Path) -> bool:
 
 
 def read_tree(folder: Path) -> Rows:
-    """A file a review; whatever else is there might be reviews."""
+    """Read one review per file; other files and folders are rejected, as they might be reviews, too."""
     if more := [path.name for path in list_visible(folder) if path.name.isdecimal() and path.name not in LABELS]:
         raise ValueError(f"{folder.name} has a folder {more[0]} (stars?), but labels are 0 or 1: move it elsewhere")
     files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
     for path, _ in files:
         if path.suffix.lower() != ".txt":
             name = f"{path.parent.name}/{path.name}"
-            raise ValueError(f"{name} is no .txt file: rename it if it is a review, else move it elsewhere")
+            raise ValueError(f"{name} is not a .txt file: rename it if it is a review, or move it elsewhere")
     return [(read_text(path), label) for path, label in files]
 
 
 def read_arrow(table: pa.Table) -> Rows:
-    """A table of parquet or `datasets`; where it says what its numbered labels are called, the names count."""
+    """Read a table of parquet or `datasets`; if it has names for its numbered labels, the names count."""
     text, label = (table.column_names[place] for place in find_columns(table.column_names))
     said = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
     names = dict(enumerate(said.get("features", {}).get(label, {}).get("names") or []))
@@ -144,7 +144,7 @@ def read_arrow(table: pa.Table) -> Rows:
 
 
 def read_text(path: Path) -> str:
-    """A file's text, in UTF-8, or in UTF-16 with its mark; ValueError for another one, and for none."""
+    """A file's text, in UTF-8, or in UTF-16 with a byte order mark; ValueError for other encodings and empty files."""
     data = path.read_bytes()
     data = gzip.decompress(data) if data.startswith(GZIP) else data
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
@@ -164,7 +164,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(content: str) -> Rows:
-    """A list of objects, an object a line, or one object with a list (or pandas' object) a column."""
+    """Read a list of objects, one object per line, or one object with a list (or pandas' object) per column."""
     try:
         records = json.loads(content)
     except ValueError:
@@ -173,7 +173,7 @@ def read_json(content: str) -> Rows:
             try:
                 records.append(json.loads(line))
             except ValueError as error:
-                raise WrongRow(row, f"it is no JSON: {error} (seen: {show(line)}).") from error
+                raise WrongRow(row, f"it is not JSON: {error} (found: {show(line)}).") from error
     if isinstance(records, dict) and all(isinstance(column, (dict, list)) for column in records.values()):
         find_columns(list(records))
         records = pd.DataFrame(records, dtype=object).to_dict("records")
@@ -187,15 +187,15 @@ def read_json(content: str) -> Rows:
 
 
 def read_csv(content: str) -> Rows:
-    """Read a table in every dialect in which it makes sense, and refuse it where these differ in a text."""
+    """Read a table in every dialect in which it makes sense, and reject it if these disagree on a text."""
     ways: list[Rows] = []
     doubtful: list[Rows] = []
-    nearest: ValueError | None = None  # Only one is kept: each holds all that was read until then.
-    content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in a line of its own.
+    nearest: ValueError | None = None  # Only one is kept: its traceback holds all rows read so far.
+    content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in its own line.
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
-    if end == "\r\n" and content.endswith("\r"):  # The old Mac's end of a line, and a text that begins with \n.
-        raise ValueError("its lines end in \\r\\n and in \\r alone. Save it as parquet or jsonl")
-    # The csv module takes either sign for the end of a line; a writer quotes no other than its own.
+    if end == "\r\n" and content.endswith("\r"):  # Old Mac line ends, and a text that begins with \n.
+        raise ValueError("its lines end both in \\r\\n and in \\r alone. Save it as parquet or jsonl")
+    # The csv module takes either character for the end of a line; writers quote only their own.
     other = "\n" if end == "\r" else "\r"
     content = re.sub("\r(?!\n)" if end == "\r\n" else other, ASIDE, content)
     lines, of_r = (io.StringIO(each, newline="") for each in (content, content.replace('\\"', f'{ESCAPE}"')))
@@ -208,30 +208,30 @@ def read_csv(content: str) -> Rows:
         quoted = sum(bool(re.fullmatch(r'"([^"]|""|\\")+"', text)) for text, _ in rows)
         if dialect.get("quotechar") == '"' or not quoted:
             ways.append(rows)
-        # Where every text stands in double quotes, these are no part of it (if there are enough to train on).
+        # Where every text is in double quotes, they are not part of it (if there are enough rows to train on).
         elif len(rows) < 10 or quoted < len(rows):
             doubtful.append(rows)
-    if ways:  # Else the double quotes around a text say that a row in which they do not fit is wrong.
+    if ways:  # Otherwise double quotes are in use, and a row in which they do not match is wrong.
         ways += doubtful
-    else:  # What went well for the longest is nearest to what is meant; else the likeliest separator.
+    else:  # The dialect that read the most rows is closest to the file's; in a tie, that of the likeliest separator.
         raise nearest
     for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
         for other in others:
             if other != first:
                 raise WrongRow(
                     row,
-                    f"it can be read as {show(first[0])!r} or as {show(other[0])!r}, since the file leaves open what"
-                    " quotes and backslashes mean in it. Save it as parquet or jsonl, or put every text in double"
+                    f"it can be read as {show(first[0])!r} or as {show(other[0])!r}, since it is unclear what quotes"
+                    " and backslashes mean in this file. Save it as parquet or jsonl, or put every text in double"
                     " quotes.",
                 )
     return ways[0]
 
 
 def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
-    """Quotes (double, single or none) that are doubled, or have a backslash before them, or both.
+    """The dialects to try: quotes (double, single or none) that are doubled, or escaped with a backslash, or both.
 
-    In a file that has one before a letter, where none needs to be, it is such a sign before a double quote alone, as R
-    writes it (Kaggle's labeledTrainData.tsv), or none.
+    If a file has a backslash before a letter, which needs no escape, then a backslash is an escape only before a double
+    quote, as in R's output (Kaggle's labeledTrainData.tsv), or never.
     """
     escaped = set(re.findall(r"\\(.?)", content, re.DOTALL))
     for delimiter, quote in product(sorted(",;\t|", key=header.count, reverse=True), ('"', "'", None)):
@@ -245,7 +245,7 @@ def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:
 
 
 def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:
-    """Read a table with Python's csv module: every row as long as the header, every label a label."""
+    """Read a table with Python's csv module; every row must be as long as the header, every label a known one."""
     lines.seek(0)
     reader = filter(None, csv.reader(lines, strict=True, **dialect))
     rows: Rows = []
@@ -256,11 +256,11 @@ def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:
         for values in reader:
             values = [value.replace(ASIDE, aside) for value in values]
             if len(values) != len(header):
-                seen = f"{len(values)} values (seen: {' | '.join(map(show, values[:4]))})"
-                raise WrongRow(len(rows), f"{seen}, but the header names {len(header)}. {QUOTE}")
+                seen = f"{len(values)} values (found: {' | '.join(map(show, values[:4]))})"
+                raise WrongRow(len(rows), f"{seen}, but the header has {len(header)}. {QUOTE}")
             check_label(len(rows), values[label])
             rows.append((values[text], values[label]))
     except csv.Error as error:
-        said = f"its quotes do not fit ({error}). {QUOTE}"
+        said = f"its quotes do not match ({error}). {QUOTE}"
         raise (WrongRow(len(rows), said) if header else ValueError(f"in the header, {said}")) from error
     return rows

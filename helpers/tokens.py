@@ -1,4 +1,4 @@
-"""What BERT is given: token ids, segments and mask as a table, an explorer, and measurements of what they do."""
+"""BERT's inputs: token ids, segments and mask as a table, an explorer, and measurements of their effects."""
 
 import html
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ CARD = f'<p style="background: {{}}; color: {INK}; padding: 0.4em 0.8em; max-wid
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: str | list[str], pairs: str | list[str] | None = None
 ) -> BatchEncoding:
-    """Turn texts, or pairs of texts, into the three tensors BERT is given, each of shape (texts, tokens).
+    """Turn texts, or pairs of texts, into BERT's three input tensors, each of shape (texts, tokens).
 
-    Short rows are filled up to the longest one. Raises ValueError for an empty text.
+    Shorter rows are padded to the longest one. Raises ValueError for an empty text.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     pairs = [pairs] if isinstance(pairs, str) else pairs
@@ -42,17 +42,17 @@ def token_table(
     max_length: int = MAX_POSITIONS,
     padding: str = "do_not_pad",
 ) -> pd.DataFrame:
-    """List what BERT is given for one text or pair, a row a token; with padding `max_length` as many rows as that.
+    """Show BERT's input for one text or pair, one row per token; padding `max_length` fills up to that many rows.
 
-    The column `kind` says special, word, ## piece (continues the word before it) or padding. Raises ValueError for an
-    empty text or a length that BERT does not have.
+    The column `kind` is special, word, ## piece (continues the word before it) or padding. Raises ValueError for an
+    empty text or an impossible length.
     """
     _check_texts(tokenizer, first=[text], second=[] if pair is None else [pair])
-    least = 3 if pair is None else 5  # [CLS], and of each text one token and its [SEP]
+    least = 3 if pair is None else 5  # [CLS], and for each text one token and its [SEP]
     if not least <= max_length <= MAX_POSITIONS:
         raise ValueError(
-            f"The maximum length must be from {least} (a token of each text, [CLS] and [SEP]) to {MAX_POSITIONS} (BERT"
-            f" has no more position embeddings), but is {max_length}."
+            f"The maximum length must be between {least} (a token of each text, [CLS] and [SEP]) and {MAX_POSITIONS}"
+            f" (BERT has no more position embeddings), but it is {max_length}."
         )
     encoded = tokenizer(text, pair, truncation=True, max_length=max_length, padding=padding)
     table = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(encoded["input_ids"]), **encoded})
@@ -67,18 +67,18 @@ def _check_texts(tokenizer: PreTrainedTokenizerBase, **texts: list[str]) -> None
     for name, values in texts.items():
         for value in values:
             if not isinstance(value, str) or not tokenizer(value, add_special_tokens=False, verbose=False)["input_ids"]:
-                raise ValueError(f"The {name} text is empty, so it gives no token: type at least one word.")
+                raise ValueError(f"The {name} text is empty, so it has no tokens: type at least one word.")
 
 
 def show_tokens(table: pd.DataFrame) -> None:
-    """Display a token table: coloured where HTML is shown, plain text elsewhere, the same at every run."""
+    """Display a token table: in colour where HTML is shown, else as plain text, with the same output in every run."""
     display(_draw_table(table), raw=True)
 
 
 def explore(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Show the token table of a text, or of a pair, below fields for the arguments of `token_table`.
+    """Show the token table of a text or a pair, below input fields for the arguments of `token_table`.
 
-    A line counts the tokens; of what BERT cannot be given, a sentence says why.
+    A line counts the tokens; for an input that BERT cannot take, a sentence says why.
     """
 
     def draw(text: str, pair: str, max_length: int, padding: str) -> dict[str, str]:
@@ -113,8 +113,8 @@ def explore(tokenizer: PreTrainedTokenizerBase) -> None:
 def _draw_table(table: pd.DataFrame) -> dict[str, str]:
     """A token table as HTML and as plain text.
 
-    Ink and background are both set, so it reads the same in light and dark themes. The rules hang on classes, not on
-    cells, and the id is fixed: the same table always gives the same HTML.
+    Text and background colours are both set, so it looks the same in light and dark themes. The rules use classes, not
+    cell ids, and the table's id is fixed: the same table always gives the same HTML.
     """
     rules = [
         {"selector": "", "props": "border-collapse: collapse; line-height: 1.4"},
@@ -179,13 +179,13 @@ def compute_attention(model: PreTrainedModel, inputs: BatchEncoding) -> torch.Te
 def measure_word_effects(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, batch_size: int = 32
 ) -> pd.Series:
-    """Hide one word at a time with the attention mask; returns by how much each of them raises the log-odds of label 1.
+    """Mask one word at a time with the attention mask; returns how much each word raises the log-odds of label 1.
 
-    `model` is a classifier with two labels. The words, with all their pieces, are the index, in the order of the text.
+    `model` is a classifier with two labels. The index lists the words (all pieces joined) in the order of the text.
     """
     encoded = encode(tokenizer, text)
     pieces = pd.Series(tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])).str.removeprefix("##")
-    of_word = pd.Series(encoded.word_ids())  # [CLS] and [SEP] are of none.
+    of_word = pd.Series(encoded.word_ids())  # [CLS] and [SEP] belong to none.
     words = pieces.groupby(of_word).agg("".join)
     shown = torch.tensor([of_word.ne(hidden).tolist() for hidden in (-1, *words.index)])  # The first hides nothing.
     odds = []
@@ -200,7 +200,7 @@ def measure_word_effects(
 
 @contextmanager
 def _at_rest(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Give the encoder under any head, without dropout and gradients; afterwards the model is as it was."""
+    """The encoder under any head, without dropout and gradients; afterwards the model is in its former mode."""
     training = model.training
     model.eval()
     try:

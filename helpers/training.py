@@ -1,4 +1,4 @@
-"""One run: a student's Trainer, made quick and repeatable, trained, recorded and tested."""
+"""One run: a student's Trainer, made fast and reproducible, trained, recorded and tested."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from helpers.speed import expand_vocabulary, shrink_vocabulary, speed_up, split_
 
 EVALUATION_BATCH = 128
 NO_ACCURACY = "The Trainer's compute_metrics gave no accuracy: see Problem 2b."
-MEASURED_ON = 1000  # training reviews on which the accuracy of an `at_end` run is measured too
+MEASURED_ON = 1000  # most training reviews on which the accuracy of an `at_end` run is measured
 
 
 def build_trainer(
@@ -33,10 +33,10 @@ def build_trainer(
 ) -> "PartsTrainer":
     """Build a fresh Trainer for a run from the student's `init_trainer`.
 
-    The student's are the model, the metric and the arguments that `recipe.take_checked` gives; all else is the
-    course's own: `init_trainer` is given a few made-up reviews. `reviews` are already cut to the run's size, and
-    `start` is the model it starts from. The policies that the assignment does not ask for are applied to the student's
-    full model. `whole_table` keeps the rows of the word embeddings that occur in no review.
+    The model, the metric and the arguments in `recipe.take_checked` are the student's; everything else is the course's
+    own, and `init_trainer` gets only a few made-up reviews. `reviews` must already have the run's size, and `start` is
+    the initial model. Policies that the assignment does not ask for are applied to the student's full model.
+    `whole_table` keeps all word embeddings, even those of tokens that occur in no review.
     """
     few = preprocess(settings, Dataset.from_dict({"text": ["A film."] * 8, "label": [0, 1] * 4}))
     base = exercises.init_trainer(start, few, few, use_bitfit=run.policy == "bitfit")
@@ -81,10 +81,10 @@ def build_trainer(
 
 
 def make_arguments(**options: Any) -> TrainingArguments:
-    """Arguments that mean what they say: one device, and the precision of `bf16`.
+    """TrainingArguments for one device, with the precision that `bf16` says.
 
-    The library would take every GPU it sees, with as many times the batch size, and the precision that the environment
-    names (ACCELERATE_MIXED_PRECISION).
+    The library would use every GPU that it sees, which multiplies the batch size, and would take the precision from the
+    environment (ACCELERATE_MIXED_PRECISION).
     """
     arguments = TrainingArguments(**options)
     arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
@@ -93,7 +93,7 @@ def make_arguments(**options: Any) -> TrainingArguments:
 
 
 class PartsTrainer(Trainer):
-    """A Trainer that computes a batch in parts (see `split_batch`); the optimizer's step is the whole batch's."""
+    """A Trainer that computes a batch in micro-batches (see `split_batch`), with one optimizer step per batch."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if torch.cuda.is_available():
@@ -116,18 +116,18 @@ class PartsTrainer(Trainer):
         found = [step(model, part, prediction_loss_only, ignore_keys) for part in parts]
         losses, logits, labels = zip(*found, strict=True)
         mean = sum(loss * len(part) for loss, part in zip(losses, rows, strict=True)) / len(inputs["labels"])
-        order = torch.cat(rows).argsort()  # The rows of the batch again.
+        order = torch.cat(rows).argsort()  # Back in the batch's order.
         return mean, torch.cat(logits)[order], torch.cat(labels)[order]
 
     def floating_point_ops(self, inputs):
-        """Nobody reads them, and to count them the Trainer walks through all modules at every step."""
+        """Skip counting them, which would visit all modules at every step: nobody reads them."""
         return 0
 
 
 class Recorder(TrainerCallback):
-    """Tells how far a run is, notes an epoch's seconds, seals its checkpoint, and stops after `until` epochs.
+    """Reports a run's progress, records an epoch's seconds, seals its checkpoint, and stops after `until` epochs.
 
-    A run of more than four epochs saves only every quarter of them.
+    A run of more than four epochs saves a checkpoint only after each quarter of them.
     """
 
     def __init__(self, run: Run, until: float, tell: Callable[[float, list[dict[str, Any]]], None]):
@@ -154,7 +154,7 @@ class Recorder(TrainerCallback):
 
 
 def read_history(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The record of each measured epoch: mean training loss, validation accuracy, seconds (of both together)."""
+    """The record of each measured epoch: mean training loss, validation accuracy, seconds (for both together)."""
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
     measured = [entry for entry in log_history if "eval_accuracy" in entry]
     return [
@@ -175,8 +175,8 @@ def train_run(
     """Train a run to its end, or `until` an epoch; returns the model and the run's record (see `results`).
 
     The record's validation accuracy is the last epoch's, as in `Trainer.hyperparameter_search`. With a `folder`, every
-    epoch leaves a checkpoint there, and training goes on from the newest one, to the same result bit for bit. `tell`
-    hears after every step how many epochs are done, and what was measured so far; it may raise to stop.
+    epoch saves a checkpoint there, and training resumes from the newest one, with bit-for-bit the same result. `tell`
+    is called after every step with the epochs done and the history so far; it may raise an error to stop the training.
     """
     until = until or run.epochs
     reviews = {
@@ -207,7 +207,7 @@ def train_run(
 
 
 def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """Measure a trained model once, on the validation reviews and on reviews that it was trained on."""
+    """Evaluate a trained model once, on the validation reviews and on reviews that it was trained on."""
     started = time.perf_counter()
     seen = reviews["train"].select(range(min(MEASURED_ON, len(reviews["train"]))))
     try:
@@ -228,7 +228,7 @@ def measure_end(trainer: Trainer, reviews: Reviews, log: list[dict[str, Any]]) -
 
 
 def measure_movement(model: torch.nn.Module, start: str) -> dict[str, float]:
-    """The mean absolute change of each bias tensor of the encoder from the model that fine-tuning started from."""
+    """The mean absolute change of each bias tensor of the encoder since the start of fine-tuning."""
     before = dict(load_classifier(start).named_parameters())
     return {
         name: float((parameter.detach().cpu() - before[name].detach()).abs().mean())
@@ -241,7 +241,7 @@ def measure_movement(model: torch.nn.Module, start: str) -> dict[str, float]:
 def test_model(settings: Settings, directory: Path, test: Dataset) -> dict[str, Any]:
     """Test a saved model with the student's `init_tester`: accuracy, most confident mistakes, how far the biases moved.
 
-    A mistake is named by its row in the test split.
+    A mistake is identified by its row in the test split.
     """
     student = exercises.init_tester(str(directory))
     recipe.require("init_tester", student, Trainer)

@@ -293,7 +293,7 @@ def test_a_data_set_of_the_hub_in_one_file_or_in_none(tmp_path: Path, monkeypatc
     if there:
         assert len(load("scikit-learn/imdb")["test"]) == 18
     else:
-        with pytest.raises(CourseError, match=r"The data scikit-learn/imdb .*it has no file of the kind \*.parquet"):
+        with pytest.raises(CourseError, match=r"The data scikit-learn/imdb .*it has no file that matches \*.parquet"):
             load("scikit-learn/imdb")
 
 
@@ -339,7 +339,7 @@ BINARIES = {
 def test_what_is_no_text_is_called_binary(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "reviews.csv"
     path.write_bytes(BINARIES[kind])
-    with pytest.raises(CourseError, match="reviews.csv is no UTF-8 text, it is binary: unpack an archive"):
+    with pytest.raises(CourseError, match="reviews.csv is binary, not UTF-8 text: unpack an archive"):
         load(path)
 
 
@@ -348,13 +348,13 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no test": (lambda folder: [write(folder), (folder / "test.csv").unlink()], "No test reviews in .*text and label"),
     "a separator in a text": (
         raw("train.csv", b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
-        r"train.csv, row 0: 3 values \(seen: Good film \| really 0 \| 0\)",
+        r"train.csv, row 0: 3 values \(found: Good film \| really 0 \| 0\)",
     ),
     "no header, texts with a separator": (
         raw("train.csv", b'"Good film, really",0\n"Bad film",1\n' * 6),
         "no column text and no column label; it has: Good film, really, 0. Name them",
     ),
-    "a header's quotes": (raw("train.csv", b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not fit"),
+    "a header's quotes": (raw("train.csv", b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not"),
     "pandas' JSON by parts": (
         each(lambda rows, path: rows.to_json(f"{path}.json", orient="split")),
         "no column label; it has: columns, index, data. Name them",
@@ -368,7 +368,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"row 0: the label is \[1\]",
     ),
     "a review that is not UTF-8": (latin_tree, "pos/01_7.txt: line 1 is not UTF-8"),
-    "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is no .txt file: rename it"),
+    "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is not a .txt file: rename it"),
     "a shard is missing": (
         lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
         "1 of the 2 files train-.*fetch the rest",

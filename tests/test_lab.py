@@ -140,7 +140,7 @@ def test_costs_are_measured_for_each_policy(settings):
 
 def test_what_goes_wrong_while_costs_are_measured_is_one_sentence(settings, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CourseError, match=r"Could not read or write .*file.*: [^.]*\. What is there is"):
+    with pytest.raises(CourseError, match=r"Could not read or write .*file.*: [^.]*\. Finished work is"):
         lab.measure_cost(replace(settings, build=tmp_path / "file"))
     monkeypatch.setattr(lab, "open_executor", lambda workers, scheduler: open_executor(0, None))  # this process
     monkeypatch.setattr(exercises, "init_trainer", lambda *given, **named: 1 / 0)

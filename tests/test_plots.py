@@ -273,15 +273,15 @@ def test_a_finding_compares_like_with_like_where_a_list_was_changed():
 
 def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
     for draw in (lab_plots.plot_variants, lab_plots.describe_finding):
-        with pytest.raises(CourseError, match="no results of the lab"):
+        with pytest.raises(CourseError, match="not results of the lab"):
             draw(quick)
     for draw in (plots.plot_grid, plots.plot_learning_curves):
         for name in ("rate", "seeds", "cost"):
-            with pytest.raises(CourseError, match="no results of a search"):
+            with pytest.raises(CourseError, match="not results of a search"):
                 draw(load(f"lab_{name}"))
     for show in (lab_plots.plot_costs, lab.tabulate_costs):
         for results in (load("lab_head"), quick):
-            with pytest.raises(CourseError, match="These are no costs"):
+            with pytest.raises(CourseError, match="These are not costs"):
                 show(results)
         with pytest.raises(CourseError, match="measure it and another one"):
             show(keep(load("lab_cost"), lambda run: run["policy"] == "bitfit"))

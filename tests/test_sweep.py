@@ -121,7 +121,7 @@ def test_no_policy_is_refused(settings):
 @pytest.mark.parametrize("runs", [["bitfit"], [[Run("bitfit")]], [Run("full"), {"policy": "bitfit"}]])
 def test_what_is_no_run_is_named(settings, runs):
     for train in (lambda given: train_all(settings, given), lambda given: lab.run_lab(settings, "own", given)):
-        with pytest.raises(CourseError, match="nothing in it but Run.*bitfit"):
+        with pytest.raises(CourseError, match="must contain only Run.*bitfit"):
             train(runs)
 
 
@@ -145,7 +145,7 @@ def test_damaged_results_and_models_are_set_aside_and_made_again(settings, resul
     assert sweep.run_sweep(settings, ["bitfit"], workers=0, progress=(listener := Listener())) and listener.lines == []
     shutil.rmtree(model)
     sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
-    assert "is not here, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
+    assert "is missing, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
     assert not list(folder.glob("runs/*/record-unreadable-*")), "a record that is whole is not set aside"
 
 

@@ -149,10 +149,10 @@ def test_results_are_described_and_earn_nothing() -> None:
     assert "the same code as handed in" in made and "4,386,178" in full and "3,074" in bitfit
     assert "other code than handed in" in describe(data, b"x = (")[0]
     results["runs"].remove(next(run for run in results["runs"] if run["policy"] == "bitfit" and "test" not in run))
-    assert "not hold all 20 cells" in describe(json.dumps(results).encode())[-1]
+    assert "not contain all 20 cells" in describe(json.dumps(results).encode())[-1]
     results["runs"] = [run for run in results["runs"] if "test" not in run]
     assert "ODD" in describe(json.dumps(results).encode())[-1]
-    assert "not hold all 20 cells, and the test" in describe(json.dumps(results).encode())[-1]
+    assert "not contain all 20 cells and the test" in describe(json.dumps(results).encode())[-1]
     assert written.describe_results({}) == ["results.json is missing."]
 
 

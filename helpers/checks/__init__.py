@@ -1,4 +1,4 @@
-"""One check for each code problem: a line when the solution is right, else a message that names the mistake."""
+"""One check for each code problem: it prints one line if the solution is right, or else names the mistake."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def problem_2b(init_trainer: Callable, init_tester: Callable, model: str = MODEL
 
 
 def problem_2c(hyperparameter_search_settings: Callable, model: str = MODEL) -> None:
-    """Run the search with a toy whose accuracies are made up, and see which cells it visits and which it calls best."""
+    """Run the search with a dummy Trainer and made-up accuracies; check which cells it tries and which it prefers."""
     _check("2c", model, hyperparameter_search_settings)
 
 

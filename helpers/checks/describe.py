@@ -1,4 +1,4 @@
-"""What is seen of a student's objects, and of what goes wrong, in plain JSON data and in words."""
+"""Describe a student's objects as plain JSON data, and errors in words."""
 
 import hashlib
 import inspect
@@ -24,41 +24,41 @@ from transformers import (
 from helpers.recipe import CHECKED, QUIET, Mistake, read_arguments, read_rows
 
 PADDING = (DefaultDataCollator, DataCollatorWithPadding)
-# What the libraries say of a mistake (a pattern), and what it is. The first that fits is told.
+# Patterns for the libraries' error messages, and hints that explain the mistake. The first match is shown.
 HINTS = {
-    "should have 0 or 1 argument": "model_init: expected a function, found a model or a function of more arguments. The"
-    " Trainer calls it for each run: give it a function of the trial that knows the others.",
-    "save and eval strategy to match": "nothing is saved on the way, so there is no best model to load.",
-    "(function|method|partial|str)' object has no attribute 'to'": "the Trainer's `model` is a loaded model; a function"
-    " is its `model_init`.",
-    "incompatible with providing the `optimizers`": "leave them out: everybody's runs have the library's own.",
-    "'Dataset' object does not support item": "a data set stays as it is: its methods, such as map, give back another.",
-    "does not support item assignment": "compute_metrics returns a dict, from a metric's name to its number.",
-    "must be a list of `minimize`|(bool|int)' object has no attribute 'upper'": "a direction is the word minimize or"
+    "should have 0 or 1 argument": "model_init: expected a function, found a model or a function with more arguments."
+    " The Trainer calls it for each run: give it a function of the trial that fills in the other arguments itself.",
+    "save and eval strategy to match": "nothing is saved during training, so there is no best model to load.",
+    "(function|method|partial|str)' object has no attribute 'to'": "the Trainer's `model` must be a loaded model; pass"
+    " a function as `model_init`.",
+    "incompatible with providing the `optimizers`": "leave `optimizers` out: all runs use the library's own optimizer.",
+    "'Dataset' object does not support item": "a data set cannot be changed in place; its methods, such as map, return"
+    " a new one.",
+    "does not support item assignment": "compute_metrics must return a dict that maps metric names to numbers.",
+    "must be a list of `minimize`|(bool|int)' object has no attribute 'upper'": "direction must be the word minimize or"
     " the word maximize.",
-    "No trials are|'>=' not supported between .* 'int' and": "n_trials is a whole number: one trial for each cell.",
-    "attribute 'before_trial'": "the sampler is an object of one of Optuna's classes, which knows the grid.",
-    "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, and no data set or batch; a"
-    " data set's column becomes a list by list(dataset['text']).",
-    "but got length": "one row a review: for a batch of reviews, give back a list with an entry for each of them.",
-    "encode_plus": "in this version of transformers, the tokenizer itself is called: tokenizer(texts, ...).",
-    "os.PathLike": "the model's name was expected: init_model takes the trial, the model's name, and use_bitfit.",
-    "evaluation_strategy": "its name is eval_strategy in this version of transformers.",
-    "argument 'tokenizer'": "its name is processing_class in this version of transformers.",
-    "__init__.. got an unexpected": "this version of the library has no argument of that name: correct it, or leave it"
-    " out.",
+    "No trials are|'>=' not supported between .* 'int' and": "n_trials must be a whole number: one trial per cell.",
+    "attribute 'before_trial'": "the sampler must be an object of one of Optuna's classes, and know the grid.",
+    "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, not a data set or a batch;"
+    " list(dataset['text']) turns a column into a list.",
+    "but got length": "one row per review: for a batch of reviews, return lists with one entry for each of them.",
+    "encode_plus": "in this version of transformers, call the tokenizer itself: tokenizer(texts, ...).",
+    "os.PathLike": "expected the model's name: init_model takes the trial, the model's name, and use_bitfit.",
+    "evaluation_strategy": "it is called eval_strategy in this version of transformers.",
+    "argument 'tokenizer'": "it is called processing_class in this version of transformers.",
+    "__init__.. got an unexpected": "this version of the library has no argument of that name: correct or remove it.",
     "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
-    "connect to|over the network": "load nothing by a name of your own: take the tokenizer or the name that is given.",
-    "HPSearchBackend|You picked the": 'the backend is "optuna", and needs no other package.',
-    r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions)|supposed to be a float": "compute_objective is"
-    " given a dict of what is measured, with names such as eval_accuracy, and returns one number.",
+    "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
+    "HPSearchBackend|You picked the": 'use the backend "optuna", which needs no other package.',
+    r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions)|supposed to be a float": "compute_objective"
+    " gets a dict of metrics, with names such as eval_accuracy, and must return one number.",
 }
 
 
 def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
-    """Labels, number type, parts, the root mean square of the classifier's weight, and what is known of each parameter.
+    """Number of labels, dtype, modules, the root mean square of the classifier's weight, and all parameters.
 
-    That is its size, whether it is trained, and a hash of its values as float32.
+    For each parameter: its size, whether it is trained, and a hash of its values as float32.
     """
     parameters = {
         name: {
@@ -81,12 +81,12 @@ def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
 
 
 def describe_data(dataset: Any) -> dict[str, Any]:
-    """How many rows a Trainer's data has, and a hash of the values that decide what is learnt from it."""
+    """The number of rows in a Trainer's data, and a hash of the values that training uses."""
     label = "labels" if "labels" in (getattr(dataset, "column_names", None) or ()) else "label"
     try:
         rows = read_rows(dataset, 0, len(dataset), ("input_ids", "attention_mask", label))
         return {"rows": len(dataset), "values": _hash(json.dumps([*rows.values()]).encode())}
-    except Exception:  # Whatever kind of data it is, and whatever reading it raises: it is not as it was given.
+    except Exception:  # Reading other data may raise anything; in any case it is not the given data.
         return {"rows": len(dataset) if hasattr(dataset, "__len__") else 0, "values": "other columns"}
 
 
@@ -95,10 +95,10 @@ def _hash(data: bytes) -> str:
 
 
 def describe_trainer(trainer: Trainer) -> dict[str, Any]:
-    """What a Trainer was given, and what of it training does not take over (see `recipe`).
+    """What a Trainer was given, and which parts of it training does not use (see `recipe`).
 
-    `overridden` are the fields that the course sets itself, where they are not the library's; `left_out` is what
-    training would go on without, and say nothing.
+    `overridden` lists the fields that the course sets itself and that differ from the library's defaults; `left_out`
+    names what training would silently leave out.
     """
     arguments, library = read_arguments(trainer.args), read_arguments(TrainingArguments(trainer.args.output_dir))
     others = [name for name in arguments if name not in (*CHECKED, *QUIET)]
@@ -113,7 +113,7 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
 
 
 def _find_left_out(trainer: Trainer) -> dict[str, str]:
-    """The names of what is not the library's own; its padding and its reports are."""
+    """The names of a Trainer's parts that are not the library's own (its collators and reporting callbacks are)."""
     names = ("compute_loss_func", "optimizer_cls_and_kwargs", "preprocess_logits_for_metrics")
     found = {name: [getattr(trainer, name)] for name in names}
     found["optimizers"] = [trainer.optimizer, trainer.lr_scheduler]
@@ -133,20 +133,20 @@ def _find_left_out(trainer: Trainer) -> dict[str, str]:
 
 
 def _list_own_methods(found: object, library: type) -> list[str]:
-    """What a subclass has in place of the library's changes what training does; what it adds is its own."""
+    """The library's methods that a subclass overrides, which changes the training; added methods do not matter."""
     names = [name for name, _ in inspect.getmembers(library, callable) if not name.startswith("__")]
     return [name for name in names if inspect.getattr_static(found, name) is not inspect.getattr_static(library, name)]
 
 
 def make_plain(value: Any) -> Any:
-    """Return what a JSON reader would give back; what JSON has no word for becomes text."""
+    """Return the value as JSON would store it; what JSON cannot express becomes text."""
     arrays = (np.generic, np.ndarray, torch.Tensor)
     text = json.dumps(value, default=lambda odd: odd.tolist() if isinstance(odd, arrays) else str(odd))
     return json.loads(text, parse_constant=str)
 
 
 def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str:
-    """Say what went wrong, with the line of the student's file where it happened, if it was there."""
+    """Say what went wrong, with the line of the student's file if it happened there."""
     reason = "".join(str(error).splitlines()[:1])
     if isinstance(error, Mistake):
         return reason[:500]
@@ -162,4 +162,4 @@ def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str
     hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))), None)
     reason = reason or (own[-1].line if own else "no reason given")  # A bare assert gives none.
     reason = f"{reason[:300].removesuffix('.')}. Hint: {hint}" if hint else reason[:300]
-    return f"expected to run through, but it stopped{where} with {type(error).__name__}: {reason}"
+    return f"expected to run to its end, but it stopped{where} with {type(error).__name__}: {reason}"

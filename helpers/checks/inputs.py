@@ -1,4 +1,4 @@
-"""The inputs of the checks, and what right solutions give on them: computed from the course's own code."""
+"""The inputs of the checks, and the results that are expected for them, computed with the course's own code."""
 
 import json
 import os
@@ -14,27 +14,27 @@ from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings, write_atomically
 
-# In no order that a solution might sort them by: not by length, nor by words; with all that people like to clean away.
+# Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts.
 SHORT = ["A quiet, honest film.", "Not bad at all, but 7 clichés &amp; no plot.", "Dull!<br />I left early."]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
-# Hints for mistakes that are often made in 1d, and what makes them: other options of the tokenizer, another text.
+# Hints for common mistakes in 1d, with the changes that cause them: other options of the tokenizer, or another text.
 SLIPS: dict[str, dict[str, Any]] = {
-    "shorter reviews are filled up: that is called padding, and does not happen by itself.": {"padding": False},
-    "that pads to the longest of the texts in a batch: pad to the same length everywhere.": {"padding": True},
-    "longer reviews are cut: that is called truncation, and has a length of its own.": {"truncation": False},
-    "the end of a long review was kept; its beginning is what stays.": {"truncation_side": "left"},
-    "padding stands before the text; it belongs behind it.": {"padding_side": "left"},
-    "[CLS] and [SEP] are missing; the tokenizer adds them by itself.": {"add_special_tokens": False},
-    "the text was changed before: `<br />` is a part of it.": {"change": lambda text: text.replace("<br />", " ")},
-    "the text was cut before; BERT's limit counts tokens, not letters or words.": {"change": lambda text: text[:512]},
+    "shorter reviews must be filled up: this is called padding, and is not done by default.": {"padding": False},
+    "this pads to the longest text in a batch: pad to the same length everywhere.": {"padding": True},
+    "longer reviews must be cut: this is called truncation, and needs a maximum length.": {"truncation": False},
+    "the end of a long review was kept; keep its beginning.": {"truncation_side": "left"},
+    "the padding comes before the text; it belongs after it.": {"padding_side": "left"},
+    "[CLS] and [SEP] are missing; the tokenizer adds them by default.": {"add_special_tokens": False},
+    "the text was changed first: `<br />` is part of it.": {"change": lambda text: text.replace("<br />", " ")},
+    "the text was cut first; BERT's limit counts tokens, not letters or words.": {"change": lambda text: text[:512]},
 }
 
 
 def give_public(problem: str, model: str) -> dict[str, Any]:
-    """The inputs of the student's own checks, always the same; 2b's saved model lies in the working folder."""
+    """The inputs of the student's own checks, always the same; 2b's saved model is in the working folder."""
     if problem == "1d":
-        # Short reviews alone tell padding to 512 from padding to the longest.
+        # Only short reviews show whether a solution pads to 512 or to the longest.
         return give_1d(change_vocabulary(model, "changed"), SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
         return {"model": change_model(model, "changed"), "table": "relative_attention_bias"}
@@ -47,9 +47,9 @@ def give_public(problem: str, model: str) -> dict[str, Any]:
 
 
 def change_model(model: str, folder: str) -> str:
-    """Save a model like this one with other weights, which a function finds that goes by the name it is given.
+    """Save a model like this one with other weights, so that functions must load it by the name they are given.
 
-    In half precision, as the course's own, which only `load_classifier` makes single.
+    In half precision, like the course's own; only `load_classifier` converts it to single precision.
     """
     classifier = load_classifier(model)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def change_model(model: str, folder: str) -> str:
 
 
 def change_vocabulary(model: str, folder: str) -> str:
-    """Save a tokenizer like this model's with other ids, which a function does not find under a name of its own."""
+    """Save a tokenizer like this model's with other ids, which functions cannot get under a name of their own."""
     tokenizer = load_tokenizer(model)
     ids = tokenizer.get_vocab()
     words = sorted(ids, key=ids.get)
@@ -88,12 +88,12 @@ def give_2b(model: str, saved: str, texts: list[str], positive: list[bool]) -> d
 
 
 def expect(problem: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What `judge` compares with the records of `observe`, as plain JSON data."""
+    """What `judge` compares with the records from `observe`, as plain JSON data."""
     return make_plain(EXPECTATIONS[problem](given))
 
 
 def _expect_1d(given: dict[str, Any]) -> dict[str, Any]:
-    """The columns of the reviews, and what each of the slips would make of them, with its hint."""
+    """The expected columns of the reviews, and those that each common mistake would produce, with its hint."""
     tokenizer = load_tokenizer(given["model"])
     right = [rows | dict(tokenizer(rows["text"], **OPTIONS)) for rows in given["reviews"]]
     slips = []
@@ -104,7 +104,7 @@ def _expect_1d(given: dict[str, Any]) -> dict[str, Any]:
         for hint, slip in SLIPS.items():
             options = OPTIONS | slip
             texts = [*map(options.pop("change", str), rows["text"])]
-            tokenizer.truncation_side = options.pop("truncation_side", "right")  # It is no option of a call.
+            tokenizer.truncation_side = options.pop("truncation_side", "right")  # Not an option of the call.
             slips[-1].append(rows | dict(tokenizer(texts, **options)) | {"hint": hint})
     return {"reviews": right, "slips": slips}
 
@@ -130,7 +130,7 @@ def _expect_2b(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expect_models(model: str) -> dict[str, dict[str, Any]]:
-    """From a policy to its model; the values of the classifier are drawn, hence any (None)."""
+    """The expected model of each policy; the classifier's values are random, so any are accepted (None)."""
     models = {}
     for policy in ("full", "bitfit"):
         classifier = apply_policy(load_classifier(model), policy)
@@ -140,5 +140,5 @@ def _expect_models(model: str) -> dict[str, dict[str, Any]]:
     return models
 
 
-# Of 2c the accuracies are all that is expected.
+# For 2c, the given accuracies are all that the judge needs.
 EXPECTATIONS = {"1d": _expect_1d, "2a": _expect_2a, "2b": _expect_2b, "2c": dict}

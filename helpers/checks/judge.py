@@ -1,7 +1,7 @@
 """One judge for each code problem, which names the mistake.
 
 A check has three parts: `inputs.expect` says what is right, `observe` runs the student's functions, and the judges
-compare the two. The judges see plain data only: a grader's judge never shares a process with a student's code.
+compare the two. The judges see only plain data: in grading, they never share a process with a student's code.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from typing import Any
 
 from helpers.recipe import ASKED, COLUMNS, MEANINGS, Mistake, demand, tell
 
-# What is often trained in place of the bias terms: a name's test, and the hint.
+# What is often trained instead of the bias terms: a test of the parameter's name, and the hint.
 HABITS: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (lambda name: True, "nothing was frozen: the attribute is requires_grad, and belongs to each parameter."),
-    (lambda name: False, "everything was frozen: thaw what BitFit trains."),
+    (lambda name: True, "nothing was frozen: requires_grad is an attribute of each parameter, not of the model."),
+    (lambda name: False, "everything was frozen: unfreeze what BitFit trains."),
     (lambda name: not name.endswith(".bias"), "the condition is the wrong way round."),
-    (lambda name: "bias" in name, "look at how the name ends, not for 'bias' anywhere in it."),
+    (lambda name: "bias" in name, "check how the name ends; 'bias' may also occur elsewhere in it."),
     (lambda name: name.endswith(".bias") or "LayerNorm" in name, "LayerNorm's weights have one dimension, too."),
     (lambda name: name.endswith(".bias") or "classifier" in name, "here the classifier's random weight stays frozen."),
 )
@@ -23,7 +23,7 @@ STATES = {True: "trained", False: "frozen"}
 
 
 class CheckFailed(AssertionError):
-    """A solution is not right: the problem, what was expected, what was found, and a hint."""
+    """A solution is wrong; the message has the problem, what was expected, what was found, and a hint."""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback."""
@@ -33,7 +33,7 @@ class CheckFailed(AssertionError):
 def judge(problem: str, seen: dict[str, Any], expected: dict[str, Any]) -> str:
     """Compare what was seen of a solution with what is right; returns the praise or raises CheckFailed.
 
-    `seen` may come from a process that is not to be trusted: whatever is wrong with its form raises some exception.
+    `seen` may come from an untrusted process: if it is malformed, some exception is raised.
     """
     try:
         praise = JUDGES[problem](_read(seen), expected)
@@ -45,23 +45,23 @@ def judge(problem: str, seen: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def _read(seen: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What was seen, record by record; where it ends too soon, the reason is the mistake."""
+    """What was seen, record by record; if it ends too soon, the reason is the mistake."""
     yield from seen["records"]
-    raise Mistake(seen["stopped"] or "nothing more was seen of it.")
+    raise Mistake(seen["stopped"] or "it ended too early, for no known reason.")
 
 
 def _judge_1d(seen: Iterator, expected: dict[str, Any]) -> str:
     for reviews, slips in zip(expected["reviews"], expected["slips"], strict=True):
         found, texts = next(seen), reviews["text"]
         rows = len(found["label"])
-        demand("number of reviews", len(texts), rows, "one row a review, neither more nor fewer.")
+        demand("number of reviews", len(texts), rows, "one row per review, neither more nor fewer.")
         for name in COLUMNS:
             for row, (wanted, got) in enumerate(zip(reviews[name], found[name], strict=True)):
                 if wanted == got:
                     continue
                 hint = next((slip["hint"] for slip in slips if slip[name][row] == got), MEANINGS[name])
                 if name == "input_ids" and got in reviews[name]:
-                    hint = "these are another review's: the rows keep their order."
+                    hint = "these belong to another review: keep the rows in their order."
                 what = f"{name} of review {row} ({texts[row][:20]}...)"
                 if name != "label" and len(got) != 512:
                     what, wanted, got = f"{what}, length", 512, len(got)
@@ -85,40 +85,40 @@ def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
 
 
 def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, table: str = "") -> None:
-    """The model must be the checkpoint's under 2 labels, in float32, and train what the policy says."""
+    """The model must be the checkpoint's, with 2 labels, in float32, and train what the policy says."""
     parameters, wanted = found["parameters"], expected["parameters"]
-    hint = "each call loads the model anew, by load_classifier(model_name), and changes none of its values."
+    hint = "each call must load the model again, with load_classifier(model_name), and change none of its values."
     demand("number of labels", 2, found["labels"], hint)
-    demand("number type", "torch.float32", found["dtype"], hint)
+    demand("data type", "torch.float32", found["dtype"], hint)
     _judge_values(parameters, wanted, "init_model's model", hint)
     strange = sorted({*parameters} ^ {*wanted})
-    demand("parameters that are missing or too many", [], strange, "change no layer of the classifier.")
+    demand("missing or extra parameters", [], strange, "change no layer of the classifier.")
     # In 2b init_model is the check's own.
-    hint = "without BitFit every parameter is trained." if table else "model_init hands use_bitfit on to init_model."
+    hint = "without BitFit every parameter is trained." if table else "model_init must pass use_bitfit to init_model."
     if table and policy == "bitfit":
         trained = {name for name, facts in parameters.items() if facts["trained"]}
         hints = (hint for trains, hint in HABITS if trained == set(filter(trains, parameters)))
-        hint = next(hints, "the bias terms are trained, all of them, and nothing else.")
+        hint = next(hints, "train all bias terms, and nothing else.")
     for name, facts in parameters.items():
-        what = f"use_bitfit={policy == 'bitfit'}, parameter {name} ({facts['numbers']:,} numbers)"
+        what = f"use_bitfit={policy == 'bitfit'}, parameter {name} ({facts['numbers']:,} values)"
         if name == table:
-            what += ", an empty tensor that this check adds, under the name it has in T5, where it is no bias term"
+            what += ", an empty tensor that this check adds, named as in T5, where it is not a bias term"
         demand(what, STATES[wanted[name]["trained"]], STATES[facts["trained"]], hint)
-    hint = "leave its parts and its first weights as load_classifier gives them, for everybody's runs have the same."
+    hint = "leave its parts and its initial weights as load_classifier returns them: all runs must have the same ones."
     parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]
     for right, part in zip_longest(expected["parts"], parts):
         demand("a part of init_model's model", right, part, hint)
     times = found["head"] / expected["head"]
     size = "as drawn" if 0.4 < times < 2 else f"{times:.1f} times that"
-    demand("the size of the classifier's first weight", "as drawn", size, hint)
+    demand("the scale of the classifier's initial weight", "as drawn", size, hint)
 
 
 def _judge_draws(models: list[dict[str, Any]]) -> None:
-    """Every model was made after another seed was set, so its classifier is another draw."""
+    """Every model was built with another seed, so each classifier must have other random weights."""
     draws = {found["parameters"]["classifier.weight"]["values"] for found in models}
-    hint = "set no seed yourself, and call load_classifier each time anew: the course sets each run's own seed."
-    kind = "another" if len(draws) == len(models) else "the same"
-    demand("the classifier's first weight under another seed", "another", kind, hint)
+    hint = "set no seed yourself, and call load_classifier in every call: the course sets each run's own seed."
+    kind = "different" if len(draws) == len(models) else "the same"
+    demand("the classifier's initial weight with another seed", "different", kind, hint)
 
 
 def _judge_values(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
@@ -132,7 +132,7 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
         trainer = next(seen)
         _judge_arguments(trainer, expected["arguments"], "the Trainer's ")
         for name, given in (("train_dataset", "train_data"), ("eval_dataset", "val_data")):
-            wanted, found, hint = expected[name], trainer[name], f"it is {given}, as it is."
+            wanted, found, hint = expected[name], trainer[name], f"use {given} unchanged."
             demand(f"rows of the Trainer's {name}", wanted["rows"], found["rows"], hint)
             values = "the same" if wanted["values"] == found["values"] else "other values or another order"
             demand(f"ids, masks and labels of the Trainer's {name}", "the same", values, hint)
@@ -142,7 +142,7 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
         _judge_draws(models)
         _judge_accuracy(seen, expected["labels"], "eval")
 
-    tester, hint = next(seen), "the tester has the model that is saved in `directory`, and no training data."
+    tester, hint = next(seen), "the tester must have the model saved in `directory`, and no training data."
     for name in ("model_init", "train_dataset"):
         demand(f"the tester's {name}", "none", "there" if name in tester["given"] else "none", hint)
     _judge_arguments(tester, expected["tester"], "the tester's ")
@@ -154,26 +154,26 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
 
 
 def _judge_arguments(found: dict[str, Any], wanted: dict[str, Any], whose: str) -> None:
-    """The fields must have the wanted values; and nothing of a solution may be dropped in silence."""
+    """The fields must have the wanted values, and no part of a solution may be ignored silently."""
     wrong = [name for name, value in wanted.items() if found["arguments"][name] != value]
     if wrong:
         told = "; ".join(f"{name}: {tell(wanted[name], found['arguments'][name])}" for name in wrong)
         others = ", ".join(name for name in wrong if name not in ASKED)
-        hints = ["4 epochs, measured after each, nothing saved on the way"] if ASKED.keys() & wrong else []
-        hints += [f"leave {others} as it is, for everybody's runs have the same recipe"] if others else []
+        hints = ["4 epochs, evaluation after each, nothing saved during training"] if ASKED.keys() & wrong else []
+        hints += [f"leave {others} at the default, since all runs have the same recipe"] if others else []
         raise Mistake(f"{whose}TrainingArguments, {told[:300]}. Hint: {'; '.join(hints)[:200]}.")
     for name, given in found["left_out"].items():
-        hint = "leave it out: the course trains with your model_init and compute_metrics, and nothing else of it."
+        hint = "leave it out: the course uses only the model_init and compute_metrics of your Trainer."
         demand(f"{whose}{name}", "none", given, hint)
 
 
 def _judge_accuracy(seen: Iterator, labels: list[int], prefix: str) -> None:
-    """Seen are the metrics of a model that always predicts 0, then of one that always predicts 1."""
+    """The next two records are the metrics of models that always predict 0 and always predict 1."""
     for label in (0, 1):
         metrics = next(seen)
         others = sorted(name for name in metrics if not name.endswith("epoch"))
         found = metrics.get(f"{prefix}_accuracy", f"only {', '.join(others)}")
-        hint = "give the Trainer compute_metrics, whose `accuracy` is the share of reviews that are right."
+        hint = "give the Trainer compute_metrics, whose `accuracy` is the share of correct predictions."
         share = labels.count(label) / len(labels)
         demand(f"{prefix}_accuracy of a model that always predicts {label}", share, found, hint)
 
@@ -191,8 +191,8 @@ def _judge_2c(seen: Iterator, expected: dict[str, Any]) -> str:
         best, wanted = max(cells, key=values.get), max(cells, key=accuracies.get)
         raise Mistake(
             f"direction {direction} and compute_objective: expected the cells in the order of their accuracy,"
-            f" {wanted} best; found another order, {best} best. Hint: the search calls the cell best whose objective is"
-            " the lowest, unless it is told otherwise; the accuracy is called eval_accuracy."
+            f" {wanted} best; found another order, {best} best. Hint: by default, the search takes the cell with the"
+            " lowest objective for the best one; the accuracy is called eval_accuracy."
         )
     return f"The search tries each of the {len(cells)} cells once, prunes none, and prefers the most accurate."
 

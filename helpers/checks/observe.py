@@ -1,4 +1,4 @@
-"""What a student's functions do, as plain JSON data: run in the student's process, judged elsewhere (`checks`)."""
+"""Run a student's functions and record what they do, as plain JSON data; it is judged elsewhere (`judge`)."""
 
 import difflib
 import functools
@@ -25,8 +25,8 @@ from helpers.settings import Settings
 def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Run a problem's functions on the inputs `given` (see `expect`).
 
-    Returns `records`, what was seen one after the other, and `stopped`, why the last record is the last, or None:
-    an error, or a Mistake after which there is nothing more to see. What was seen is judged elsewhere.
+    Returns `records`, what was seen step by step, and `stopped`: why it ended early (an error, or a Mistake after which
+    there is nothing more to see), or None. The records are judged elsewhere.
     """
     records, stopped = [], None
     try:
@@ -43,7 +43,7 @@ def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator
         found = preprocess_dataset(Dataset.from_dict(rows), tokenizer)
         require("preprocess_dataset", found, Dataset)
         if found.format["type"] is None and found[:] == rows:
-            hint = "`map` gives back a new one, made of what its function returns."
+            hint = "`map` returns a new one, made from what its function returns."
             raise Mistake(f"the data set came back unchanged: {hint}")
         try:
             yield read_rows(found, 0, len(found))
@@ -60,14 +60,14 @@ def _observe_2a(given: dict[str, Any], init_model: Callable) -> Iterator[dict]:
 
 
 def _refuse(name: str) -> bool:
-    """Problem 2a is to write what `models.apply_policy` does, so this stands for the course's policies meanwhile."""
+    """Replaces the course's policies in check 2a, since students must write what `models.apply_policy` does."""
     hint = "set requires_grad of each parameter yourself."
     raise Mistake(f"init_model: expected a loop of your own, found one of the course's policies. Hint: {hint}")
 
 
 @contextmanager
 def _bias_table(name: str) -> Iterator[None]:
-    """Every BERT built meanwhile has a table under T5's name for it: called bias, it is no bias term, and empty."""
+    """Give every BERT built in this context an empty embedding table with `bias` in its name, which is no bias term."""
     build = BertModel.__init__
 
     @functools.wraps(build)
@@ -75,14 +75,14 @@ def _bias_table(name: str) -> Iterator[None]:
         build(self, *args, **kwargs)
         setattr(self, name, torch.nn.Embedding(0, 2))
 
-    # No checkpoint has it, and nothing is wrong with that.
+    # No checkpoint has it, which must not cause a warning.
     known = patch.object(BertForSequenceClassification, "_keys_to_ignore_on_load_missing", [name])
     with patch.object(BertModel, "__init__", build_with_table), known:
         yield
 
 
 def _observe_model(classifier: Any) -> dict[str, Any]:
-    """Describe a classifier, then spoil it, so that the next one has to be fresh."""
+    """Describe a classifier, then zero its weights, so that the next one must be loaded again."""
     require("init_model", classifier, BertForSequenceClassification)
     described = describe_model(classifier)
     for parameter in classifier.parameters():
@@ -91,19 +91,19 @@ def _observe_model(classifier: Any) -> dict[str, Any]:
 
 
 def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Callable) -> Iterator[dict]:
-    """Build both Trainers, and measure as training does: with what it takes from them, and nothing else."""
+    """Build both Trainers, and measure as training does, with only those parts that it uses."""
     few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
     scope = getattr(init_trainer, "__globals__", {})
     with patch.dict(scope, {"init_model": init_model}):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
-            with patch.dict(os.environ):  # Some arguments would live on there, in the Trainers that are built later.
+            with patch.dict(os.environ):  # Some arguments set variables, which later Trainers would read.
                 trainer = init_trainer(given["model"], train, val, **options)
             require("init_trainer", trainer, Trainer)
             hint = "a Trainer with model=... cannot start afresh, as every run of a search must."
             demand("the Trainer's model_init", "there", "there" if trainer.model_init else "missing", hint)
-            demand("steps of training in init_trainer", 0, trainer.state.global_step, "it only builds the Trainer.")
+            demand("training steps in init_trainer", 0, trainer.state.global_step, "it must only build the Trainer.")
             yield describe_trainer(trainer)
             for seed in range(2):
                 torch.manual_seed(seed)
@@ -117,26 +117,26 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
 
 
 def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
-    """Problem 2b gets a right `init_model` of its own: a mistake in Problem 2a is that problem's alone."""
+    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there."""
     return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
-    """Two classifiers that always say the same tell the accuracy from every other metric."""
+    """Evaluate two constant classifiers, whose results distinguish the accuracy from every other metric."""
     trainer = _build_quiet_trainer(model=model, compute_metrics=compute_metrics)
-    for logits in ([3.0, 1.0], [-3.0, -1.0]):  # Only the larger one counts, whatever its sign.
+    for logits in ([3.0, 1.0], [-3.0, -1.0]):  # Only which is larger counts, whatever the sign.
         with torch.no_grad():
             model.classifier.weight.zero_()
             model.classifier.bias.copy_(torch.tensor(logits))
         metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
             kind = "a number" if isinstance(value, (int, float)) else type(value).__name__
-            demand(name, "a number", kind, "the Trainer logs numbers alone.")
+            demand(name, "a number", kind, "the Trainer logs only numbers.")
         yield {name: value for name, value in metrics.items() if not name.endswith(("time", "second"))}
 
 
 def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable) -> Iterator[dict]:
-    """Run the search with a toy that trains nothing and is given its accuracies: pairs of a cell and an accuracy."""
+    """Run the search with a dummy Trainer that trains nothing; the accuracies are given, as pairs with their cells."""
     search = hyperparameter_search_settings()
     require("hyperparameter_search_settings", search, dict)
     _check_keys(search)
@@ -145,21 +145,21 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
     cells, values, directions, losses = [], [], [], iter([1, 4, 1, 5, 9, 2, 6, 3] * 9)
 
     def rehearse(trial: optuna.Trial, **options: Any) -> None:
-        """What the Trainer does in a trial, but for the training; the loss has nothing to do with the accuracy."""
+        """Do what the Trainer does in a trial, except for the training; the losses are unrelated to the accuracies."""
         directions.append(trial.study.direction.name.lower())
-        hint = "this pruner, Optuna's own unless it is given another, can stop a cell half-way; none is to be stopped."
+        hint = "this pruner, Optuna's default unless you give another, can stop a cell early; none may be stopped."
         demand("pruner", "NopPruner", type(trial.study.pruner).__name__, hint)
         chosen = toy.hp_space(trial)
         require("hp_space", chosen, dict)
         chosen = make_plain(chosen)
         chosen |= {name: round(value, 12) for name, value in chosen.items() if isinstance(value, float)}  # 3 * 1e-5
-        demand("what hp_space returns", CHOICES, sorted(chosen), "a dict with just these names.")
+        demand("what hp_space returns", CHOICES, sorted(chosen), "return a dict with exactly these names.")
         for name in CHOICES:
             found, allowed = repr(chosen[name]), ", ".join(map(str, grid[name]))
             wanted = found if chosen[name] in grid[name] else f"one of {allowed}"
-            demand(name, wanted, found, "ask the trial for one of these numbers.")
+            demand(name, wanted, found, "let the trial choose one of these values.")
         cell = tuple(chosen[name] for name in CHOICES)
-        hint = "the sampler draws cells again; one for grids does not."
+        hint = "this sampler can repeat a cell; a sampler for grids does not."
         demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
         cells.append(cell)
         if toy.hp_name:
@@ -177,21 +177,21 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
 
 
 def _check_keys(search: dict[str, Any]) -> None:
-    """Every key of a search decides it, or is harmless with the value it has, or is refused by name."""
+    """Accept the keys that determine a search, or are harmless with their values; reject all others by name."""
     known = (*SEARCH, *HARMLESS, *UNUSED)
     for name, value in search.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1, 0.7)
-            hint = f"do you mean {near[0]}?" if near else f"the search needs none but {', '.join(SEARCH)}."
+            hint = f"did you mean {near[0]}?" if near else f"the search needs only {', '.join(SEARCH)}."
             raise Mistake(f"key {name}: expected no such key, found it. Hint: {hint}")
         if name in UNUSED and value not in UNUSED[name]:
-            hint = "leave it out: every cell is trained to its end, one after the other."
+            hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
         if name in ("pruner", "sampler") and isinstance(value, (type, str)):
             kind = f"the class {value.__name__}" if isinstance(value, type) else f"the text {value!r}"
-            demand(f"key {name}", "an object", kind, "a class of Optuna's becomes an object by ().")
+            demand(f"key {name}", "an object", kind, "call the class, with (), to get an object.")
         if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
-            hint = "the search calls it for each trial: give it the function, not what the function returns."
+            hint = "the search calls it for each trial: give the function itself, not what it returns."
             kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
             demand(f"key {name}", "a function", kind, hint)
     demand("key hp_space", "there", "there" if "hp_space" in search else "missing", "a function of the trial.")
@@ -208,7 +208,7 @@ OBSERVERS = {"1d": _observe_1d, "2a": _observe_2a, "2b": _observe_2b, "2c": _obs
 
 @contextmanager
 def quiet_workshop() -> Iterator[None]:
-    """Work in a temporary folder, without bars, logs and warnings."""
+    """Work in a temporary folder, without progress bars, logs and warnings."""
     with (
         quiet_library(),
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -218,7 +218,7 @@ def quiet_workshop() -> Iterator[None]:
         warnings.simplefilter("ignore")
         restore.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out.
+        # The Trainer collects garbage several times per run: half a second each, unless loaded objects are exempt.
         restore.callback(gc.unfreeze)
         gc.freeze()
         restore.callback(os.chdir, os.getcwd())
