@@ -49,7 +49,7 @@ def examine(settings: Settings) -> int:
 def check_variables(settings: Settings) -> str:
     found = sorted(name for name in os.environ if name.startswith("COURSE_"))
     if strange := [name for name in found if name not in VARIABLES]:
-        raise Doubt(f"{', '.join(strange)}: unknown, so without effect. The course reads {', '.join(VARIABLES)}.")
+        raise Doubt(f"Unknown variables: {', '.join(strange)}. The course reads only {', '.join(VARIABLES)}.")
     return ", ".join(f"{name}={os.environ[name]}" for name in found) or "no COURSE_… variable is set"
 
 

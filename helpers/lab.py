@@ -156,7 +156,7 @@ def _measure_cost(settings: Settings, policy: str, steps: int, batch_size: int) 
 def summarise(results: dict[str, Any]) -> pd.DataFrame:
     """Mean and standard deviation over the seeds, one row per combination of the values that the experiment varies."""
     runs, changes = report.read_lab(results)
-    columns = {  # Short, to leave room for rates: a narrow browser window would break 3e-4 at its hyphen.
+    columns = {  # Short names; only the rate's is longer than 3e-4, which a narrow window would break at its hyphen.
         "validation": ("validation_accuracy", "mean"),
         "±": ("validation_accuracy", "std"),
         "seeds": ("validation_accuracy", "size"),

@@ -199,7 +199,7 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
         (copy / "found.json").read_text()
     )
     assert before > 4 and after == 4 and taken_back == "Problem 1d"
-    assert "exercises.py was changed while this was training" in changed
+    assert "exercises.py was changed during the training" in changed
     assert re.match(
         r"A worker cannot start: the import stopped in line \d+ of helpers/exercises.py with NameErr", worker
     )
@@ -477,12 +477,12 @@ def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_sa
     monkeypatch.setattr(filelock.FileLock, "acquire", fail)
     listener = Listener()
     train_all(settings, [Run("head", epochs=1)], workers=0, progress=listener)
-    assert "without locks" in listener.lines[0]
+    assert "without file locks" in listener.lines[0]
 
 
 def test_a_build_folder_that_cannot_be_made_or_is_another_users_is_one_sentence(settings, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CourseError, match="cannot be made.*COURSE_BUILD"):
+    with pytest.raises(CourseError, match="cannot be created.*COURSE_BUILD"):
         train_all(replace(settings, build=tmp_path / "file" / "build"), [Run("head")], progress=Listener())
 
     def deny(path):

@@ -189,7 +189,7 @@ def _check_keys(search: dict[str, Any]) -> None:
             demand(f"key {name}", UNUSED[name][0], value, hint)
         if name in ("pruner", "sampler") and isinstance(value, (type, str)):
             kind = f"the class {value.__name__}" if isinstance(value, type) else f"the text {value!r}"
-            demand(f"key {name}", "an object", kind, "call the class, with (), to get an object.")
+            demand(f"key {name}", "an object", kind, "call one of Optuna's classes, with (), to get an object.")
         if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
             hint = "the search calls it for each trial: give the function itself, not what it returns."
             kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
