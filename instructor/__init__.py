@@ -1,1 +1,1 @@
-"""What only instructors and graders run; absent from the student version."""
+"""Tools for instructors and graders; not part of the student version."""

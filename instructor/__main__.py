@@ -19,11 +19,11 @@ def release(options: argparse.Namespace) -> None:
 
 
 def grade(options: argparse.Namespace) -> int:
-    """grade submissions in sandboxes: points, a sheet for each student, answers to read"""
+    """grade submissions in sandboxes: write points, a sheet for each student, and the answers to read"""
     from instructor.autograder import make_results
     from instructor.grade import grade_class
 
-    os.umask(os.umask(0) | 0o007)  # Grades are not for everybody, as whom submitted code may run.
+    os.umask(os.umask(0) | 0o007)  # Grades are private, and submitted code may run as any user.
     if options.no_notebooks and options.full_rerun:
         raise CourseError("Give --no-notebooks or --full-rerun, not both.")
     notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
@@ -48,21 +48,21 @@ def autograder(options: argparse.Namespace) -> None:
 DEGREES = {"choices": ("auto", "namespaces", "user"), "default": "auto"}
 VERBS = {
     release: [
-        ("folder", {"metavar": "DIR", "type": Path, "help": "folder to write; it must be empty, or not there yet"}),
-        ("--repo", {"metavar": "OWNER/NAME", "default": "", "help": "where on GitHub the student version will be"}),
+        ("folder", {"metavar": "DIR", "type": Path, "help": "folder to write; must be empty or not exist yet"}),
+        ("--repo", {"metavar": "OWNER/NAME", "default": "", "help": "the student version's place on GitHub"}),
     ],
     grade: [
-        ("submissions", {"metavar": "PATH", "nargs": "+", "type": Path, "help": "zip, folder, or folder of them"}),
+        ("submissions", {"metavar": "PATH", "nargs": "+", "type": Path, "help": "zip, folder, or folder of these"}),
         ("--out", {"default": "grades", "type": Path, "help": "folder to write (default: %(default)s)"}),
-        ("--workers", {"type": positive, "help": "submissions at a time (default: one a core, if memory allows)"}),
+        ("--workers", {"type": positive, "help": "submissions at a time (default: one per core, if memory allows)"}),
         ("--no-notebooks", {"action": "store_true", "help": "do not re-execute the notebooks"}),
-        ("--full-rerun", {"action": "store_true", "help": "re-execute them with the whole grid"}),
-        ("--isolation", DEGREES | {"help": "default: %(default)s, the best that works"}),
-        ("--gradescope", {"metavar": "FILE", "type": Path, "help": "write Gradescope's results.json of the one path"}),
+        ("--full-rerun", {"action": "store_true", "help": "re-execute the notebooks with the whole grid"}),
+        ("--isolation", DEGREES | {"help": "default: %(default)s, the strongest that works"}),
+        ("--gradescope", {"metavar": "FILE", "type": Path, "help": "also write Gradescope's results.json (one path)"}),
     ],
     autograder: [("file", {"metavar": "FILE", "type": Path, "help": "zip to write"})],
 }
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A polite request to end is a Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Treat it like Ctrl-C.
     sys.exit(main(package="instructor", verbs=VERBS))

@@ -10,8 +10,8 @@ from instructor.sheet import AUTOMATIC, WRITTEN, describe, describe_answer
 
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when it builds the autograder's image (Ubuntu 22.04 or newer).
-# TORCH_INDEX: the address of PyTorch's index of CPU builds, from the install page on pytorch.org. Left empty, pip takes
-# the default build, which is several gigabytes larger on Linux and grades just as well.
+# TORCH_INDEX: the address of PyTorch's index of CPU builds, from the install page on pytorch.org. If it is empty, pip
+# installs the default build, which is several gigabytes larger on Linux and works just as well.
 set -euo pipefail
 ROOT="${AUTOGRADER_ROOT:-/autograder}"
 TORCH_INDEX="${TORCH_INDEX:-}"
@@ -26,13 +26,13 @@ $PIP "$SOURCE" pytest nbval psutil
 "$ROOT/venv/bin/python" -m pip uninstall -y bitfit-assignment
 """
 RUN = """#!/usr/bin/env bash
-# Gradescope runs this once for each submission; it must leave results/results.json behind.
+# Gradescope runs this once for each submission; it must write results/results.json.
 set -u
 ROOT="${AUTOGRADER_ROOT:-/autograder}"
 PYTHON="${AUTOGRADER_PYTHON:-$ROOT/venv/bin/python}"
 RESULTS="$ROOT/results/results.json"
 mkdir -p "$ROOT/results" "$ROOT/graded"
-# The submission's code runs as another user: what it must not see is closed to everybody else.
+# The submission's code runs as another user: close what it must not see to other users.
 chmod 700 "$ROOT/source" "$ROOT/submission" "$ROOT/results" "$ROOT/graded"
 rm -f "$RESULTS"
 cd "$ROOT/source"
@@ -48,18 +48,18 @@ def write_autograder(path: Path) -> str:
     """Write the autograder's zip: setup.sh, run_autograder and the course without its solutions; returns a summary."""
     project = project_folder()
     files, _ = build_release(project)
-    del files[EXERCISES]  # Not needed there.
+    del files[EXERCISES]  # The submission brings its own.
     files |= {f"instructor/{part.name}": part.read_bytes() for part in project.glob("instructor/*.py")}
     files |= {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
     write_atomically(path, make_zip(files, programs=("setup.sh", "run_autograder")))
     return (
         f"Wrote {path} ({len(files)} files): upload it under Configure Autograder. Before that, set TORCH_INDEX in its"
-        " setup.sh, which makes the image several gigabytes smaller."
+        " setup.sh: this makes the image several gigabytes smaller."
     )
 
 
 def make_results(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of `grade` in Gradescope's schema; the written problems are left to its rubric."""
+    """A record from `grade` in Gradescope's schema; the written problems are left to its rubric."""
     tests = [
         {
             "number": problem,

@@ -1,6 +1,6 @@
-"""What a reader should look at in a student's file: whatever right solutions have no use for.
+"""What a reader should check in a student's file: everything for which correct solutions have no use.
 
-Of modules, and of what `os` and `sys` have, the usual is listed: there are too many ways to everything else.
+For modules, and for the contents of `os` and `sys`, the usual names are listed, as the others are too many.
 """
 
 import ast
@@ -19,8 +19,8 @@ OF_SYSTEM = {
     "os": {"cpu_count", "environ", "getcwd", "getenv", "listdir", "makedirs", "path", "sep"},
     "sys": {"argv", "executable", "maxsize", "platform", "version", "version_info"},
 }
-# What sees or changes what belongs to the checks, or ends or leaves the process, under whatever name it is reached:
-# modules through others that import them, the course's own parts, functions of `os`, and frames.
+# Names that give access to the checks, or end or leave the process, however they are reached: modules (also through
+# others that import them), the course's own parts, functions of `os`, and frames.
 NOTED = set(
     """
     POLICIES apply_policy checks forgery recipe runner
@@ -37,14 +37,14 @@ BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "
 
 
 def find_forgery(source: bytes) -> list[str]:
-    """A line for each thing in Python source that forgery needs, with its line numbers; nothing is executed."""
+    """One note for each thing in Python source that forgery needs, with its line numbers; nothing is executed."""
     try:
         nodes = [*ast.walk(ast.parse(source))]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [f"exercises.py cannot be read as Python ({type(error).__name__})"]
     imported = [part for node in nodes if isinstance(node, ast.Import) for part in node.names]
     system = {part.asname or part.name: part.name for part in imported if part.name in OF_SYSTEM}
-    # Names that are no more than the beginning of what is looked at below, or of a `getattr` of a known name.
+    # Nodes that only begin an expression examined below, or a `getattr` with a constant name.
     held = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     held |= {id(call.func) for call in calls if isinstance([*call.args, None, None][1], ast.Constant)}
@@ -61,7 +61,7 @@ def find_forgery(source: bytes) -> list[str]:
 
 
 def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]:
-    """What is unusual in a node; `system` are the names under which the file has `os` and `sys`."""
+    """The unusual names in a node; `system` maps the file's names for `os` and `sys` to these."""
     match node:
         case ast.Import(names=parts):
             return [odd for part in parts for odd in _look_at(part.name)]
@@ -80,13 +80,13 @@ def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]
             return {name} & (BARE if held else BARE | system.keys() | {"getattr"})
         case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
             return filter(_is_noted, [name])
-        case ast.Constant(value=str(text)) if re.fullmatch(r"(?!_[^_])[\w.]+", text):  # f"{model}_bitfit" is usual.
+        case ast.Constant(value=str(text)) if re.fullmatch(r"(?!_[^_])[\w.]+", text):  # f"{model}_bitfit" is common.
             return filter(_is_noted, text.split("."))
     return ()
 
 
 def _look_at(path: str) -> list[str]:
-    """What is odd about a module, or about something in it."""
+    """The unusual names in a module's path, or in the path of something in it."""
     top, *parts = path.split(".")
     if top not in USUAL:
         return [top]

@@ -1,7 +1,7 @@
 """Grade submissions: run their code in sandboxes, judge what comes back, and write a sheet for each student.
 
-A verdict is computed outside, from data that the student's code returned on inputs made for this one submission.
-Written answers are collected for reading, their points open.
+Verdicts are computed outside the sandbox, from the data that the student's code returned for fresh inputs.
+Written answers are collected for reading; their points stay open.
 """
 
 import base64
@@ -27,7 +27,7 @@ from instructor.sheet import AUTOMATIC, WRITTEN
 from instructor.workshop import PROJECT, Workshop
 from instructor.written import Course, clip, describe_course, examine_apart, shorten
 
-SANDBOX_MEMORY = 1536 * MEBI  # what one takes with notebooks in it, and a little more
+SANDBOX_MEMORY = 1536 * MEBI  # a little more than one needs to run notebooks
 
 
 class Grader:
@@ -38,7 +38,7 @@ class Grader:
         self.workshop, self.out, self.mode = workshop, out, notebooks
         self.limits = limits or Limits()
         self.course = read_course()
-        # Without any output: nbval takes a cell that has one, and no number, for a mistake.
+        # Without any outputs: nbval reports an error for a cell that has one but no execution count.
         self.notebooks = {name: clear_notebook(notebook, "")[0].decode() for name, notebook in self.course.items()}
         self.cells: Course = describe_course(self.course)
         self.before = {record["submission"]: record for record in sheet.read_records(out)}
@@ -47,7 +47,7 @@ class Grader:
         self.basis = f"{fingerprint_grader()} {course} {notebooks} {workshop.degree} {self.limits}"
 
     def grade_place(self, place: Place) -> dict[str, Any]:
-        """Everything that is known about a submission, as JSON data; what has not changed is not graded again."""
+        """Everything that is known about a submission, as JSON data; unchanged submissions are not graded again."""
         found = examine_apart(place.parts, self.cells)
         key = hashlib.sha256(f"{found['fingerprint']} {self.basis}".encode()).hexdigest()[:16]
         record = before = self.before.get(place.id, {})
@@ -55,7 +55,7 @@ class Grader:
             try:
                 record = self.grade(found)
             except Exception as error:
-                if self.workshop.stopped.is_set():  # Nothing is known of this one, so nothing must be said of it.
+                if self.workshop.stopped.is_set():  # No result, so no record of it.
                     raise
                 record = self.grade(found | {"exercises": None})
                 record |= {"graded": False, "notes": [f"THE GRADER FAILED ({error!r:.300}): run it again"]}
@@ -68,7 +68,7 @@ class Grader:
         return record
 
     def compare_answers(self, place: Place, before: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
-        """Which answers are other ones than those that a person entered points for (`read`: the points, the answer)."""
+        """Which answers differ from those that a person entered points for (`read`: the points, and that answer)."""
         seen, read = before.get("answers", answers), {}
         for problem in WRITTEN:
             if points := self.entered.get(place.id, {}).get(problem):
@@ -79,7 +79,7 @@ class Grader:
         return {"read": read, "changed": said}
 
     def grade(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Grade a submission that was read (`written.examine`)."""
+        """Grade a submission, as read by `written.examine`."""
         started = time.monotonic()
         refused = found["refused"] and f"Not graded: {found['refused']}"
         record = found | {
@@ -100,7 +100,7 @@ class Grader:
             record["points"] = {p: most if verdict["passed"][p] else 0 for p, most in AUTOMATIC.items()}
             record["notes"] = [*(clip(note, 500) for note in verdict["notes"]), *record["notes"]]
             _add_usage(record, verdict)
-            if self.mode != "none" and verdict["broken"]:  # There it would take as long as it may, again.
+            if self.mode != "none" and verdict["broken"]:  # It would use up all its time there, too.
                 record["notebooks"] = [f"not re-executed: the code broke a limit in {', '.join(verdict['broken'])}"]
             elif self.mode != "none":
                 rerun = self.workshop.run_notebooks(code, self.notebooks, full=self.mode == "full")
@@ -122,15 +122,15 @@ def grade_class(
     limits: Limits | None = None,
     single: bool = False,
 ) -> list[dict[str, Any]]:
-    """Grade submissions into a folder: grades.csv, a sheet for each student, and the answers to be read.
+    """Grade submissions, and write into a folder: grades.csv, a sheet for each student, and the answers to read.
 
-    Submissions that were graded before, with the same files and the same grader, are not graded again. `single` takes
-    each path for one submission. Whatever one does, the others are graded.
+    Submissions that were graded before, with the same files and the same grader, are not graded again. `single` treats
+    each path as one submission. Whatever one of them does, the others are graded.
     """
     if absent := [str(path) for path in paths if not os.path.lexists(path)]:
         raise CourseError(f"There is no submission {', '.join(absent)}. Give zips, folders, or folders of them.")
     if os.path.realpath(out) in map(os.path.realpath, paths):
-        raise CourseError(f"The grades cannot lie among the submissions in {out}: give --out a folder of its own.")
+        raise CourseError(f"{out} is the folder of the submissions: give --out another folder for the grades.")
     places = find_submissions(paths, out, single)
     if not places:
         raise CourseError(f"There is nothing to grade in {', '.join(map(str, paths))}.")
@@ -166,7 +166,7 @@ def _add_usage(record: dict[str, Any], used: dict[str, Any]) -> None:
 
 
 def read_course() -> dict[str, NotebookNode]:
-    """The course's own notebooks: what is re-executed, and the model answers."""
+    """The course's own notebooks, with the code that is re-executed and the model answers."""
     folder = find_notebooks()
     return {name: read_notebook(folder / name) for name in NOTEBOOKS}
 
@@ -177,7 +177,7 @@ def read_rubric() -> str:
 
 
 def fingerprint_grader() -> str:
-    """Hash the code that decides grades, so that a changed grader grades again."""
+    """Hash the code that determines grades, so that a changed grader grades again."""
     digest = hashlib.sha256()
     for path in sorted([*PROJECT.glob("helpers/**/*.py"), *PROJECT.glob("instructor/*.py")]):
         if path.name != "exercises.py":

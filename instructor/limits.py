@@ -1,4 +1,4 @@
-"""What a run may use, how it ended, and the watch over it."""
+"""The limits of a run, how it ended, and the watch that enforces the limits."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ from instructor.groups import Group
 from instructor.worlds import Namespaces, OtherUser
 
 MEBI = 2**20
-SECONDS = 0.1  # Between two looks.
+SECONDS = 0.1  # between two looks
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be used, by all processes together; sizes in bytes."""
+    """The limits for all processes together; sizes in bytes."""
 
     seconds: float = 150.0
     cpu_seconds: float = 60.0
@@ -32,7 +32,7 @@ class Limits:
     disk: int = 512 * MEBI
     files: int = 20_000
     output: int = 64 * 1024
-    result: int = 2 * MEBI  # Honest ones have about 100 kB; the grader itself, which has no limit, reads them.
+    result: int = 2 * MEBI  # Honest results have about 100 kB; the grader, which reads them, has no limits itself.
 
     def __str__(self) -> str:
         return (
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass
 class Outcome:
-    """How a run ended: `reason` names the limit it broke, and is empty where it ended by itself with `code`."""
+    """How a run ended: `reason` names the limit that it broke; if empty, it ended by itself, with exit code `code`."""
 
     code: int = 0
     reason: str = ""
@@ -56,9 +56,9 @@ class Outcome:
     def describe(self, limits: Limits) -> str:
         """Say in one sentence how it ended."""
         broken = {
-            "time": f"it did not come to an end within {limits.seconds:g} s",
-            "cpu": f"it took more than {limits.cpu_seconds:g} s of CPU",
-            "memory": f"it took more than {limits.memory // MEBI} MiB of memory",
+            "time": f"it did not end within {limits.seconds:g} s",
+            "cpu": f"it used more than {limits.cpu_seconds:g} s of CPU",
+            "memory": f"it used more than {limits.memory // MEBI} MiB of memory",
             "processes": f"it started more than {limits.processes} processes",
             "disk": f"it wrote more than {limits.disk // MEBI} MiB or {limits.files:,} files",
             "result": f"it returned more than {limits.result // MEBI} MiB",
@@ -76,7 +76,7 @@ def watch(
     process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome,
     result: int, stop: threading.Event,
 ) -> None:  # fmt: skip
-    """Read the pipes to their limits and look after the processes, until the first of them has ended."""
+    """Read the pipes up to their limits and watch the processes, until the first process has ended."""
     started, looked, ended, poll = time.monotonic(), 0.0, False, select.poll()
     spent: dict[int, float] = {}
     kept = {result: bytearray(), process.stdout.fileno(): bytearray()}
@@ -94,11 +94,11 @@ def watch(
                 half = limits.output // 2
                 kept[end][half:-half] = b"\n[...]\n"
         if ended:
-            break  # This round was for what had been left in the pipes.
+            break  # This round has read what was left in the pipes.
         ended, now = process.poll() is not None, time.monotonic()
         if now >= looked + SECONDS and not (ended or outcome.reason):
             looked = now
-            process.send_signal(signal.SIGCONT)  # As the same user, the code could halt what looks after its time.
+            process.send_signal(signal.SIGCONT)  # As the same user, the code could halt whatever limits its time.
             outcome.reason = look(process, world, group, limits, outcome, spent)
             if stop.is_set():
                 outcome.reason = "stop"
@@ -111,19 +111,19 @@ def look(
     process: subprocess.Popen, world: Namespaces | OtherUser, group: Group, limits: Limits, outcome: Outcome,
     spent: dict[int, float],
 ) -> str:  # fmt: skip
-    """Measure all of a run, whose processes have `spent` seconds of CPU; returns the limit it has broken, if any."""
+    """Measure a whole run; `spent` collects its processes' seconds of CPU. Returns the limit it has broken, if any."""
     inside, rss, cpu = world.find(process), 0, 0.0
     for each in inside:
         with contextlib.suppress(psutil.Error):
             rss += each.memory_info().rss
             times = each.cpu_times()
             cpu += sum(times[:4])  # Its own, and that of the children it has waited for.
-            spent[each.pid] = sum(times[:2])  # Who ignores the end of its children is not told of their CPU.
+            spent[each.pid] = sum(times[:2])  # A parent that does not wait for its children never counts their CPU.
     in_memory, on_disk, files = world.measure(inside)
     nameless_in_memory, nameless_on_disk = measure_nameless(inside)
     in_memory += nameless_in_memory
     if rss + in_memory > outcome.peak_memory:
-        # Pages that processes share are counted once; that takes longer to find out.
+        # Now count pages that processes share only once, which takes longer.
         outcome.peak_memory = max(outcome.peak_memory, sum(map(measure_share, inside)) + in_memory)
     outcome.cpu_seconds = max(outcome.cpu_seconds, cpu, sum(spent.values()), group.cpu_seconds)
     broken = {
@@ -136,7 +136,7 @@ def look(
 
 
 def measure_nameless(inside: list[psutil.Process]) -> tuple[int, int]:
-    """Bytes of open files that have no name (any more): in memory (memfd), and elsewhere."""
+    """Bytes in open files without a name (unlinked, or memfd): in memory, and elsewhere."""
     with open(os.memfd_create("any")) as nameless:
         memory_device = os.fstat(nameless.fileno()).st_dev
     found = {}
@@ -152,11 +152,11 @@ def measure_nameless(inside: list[psutil.Process]) -> tuple[int, int]:
 
 
 def measure_share(process: psutil.Process) -> int:
-    """Bytes of a process's memory, pages that it shares divided among those who do."""
+    """Bytes of a process's memory, with shared pages divided among the processes that share them."""
     with contextlib.suppress(psutil.NoSuchProcess, OSError):
         try:
             return process.memory_full_info().pss
-        except psutil.AccessDenied:  # In containers, root may not look at other users' pages.
-            status = Path(f"/proc/{process.pid}/status").read_text()  # Libraries are left out.
+        except psutil.AccessDenied:  # In containers, root may not inspect other users' pages.
+            status = Path(f"/proc/{process.pid}/status").read_text()  # Without shared libraries.
             return 1024 * sum(map(int, re.findall(r"Rss(?:Anon|Shmem):\s*(\d+)", status)))
     return 0

@@ -1,4 +1,4 @@
-"""Find submissions: folders, zips, lone files, and what Moodle, Canvas, D2L, Blackboard and Sakai download."""
+"""Find submissions: folders, zips, single files, and downloads from Moodle, Canvas, D2L, Blackboard and Sakai."""
 
 import hashlib
 import os
@@ -25,34 +25,34 @@ from instructor.reader import (
 from instructor.sheet import read_records
 
 COURSE = {*LARGEST, "helpers", "notebooks"}
-MAX_DEPTH = 8  # to which a download is looked into
+MAX_DEPTH = 8  # levels of folders searched in a download
 MAX_MEMBERS = 20_000  # of a zip that may be a download
-Look = Callable[[Path], set[str]]  # from a folder, on disk or in a zip, to the names in it; none in a file
+Look = Callable[[Path], set[str]]  # lists the names in a folder, on disk or in a zip; none for a file
 
 
 @dataclass
 class Place:
-    """Where one submission lies: parts in the file system, or in a platform's download (`inside` it)."""
+    """Where one submission is: its parts in the file system, or in a platform's download (`inside` it)."""
 
-    student: str  # a name that is safe in files and tables, and nobody else's
-    key: str  # the place itself, to which points that a person has entered belong
+    student: str  # a unique name that is safe in files and tables
+    key: str  # the place itself; points that a person has entered belong to it
     parts: list[tuple[str, Path, str]] = field(default_factory=list)  # the student's name for it, path, inside
 
     @property
     def id(self) -> str:
-        """Begins with a letter, so that no spreadsheet takes it for a number."""
+        """An id that begins with a letter, so that no spreadsheet takes it for a number."""
         return f"s{hashlib.sha256(os.fsencode(self.key)).hexdigest()[:11]}"
 
 
 def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list[Place]:
-    """Every submission that the paths hold, in the order of their names; whatever could be somebody's work is one.
+    """All submissions in the paths, sorted by name; whatever could be somebody's work counts as a submission.
 
-    A path is a submission, or a folder or download of many. `single` takes each path for one. Nothing is looked for in
-    `out`, but whose names are taken there is.
+    A path is a submission, or a folder or download with many. `single` treats each path as one submission. `out` is not
+    searched for submissions, but the students' names used there are kept.
     """
     before = {record["submission"]: record["student"] for record in read_records(out)}
     found: dict[str, Place] = {}
-    parts = []  # of each the file or folder on disk, and itself, which may be in that
+    parts = []  # pairs: a file or folder on disk, and the part, which is the same or inside it
     for given in map(Path, map(os.path.abspath, paths)):
         listed = [given]
         if given.is_dir() and not single:
@@ -64,7 +64,7 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
     top = Path(os.path.commonpath([part.parent for _, part in parts])) if parts else Path()
     for path, part in parts:
         who, own_name = match_platform(part.name) or (part.name, part.name)
-        # Where a class has several folders, the same name may be in each of them.
+        # If a class has several folders, the same name may be in each of them.
         student = "_".join([*part.parent.relative_to(top).parts, who])
         place = found.setdefault(key := _find_key(part, out), Place(student, key))
         place.parts.append((own_name, path, "/".join(part.parts[len(path.parts) :])))
@@ -72,20 +72,20 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
 
 
 def _find_key(part: Path, out: Path) -> str:
-    # Of bob.rar, its row says: unpack it. What is unpacked has the same row.
+    # The row of bob.rar says that it must be unpacked; the unpacked folder gets the same row.
     own = part.name if part.suffix.lower() == ".zip" else ARCHIVE.sub("", part.name)
     who, _ = match_platform(part.name) or (own, "")
     return os.path.join(os.path.relpath(part.parent, out), who)
 
 
 def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, alone: bool = False) -> Iterator[Path]:
-    """The submissions in a folder, and in folders of many in it; the folder (or file) itself where it is one.
+    """The submissions in a folder and in its folders of many; the folder (or file) itself if it is one submission.
 
-    One that alone is `given`, and was not graded as one before, holds many, unless files of the course lie in it.
+    The only folder `given`, unless graded as one before, counts as many if no files of the course are directly in it.
     """
     top = folder if given else _enter(folder, look)
     inside = {name: _look_into(top / name, look) for name in look(top)}
-    # Beside others, ann/week 3 may have code.zip and books.zip, or two versions.
+    # Next to others, ann/week 3 may have code.zip and books.zip, or two versions.
     most = 0 if any(map(match_platform, inside)) else 1 if alone or top == folder else 2
     if match_platform(folder.name) or not (_holds_many(inside, given, most) or given and not COURSE & inside.keys()):
         yield folder
@@ -96,7 +96,7 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, 
 
 
 def _look_into(part: Path, look: Look, deeper: int = MAX_DEPTH) -> set[str]:
-    """What of the course a part holds, as the names nearest to its top say."""
+    """Which files of the course a part contains, according to the names nearest to its top."""
     whole = ARCHIVE.search(part.name) or match_platform(part.name)
     names = [part.name] if whole else look(part)
     kinds = {_name_kind(name) for name in names} & COURSE
@@ -105,7 +105,7 @@ def _look_into(part: Path, look: Look, deeper: int = MAX_DEPTH) -> set[str]:
 
 
 def _enter(folder: Path, look: Look) -> Path:
-    """One folder around everything says nothing."""
+    """Skip folders that contain nothing but another folder."""
     names = look(folder)
     while len(names) == 1 and look(only := folder / next(iter(names))) and not match_platform(only.name):
         folder, names = only, look(only)
@@ -114,7 +114,7 @@ def _enter(folder: Path, look: Look) -> Path:
 
 def _name_kind(name: str) -> str:
     if name == "helpers" or ARCHIVE.search(name) or match_platform(name):
-        return "exercises.py"  # It may be all of somebody's work.
+        return "exercises.py"  # It may be somebody's whole work.
     return next((wanted for wanted in LARGEST if is_copy(name, wanted)), name)
 
 
@@ -125,32 +125,32 @@ def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
         names = {name for name in os.listdir(folder) if not IGNORED.search(name)}
         called = (os.path.basename(path(out)) for path in (os.path.abspath, os.path.realpath))
         return names - {name for name in called if os.path.realpath(folder / name) == os.path.realpath(out)}
-    except OSError:  # It is a file, or nobody may look into it.
+    except OSError:  # It is a file, or cannot be read.
         return set()
 
 
 def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1) -> bool:
-    """Whether names, each with what it holds, are several submissions: more hold the same than of one (`most`) could.
+    """Whether names, with their contents, are several submissions: more have the same files than one could (`most`).
 
-    Files of the course among them make it one, but in the folder that is `given` they may be the instructor's.
+    Files of the course among them mean that it is one, but in the `given` folder they may be the instructor's.
     """
     beside = COURSE & {*inside, *(_name_kind(name) for name in inside if not inside[name])}
     telling = {"exercises.py"} if beside else COURSE - {"results.json"}
-    # A zip beside the folder that was unpacked from it is no second one.
+    # A zip next to the folder that was unpacked from it is not a second one.
     once = (name for name in inside if (stem := ARCHIVE.sub("", name)) == name or stem not in inside)
     held = Counter(kind for name in once for kind in inside[name] & telling)
     return max(held.values(), default=0) > most and beside <= (LARGEST.keys() if given else set())
 
 
 def _split_download(path: Path, alone: bool) -> list[Path]:
-    """The submissions in a zip of many; the file itself where it is none.
+    """The submissions in a zip of many; the file itself if it is not such a zip.
 
-    Only a zip that is graded alone is taken for such by its content: else a student could hand in rows for others.
+    Only a zip that is graded alone can count as one by its content: otherwise students could hand in rows for others.
     """
     tree = defaultdict(set)
     try:
         members = list(name_members(open_zip(File(path.name, partial(open_file, path)))))
-        if len(members) > MAX_MEMBERS:  # No limits hold here.
+        if len(members) > MAX_MEMBERS:  # There are no resource limits here.
             return [path]
         for name, _ in members:
             below = Path(path, *f"/{name}/".partition("/../")[0].split("/")[: 2 * MAX_DEPTH])
@@ -168,11 +168,11 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
 
 
 def _name_students(places: list[Place], before: dict[str, str]) -> list[Place]:
-    """Give everybody a name of their own; a name that is safe as it stands is never another's.
+    """Give every student a unique name; a name that is already safe is never given to another student.
 
-    Who was graded `before` keeps the name of then.
+    Students who were graded `before` keep their name.
     """
-    taken = {"answers_to_read", "answers_files", "grades", "records"}  # what else lies beside the sheets
+    taken = {"answers_to_read", "answers_files", "grades", "records"}  # other names in the sheets' folder
     taken |= {before[each].casefold() for each in before.keys() - {place.id for place in places}}
     stems = {place.key: before.get(place.id) or ARCHIVE.sub("", place.student) for place in places}
 
@@ -188,8 +188,8 @@ def _name_students(places: list[Place], before: dict[str, str]) -> list[Place]:
 
 
 def clean_name(name: str) -> str:
-    """A name that is safe as a file's, in a table and in Markdown, and short in bytes."""
-    safe = (  # letters, with the marks that are vowels in Hindi or Thai, and numbers
+    """A name that is safe for files, tables and Markdown, and short in bytes."""
+    safe = (  # letters, combining marks (vowels in Hindi or Thai) and numbers
         sign if sign in "_.@-" or unicodedata.category(sign)[0] in "LMN" else " "
         for sign in unicodedata.normalize("NFKC", name)
     )

@@ -1,7 +1,7 @@
-"""Fresh inputs for each submission, and what right solutions give on them; no untrusted code ever comes here.
+"""Fresh inputs for each submission, and the expected results for them; no untrusted code ever runs here.
 
-`python -m instructor.prepare` imports torch once, then answers lines of JSON, {"seed": ..., "folder": ...}, until its
-standard input is closed, with lines of JSON, {"given": ..., "expected": ...}: from each problem to plain data.
+`python -m instructor.prepare` imports torch once, then reads lines of JSON, {"seed": ..., "folder": ...}, until its
+standard input is closed, and answers each with a line of JSON, {"given": ..., "expected": ...}, both by problem.
 """
 
 import json
@@ -16,11 +16,11 @@ TABLES = ("relative_attention_bias", "position_bias", "bias_table", "token_biase
 
 
 def prepare(seed: int, folder: Path) -> dict[str, Any]:
-    """Make inputs that no student has seen, and what right solutions give on them.
+    """Make inputs that no student has seen, and the results that are expected for them.
 
-    Saved in the folder are a random BERT with a vocabulary in another order and more layers than the public one's two,
-    which nobody can have memorised, a fine-tuned one, and one of the public one's shape: an `init_model` may name its
-    layers, and count its parameters.
+    The folder gets a random BERT that nobody can have memorised (a shuffled vocabulary, and more layers than the public
+    model's two), a fine-tuned one, and one with the public model's shape: students' `init_model` may rely on its layer
+    names and number of parameters.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -37,7 +37,7 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
     BertModel(BertConfig(**width, **shape)).half().save_pretrained(model)
     BertModel(BertConfig.from_pretrained(public)).half().save_pretrained(folder / "tiny")
     words = (public / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    ordinary = words[1000:]  # Before them stand the special tokens, where the library looks for them.
+    ordinary = words[1000:]  # The special tokens stay at the start, where the library expects them.
     draw.shuffle(ordinary)
     Path(model, "vocab.txt").write_text("\n".join(words[:1000] + ordinary) + "\n", encoding="utf-8")
 
@@ -60,14 +60,14 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def write_review(draw: random.Random, known: list[str], length: int) -> str:
-    """Words of the vocabulary and words that nobody has ever written, with odd marks between them."""
+    """Words from the vocabulary and made-up words, with odd marks between them."""
     made_up = ("".join(draw.choices(SOUNDS, k=draw.randint(2, 5))) for _ in range(length))
     words = (draw.choice(known) if draw.random() < 0.7 else new for new in made_up)
     return "".join(word + draw.choice(MARKS) for word in words).strip() or "film"
 
 
 if __name__ == "__main__":
-    out, sys.stdout = sys.stdout, sys.stderr  # What libraries print is no answer.
+    out, sys.stdout = sys.stdout, sys.stderr  # Libraries may print, too.
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(prepare(asked["seed"], Path(asked["folder"]))), file=out, flush=True)

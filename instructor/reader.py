@@ -1,7 +1,7 @@
-"""Read the files of one submission that are graded: folders, zips, zips in zips, lone files, under any usual name.
+"""Read the graded files of one submission: folders, zips, zips in zips, single files, under any usual name.
 
-Anybody may have made them, so nothing is unpacked to disk, no file is read further than it may be large, and what one
-submission does to its reader, which has limits, is that submission's reason not to be graded.
+They are untrusted, so nothing is unpacked to disk, and no file is read beyond its maximum size. The reader has limits;
+a submission that breaks them is not graded.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from typing import BinaryIO
 from helpers.answers import MAX_SIZE, NOTEBOOKS, is_copy
 from instructor.limits import MEBI
 
-# What is read, and how large it may be; everything else is ignored.
+# The files that are read, and their maximum sizes; everything else is ignored.
 LARGEST = {"exercises.py": MEBI // 4, "results.json": 4 * MEBI} | dict.fromkeys(NOTEBOOKS, MAX_SIZE)
 MAX_INNER = 64 * MEBI  # bytes of an archive in an archive
-# What systems put beside people's files, and folders of programs.
+# Files that operating systems add, and folders of installed software.
 IGNORED = re.compile(
     r"(^|/)(\.(?!\.|zip$)|~\$|(__MACOSX|@eaDir)(/|$)|Thumbs\.db$|desktop\.ini$"
     r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
 ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
-# What is one student's in a platform's names, then the student's own name for the file.
+# Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
-    # No date, also a phone's with the time, and no matriculation number after that of a sheet: HW_3_1234567_Ann.zip
+    # Not a date (possibly with a time, as phones write it), nor a student number after a sheet's: HW_3_1234567_Ann.zip
     r"((?:anon(?:_LATE)?_\w{5}|[^_]+(?:_LATE)?_(?!\d\d?_\d{6}|20\d\d[01]\d[0-3]\d_[0-2]\d{5}_)\d+))"
     r"_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
@@ -40,12 +40,12 @@ PLATFORMS = (
 
 
 class Refused(Exception):
-    """Something that is not read; the message says why."""
+    """Something is not read; the message says why."""
 
 
 @dataclass
 class Submission:
-    """A student's files by the names of the course, what was odd about them, and why none was read, if so."""
+    """A student's files by the course's names, notes on what was odd about them, and, if none was read, the reason."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a submission, on disk or in an archive; `open` raises Refused where it is none of its own."""
+    """A file of a submission, on disk or in an archive; `open` raises Refused for links and other special files."""
 
     path: str
     open: Callable[[], BinaryIO]
@@ -67,7 +67,7 @@ class File:
         return self.path.rpartition("/")[2]
 
     def read(self, largest: int) -> bytes:
-        """The whole content; Refused where that is more than `largest` bytes."""
+        """The whole content; Refused if that is more than `largest` bytes."""
         with self.open() as stream:
             data = stream.read(largest + 1)
         if len(data) > largest:
@@ -76,15 +76,15 @@ class File:
 
 
 def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
-    """Read the files that are graded, wherever in a submission's parts they lie; never raises, whatever they are.
+    """Read the graded files, wherever in a submission's parts they are; never raises, whatever they contain.
 
-    A part has the student's name for it, its path, and what of the archive at that path it is (empty: all).
+    A part has the student's name for it, its path, and its place in the archive at that path (empty: all of it).
     Of several files with the same name, the one outside archives, with the exact name, and nearest to the top counts.
     """
     submission, programs, names = Submission(), [], []
     try:
         level = [file for part in parts for file in _list_part(submission, *part)]
-        for _ in range(3):  # as it lies there, in an archive, and in an archive in that
+        for _ in range(3):  # as handed in, in an archive, and in an archive in an archive
             names = [file.path[-80:] for file in level] + names
             _take(level, submission)
             others = [file for file in level if file.name.endswith(".py") and not is_copy(file.name, "exercises.py")]
@@ -129,7 +129,7 @@ def _list_part(submission: Submission, name: str, path: Path, inside: str) -> It
             yield replace(file, path=name + file.path[len(f"{path.name}/{inside}") :])
         return
     if path.is_symlink():
-        raise Refused("it is a link, not a file or folder of its own.")
+        raise Refused("it is a link, not a file or folder.")
     if not path.is_dir():
         yield File(name, partial(open_file, path))
         return
@@ -139,7 +139,7 @@ def _list_part(submission: Submission, name: str, path: Path, inside: str) -> It
         folders[:] = sorted(each for each in folders if not IGNORED.search(f"{each}/"))
         for each in folders:
             if (here / each).is_symlink():
-                notes.append(f"{each} is a link to a folder, which is not looked into.")
+                notes.append(f"{each} is a link to a folder, which was not read.")
         for each in files:
             if not IGNORED.search(each):
                 yield File((here / each).relative_to(path).as_posix(), partial(open_file, here / each))
@@ -152,7 +152,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def _list_archive(file: File, submission: Submission, inside: str = "") -> list[File]:
-    """The files in (a folder of) a zip, none in any other file; what is wrong with it becomes a note."""
+    """The files in (a folder of) a zip, and none for other files; problems become notes."""
     try:
         if not ARCHIVE.search(file.name):
             return []
@@ -165,26 +165,26 @@ def _list_archive(file: File, submission: Submission, inside: str = "") -> list[
 
 
 def match_platform(name: str) -> tuple[str, str] | None:
-    """Of a platform's name for something, what says whose it is, and the student's own name for it."""
+    """From a platform's name for a file: the part that says whose it is, and the student's own name for it."""
     matches = (re.fullmatch(pattern, name) for pattern in PLATFORMS)
     return next(((match[1], match[2] or name) for match in matches if match), None)
 
 
 def is_graded(path: str) -> bool:
-    """Whether a file may be, or hold, what is graded: a platform's list, or a receipt, is not."""
+    """Whether a file may be, or contain, graded work, unlike a platform's list or receipt."""
     name = path.rpartition("/")[2]
     return bool(ARCHIVE.search(name)) or any(is_copy(name, wanted) for wanted in LARGEST)
 
 
 def open_zip(file: File) -> zipfile.ZipFile:
     stream = file.open()
-    if isinstance(stream, zipfile.ZipExtFile):  # To go back in it would unpack it again from its start.
+    if isinstance(stream, zipfile.ZipExtFile):  # Seeking backwards in it would unpack it again from its start.
         stream = io.BytesIO(file.read(MAX_INNER))
     return zipfile.ZipFile(stream)
 
 
 def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The files in an archive that are not ignored, by their names with slashes; a link is no file."""
+    """The files in an archive that are not ignored, with their names (with slashes); links are skipped."""
     for member in archive.infolist():
         name, kind = member.filename.replace("\\", "/").removeprefix("./"), stat.S_IFMT(member.external_attr >> 16)
         if kind in (0, stat.S_IFREG) and not IGNORED.search(name) and not name.endswith("/"):
@@ -192,12 +192,12 @@ def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInf
 
 
 def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
-    """The files in an archive, or in a folder of it; Refused where they are several students'."""
+    """The files in an archive, or in a folder of it; Refused if they belong to several students."""
     members = [each for each in name_members(archive) if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     graded = [name for name, _ in members if not inside and is_graded(name)]
     whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name in graded]
     if all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
-        raise Refused(f"it holds the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
+        raise Refused(f"it has the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
     return [File(name, partial(_open_member, archive, member)) for name, member in members]
 
 

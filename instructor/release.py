@@ -1,4 +1,4 @@
-"""The student version: the project without its solutions and answers, checked before anybody sees it."""
+"""The student version: the project without its solutions and answers, checked for leaks before it is written."""
 
 import ast
 import copy
@@ -17,7 +17,7 @@ from helpers.answers import NOTEBOOKS, PROMPT, TITLES, find_answers, find_proble
 from helpers.settings import CourseError, project_folder
 from helpers.submit import FUNCTIONS, find_stubs
 
-# All that a student gets, as patterns in the project's folder. README.md is written from docs/student.md.
+# The files that students get, as patterns in the project's folder. README.md is written from docs/student.md.
 RELEASED = (
     *("LICENSE", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".gitattributes", ".gitignore"),
     *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/*.ipynb"),
@@ -26,11 +26,11 @@ RELEASED = (
 )
 LEFT_OUT = re.compile(r"(^|/)(\.(?!git)|__pycache__/)|\.part$")
 README = "docs/student.md"
-OWNER, NAME = b"YOUR-COURSE", b"bitfit-assignment"  # the repository's place, as the sources have it
+OWNER, NAME = b"YOUR-COURSE", b"bitfit-assignment"  # the repository's placeholder in the sources
 EXERCISES = "helpers/exercises.py"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 LIKE_A_MARKER = re.compile(r"#\s*(BEGIN|END)[\s_-]+SOLUTION", re.I)
-# Lines of the solution which the course's own modules have too, and which give nothing away.
+# Lines of the solutions that also occur in the course's own modules, and give nothing away.
 ORDINARY_LINES = {
     "for name, parameter in model.named_parameters():",
     *("model = load_classifier(model_name)", "arguments = TrainingArguments("),
@@ -40,14 +40,13 @@ SHORTEST_SECRET = 16  # characters; a shorter line, such as `return model`, says
 
 
 def write_release(folder: Path, source: Path | None = None, repository: str = "") -> str:
-    """Write the student version into `folder`, which is empty or not there yet; returns a summary.
+    """Write the student version into `folder`, which must be empty or not exist yet; returns a summary.
 
-    `repository` (OWNER/NAME on GitHub) is where notebooks and README will say that the student version is.
-    Nothing is left behind when the source is at fault, or when a line of a solution or answer is found in what was
-    written: CourseError names it.
+    `repository` (OWNER/NAME on GitHub) is the student version's place, for links in notebooks and README. Nothing is
+    written if the source has an error, or if a line of a solution or answer would be released: CourseError names it.
     """
     if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CourseError(f"{folder} is there already and not an empty folder. Name another one, or remove it first.")
+        raise CourseError(f"{folder} already exists and is not an empty folder. Name another one, or remove it first.")
     files, secrets = build_release(source or project_folder(), repository)
     if leaks := find_leaks(files, secrets):
         raise CourseError("The student version would give solutions away; nothing was written.\n" + "\n".join(leaks))
@@ -67,13 +66,13 @@ def write_release(folder: Path, source: Path | None = None, repository: str = ""
     listed = ", ".join(f"{kind} ({count} files)" if kind.endswith("/") else kind for kind, count in kinds.items())
     said = [f"Wrote the student version to {folder}: {len(files)} files.", f"Released: {listed}."]
     if unnamed := sum(OWNER in content for content in files.values()):
-        said.append(f"YOUR-COURSE still stands in {unnamed} files: --repo OWNER/NAME writes your repository there.")
+        said.append(f"YOUR-COURSE is still in {unnamed} files: --repo OWNER/NAME replaces it with your repository.")
     said.append(f"None of the {len(secrets)} lines of solutions and answers is in it.")
     return "\n".join(said)
 
 
 def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes], list[str]]:
-    """Make the student version's files by name, and the lines that must not be found in them."""
+    """Build the student version's files, by name, and the lines that must not occur in them."""
     if repository and not re.fullmatch(r"[\w-]+/(?!\.(git|\.)?$)[\w.-]+", repository, re.A):
         raise CourseError(f"{repository!r} is not OWNER/NAME, a place on GitHub such as ada/bitfit-course.")
     owner, _, place = repository.removesuffix(".git").partition("/")
@@ -89,21 +88,21 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
             for problem, cell in find_answers(parse_notebook(content, name)):  # as the students' `submit` does
                 if not is_prompt(cell.source):
                     raise CourseError(
-                        f"{name}: by its place, the cell that begins with {cell.source[:60]!r} counts as an answer to"
-                        f" {problem}. Tag it `answer` and `problem-{problem}`, or put it before the question. If the"
-                        " course goes on with it, add its heading to AFTER in helpers/answers.py."
+                        f"{name}: because of its place, the cell that begins with {cell.source[:60]!r} counts as an"
+                        f" answer to {problem}. Tag it `answer` and `problem-{problem}`, or put it before the question."
+                        " If it begins the course's next section, add its heading to AFTER in helpers/answers.py."
                     )
         if repository and (name == "README.md" or name.endswith(".ipynb")):
             content = content.replace(NAME, place.encode()).replace(OWNER, owner.encode())
         files[name] = content
         secrets |= {line for line in lines if len(line) >= SHORTEST_SECRET}
     if unmarked := [problem for problem in TITLES if problem not in answered]:
-        raise CourseError(f"No cell is tagged as the answer to {', '.join(unmarked)}; it would be given away.")
+        raise CourseError(f"No cell is tagged as the answer to {', '.join(unmarked)}; untagged, it would be released.")
     return files, sorted(secrets - ORDINARY_LINES)
 
 
 def find_sources(source: Path) -> dict[str, Path]:
-    """The released files by name, and where each is."""
+    """The released files: from their names to their paths."""
     found = {}
     for pattern in (README, *RELEASED):
         names = [path.relative_to(source).as_posix() for path in source.glob(pattern) if path.is_file()]
@@ -115,9 +114,9 @@ def find_sources(source: Path) -> dict[str, Path]:
 
 
 def cut_solutions(text: str) -> tuple[bytes, list[str]]:
-    """Put a stub in the place of every solution; returns the file, and the solutions' lines, stripped.
+    """Replace every solution by a stub; returns the file, and the solutions' lines, stripped.
 
-    Raises CourseError where a marker is misspelt or out of place, and where an exercise has none.
+    Raises CourseError if a marker is misspelt or misplaced, or if an exercise has none.
     """
     functions, kept, secrets = _parse(text), [], []
     begun = 0
@@ -125,9 +124,9 @@ def cut_solutions(text: str) -> tuple[bytes, list[str]]:
         if LIKE_A_MARKER.search(line):
             wanted = END if begun else BEGIN
             if line.strip() != wanted:
-                since = f", for a solution began in line {begun}" if begun else ""
+                since = f", since a solution began in line {begun}" if begun else ""
                 raise CourseError(
-                    f"{EXERCISES}, line {number}: {line.strip()!r} stands where only {wanted!r} can{since}."
+                    f"{EXERCISES}, line {number}: found {line.strip()!r}, but here only {wanted!r} can be{since}."
                 )
             begun = 0 if begun else number
             if begun:
@@ -145,7 +144,7 @@ def cut_solutions(text: str) -> tuple[bytes, list[str]]:
     stubs = "\n".join(kept) + "\n"
     _parse(stubs, " without its solutions")
     if unmarked := [name for name in FUNCTIONS if not find_stubs(stubs).get(name)]:
-        raise CourseError(f"{EXERCISES}: no solution markers in {', '.join(unmarked)}; it would be given away.")
+        raise CourseError(f"{EXERCISES}: no solution markers in {', '.join(unmarked)}; unmarked, it would be released.")
     return stubs.encode(), secrets
 
 
@@ -157,7 +156,7 @@ def _parse(text: str, when: str = "") -> list[ast.FunctionDef]:
 
 
 def clear_notebook(notebook: NotebookNode, shown: str = "reference") -> tuple[bytes, list[str]]:
-    """Make a file with prompts for answers, and outputs in cells tagged `shown` alone; also the answers' lines."""
+    """Make a file with prompts for answers, and with outputs only in cells tagged `shown`; also the answers' lines."""
     notebook, secrets = copy.deepcopy(notebook), []
     kept = [name for name in ("kernelspec", "language_info") if name in notebook.metadata]
     notebook.metadata = {name: notebook.metadata[name] for name in kept}
@@ -178,7 +177,7 @@ def clear_notebook(notebook: NotebookNode, shown: str = "reference") -> tuple[by
 
 
 def find_leaks(files: dict[str, bytes], secrets: list[str]) -> list[str]:
-    """Name every released text file in which a solution marker, or a line of a solution or an answer, is found."""
+    """Describe every solution marker, and every line of a solution or an answer, in the released text files."""
     leaks = []
     for name, content in files.items():
         if b"\0" in content:  # a binary file
@@ -187,7 +186,7 @@ def find_leaks(files: dict[str, bytes], secrets: list[str]) -> list[str]:
         if name.endswith(".ipynb"):
             text = _join_texts(json.loads(text))
         if LIKE_A_MARKER.search(text):
-            leaks.append(f"{name} has a solution marker; markers belong into {EXERCISES} only.")
+            leaks.append(f"{name} has a solution marker; markers belong only in {EXERCISES}.")
         text = " ".join(text.split())
         found = [secret for secret in secrets if " ".join(secret.split()) in text]
         leaks += [f"{name} has this line of a solution or an answer: {secret}" for secret in found]
@@ -195,7 +194,7 @@ def find_leaks(files: dict[str, bytes], secrets: list[str]) -> list[str]:
 
 
 def _join_texts(value: Any) -> str:
-    """All that a JSON value says; the lines of a cell, which are a list, come as one text."""
+    """All text in a JSON value; a cell's lines, stored as a list, become one text."""
     if isinstance(value, (list, dict)):
         return "".join(map(_join_texts, value.values() if isinstance(value, dict) else value))
     return str(value)

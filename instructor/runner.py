@@ -1,10 +1,10 @@
-"""In the sandbox: one Python that imports torch and the course once, and a fork of it for each problem or notebook.
+"""In the sandbox: one Python process that imports torch and the course once, and forks for each problem or notebook.
 
 `python COURSE/runner.py` reads a job in JSON from its standard input and writes lines of JSON to file descriptor 3:
-"ready" once torch is imported, and for each task its name, with `text` (what it wrote), `code` (of its exit) and
+"ready" once torch is imported, and for each task its name, with `text` (what it wrote), `code` (its exit code) and
 `reason` (the limit that it broke, or ""). The tasks are "notes" and "import", then the problems; or the notebooks.
 
-No untrusted code runs in this process itself. Nothing of what is right is known here.
+No untrusted code runs in this process itself. The expected results are not known here.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ KEYCTL = {"x86_64": 250, "aarch64": 219}  # The number of the system call, by ma
 def main() -> None:
     job = json.load(sys.stdin)
     exercises = job["exercises"].encode("utf-8", "surrogateescape")
-    prctl(36, 1)  # Whatever loses its parent becomes this process's child.
-    prctl(DUMPABLE, 0)  # No submission may trace this process, nor open its memory or its files.
+    prctl(36, 1)  # Orphaned processes become this process's children.
+    prctl(DUMPABLE, 0)  # No submission can trace this process, or open its memory or files.
     if number := KEYCTL.get(os.uname().machine):
-        ctypes.CDLL(None).syscall(number, 1, None)  # Keys of its own: the grader's session keeps what is put there.
+        ctypes.CDLL(None).syscall(number, 1, None)  # A keyring of its own: the grader's would keep keys.
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     if "given" in job:
@@ -55,7 +55,7 @@ def run_problems(job: dict[str, Any], exercises: bytes) -> None:
     import torch
     from forgery import find_forgery
 
-    import helpers.checks.observe  # noqa: F401  All that the problems need, so that no fork has to import it.
+    import helpers.checks.observe  # noqa: F401  All that the problems need, so that the forks need not import it.
 
     torch.set_num_threads(1)
     keep_what_counts()
@@ -64,14 +64,14 @@ def run_problems(job: dict[str, Any], exercises: bytes) -> None:
     tell("ready")
     run_apart("notes", lambda end: write_all(end, json.dumps(find_forgery(exercises)).encode()), job["limits"])
     if run_apart("import", lambda end: import_exercises(exercises), job["limits"]):
-        return  # It would break the same limit again, for each of the problems.
+        return  # It would break the same limit again for each problem.
     for problem, given in job["given"].items():
         empty_folder()
         run_apart(problem, partial(observe, problem, given, exercises), job["limits"])
 
 
 def keep_what_counts() -> None:
-    """Leave of TrainingArguments what is judged: their own machine may know a precision that this one refuses."""
+    """Reset TrainingArguments except for what is judged: this machine may reject, say, a student's precision."""
     from transformers import TrainingArguments
 
     from helpers.recipe import CHECKED, QUIET
@@ -119,17 +119,17 @@ def observe(problem: str, given: dict[str, Any], exercises: bytes, end: int) -> 
                 stopped = f"exercises.py has no function {', '.join(missing)}."
         seen = {"records": [], "stopped": stopped} if stopped else observe(problem, solutions, given)
         write_all(end, json.dumps(seen, allow_nan=False).encode())
-        os._exit(0)  # Whatever untrusted code has left to do is not waited for.
+        os._exit(0)  # Do not wait for anything that untrusted code has left to do.
 
 
 def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
-    """Re-execute notebooks with nbval, one after the other, and tell what pytest said of each.
+    """Re-execute notebooks with nbval, one after another, and report what pytest said about each.
 
-    The grid of notebook 3 is trained beforehand by a single process, which takes less memory than a kernel beside it.
+    A single process trains the grid of notebook 3 first, which takes less memory than training next to a kernel.
     """
     tell("ready")
     Path("notebooks").mkdir()
-    Path("helpers").mkdir()  # In the code's own folder, so that no other student's code can look into it.
+    Path("helpers").mkdir()  # In the code's own folder, which no other student's code can read.
     for part in Path(__file__).with_name("helpers").iterdir():
         Path("helpers", part.name).symlink_to(part)
     Path("helpers", "exercises.py").write_bytes(exercises)
@@ -142,7 +142,7 @@ def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
         if name == job["sweep_before"]:
             subprocess.run([*python, "helpers", "sweep", "--workers", "1"], capture_output=True, env=environment)
         command = [*pytest, f"--nbval-cell-timeout={job['cell_seconds']}", f"notebooks/{name}"]
-        with open("said", "w+b") as log:  # Unlike a pipe, it is at its end even if something goes on that writes to it.
+        with open("said", "w+b") as log:  # Unlike a pipe, it ends even if a process keeps it open.
             done = subprocess.run(command, stdout=log, stderr=log, env=environment)
             kill_others()
             log.seek(0)
@@ -150,7 +150,7 @@ def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
 
 
 def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float]) -> str:
-    """Run `action(file descriptor for its text)` in a fork, kill all that it has started, and tell how it ended.
+    """Run `action(file descriptor for its text)` in a fork, kill all that it has started, and report how it ended.
 
     Returns the limit that it broke, if any.
     """
@@ -170,7 +170,7 @@ def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float])
         while not reason and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.02)
             reason = "time" if time.monotonic() > late else ""
-            if os.getppid() != PARENT:  # The grader is no more.
+            if os.getppid() != PARENT:  # The grader has ended.
                 kill_others()
                 os._exit(1)
         kill_others()
@@ -187,13 +187,13 @@ def run_apart(name: str, action: Callable[[int], Any], limits: dict[str, float])
 
 
 def kill_others() -> None:
-    """Kill all processes in the sandbox, or of its user, but this one."""
+    """Kill all processes in the sandbox, or of its user, except this one."""
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)
 
 
 def empty_folder() -> None:
-    """Every problem begins in an empty folder, whatever the one before has done to it."""
+    """Give every problem empty folders, whatever the one before has done to them."""
     home = os.environ["HOME"]
     for folder in (home, "/tmp", "/dev/shm") if os.getpid() == 1 else (home,):
         for command in (["chmod", "-R", "u+rwX", folder], ["find", folder, "-mindepth", "1", "-delete"]):

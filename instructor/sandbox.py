@@ -1,13 +1,13 @@
-"""Run untrusted code apart from everything else, within limits, on Linux.
+"""Run untrusted code in isolation from everything else, within limits, on Linux.
 
-Two degrees of isolation, the better one that works being taken:
+There are two degrees of isolation, of which the stronger one that works is used:
 
-`namespaces`  bubblewrap (`bwrap`) makes a root folder with nothing in it but system, Python and what is named readable,
-              all read-only; folders to write in, in memory; no network; processes of its own that end together.
-`user`        For root where the kernel refuses namespaces: a user that nobody is, another one for every run.
+`namespaces`  bubblewrap (`bwrap`) builds a root folder that contains only the system, Python and the `readable` paths,
+              all read-only; writable folders in memory; no network; its own processes, which end together.
+`user`        For root, if the kernel refuses namespaces: an unused user id, a new one for every run.
               `describe_degree` says what this cannot do.
 
-Limits hold for all processes of a run together; psutil watches them, and a control group where one can be made.
+Limits hold for all processes of a run together; psutil watches them, as does a control group if one can be created.
 """
 
 import os
@@ -37,16 +37,16 @@ def run(
     stop: threading.Event | None = None,
     **environment: str,
 ) -> Outcome:
-    """Run a command whose result is what it writes to file descriptor 3, and whose output is what it prints.
+    """Run a command: its result is what it writes to file descriptor 3, its output what it prints.
 
-    It starts in an empty folder, its HOME, and can read the paths `readable`, but (in the degree `namespaces`) none of
-    `hidden`. Whatever it does, the outcome says so; when this returns, nothing of it is left on the machine. Another
-    thread ends it by setting `stop`. Raises OSError where there cannot be such a sandbox.
+    It starts in an empty folder, its HOME, and can read the paths in `readable`, but (with `namespaces`) none of those
+    in `hidden`. The outcome says how it ended, whatever it did; afterwards, nothing of it is left on the machine.
+    Another thread can end it by setting `stop`. Raises OSError if such a sandbox cannot be created.
     """
     outcome, started = Outcome(), time.monotonic()
     world = Namespaces(readable, hidden, limits.disk) if degree == "namespaces" else OtherUser()
     result, result_in = os.pipe()
-    # Who gets as far as this shell's empty line is set up: after that, no exit code is taken for a failed sandbox.
+    # The shell's empty line says that the sandbox is set up: after it, no exit code is taken for a failed sandbox.
     shell = ["bash", "-c", f'cd && exec 3>&{result_in} {result_in}>&- && echo >&3 && exec "$@"', "-"]
     with open(result), groups.open_group(limits.memory) as group, tempfile.TemporaryFile() as job:
         job.write(stdin.encode())
@@ -75,9 +75,9 @@ def run(
 
 
 def limit(limits: Limits) -> list[str]:
-    """The words that set what the kernel limits for each process or user."""
-    tasks = 4 * limits.processes  # Threads count, too; processes are counted by the watch.
-    if own := os.geteuid():  # Older kernels count what the grader's own user runs elsewhere.
+    """The command that sets the kernel's limits for each process or user."""
+    tasks = 4 * limits.processes  # Threads count, too; the watch counts processes.
+    if own := os.geteuid():  # Older kernels also count what the grader's own user runs elsewhere.
         tasks += sum(process.info["num_threads"] or 0 for process in list_processes(own))
     wanted = {"as": max(2 * limits.memory, 4096 * MEBI) + 4096 * MEBI, "fsize": limits.disk, "nofile": 1024}
     wanted |= {"core": 0, "nproc": tasks, "memlock": MEBI, "msgqueue": 0}
@@ -89,7 +89,7 @@ def limit(limits: Limits) -> list[str]:
 
 
 def clean_environment(scratch: str, **more: str) -> dict[str, str]:
-    """The whole environment of untrusted code: nothing of the grader's own gets into it."""
+    """The complete environment of untrusted code, with none of the grader's own variables."""
     return {
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"]),
         "HOME": scratch,
@@ -108,7 +108,7 @@ def clean_environment(scratch: str, **more: str) -> dict[str, str]:
 
 @cache
 def try_degree(degree: str) -> str:
-    """Run something harmless in a degree of isolation; returns what is wrong with it."""
+    """Run something harmless in a degree of isolation; returns what went wrong, or an empty text."""
     if degree == "user" and os.geteuid() != 0:
         return "only root can do that"
     script = "import ctypes, os, ssl; open('written', 'w').close(); os.write(3, b'works')"
@@ -122,9 +122,9 @@ def try_degree(degree: str) -> str:
 
 
 def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
-    """The best degree of isolation that works here, or the wanted one; and what is not as good as it could be.
+    """The strongest degree of isolation that works here, or the wanted one; and its shortcomings on this machine.
 
-    Raises OSError where none works.
+    Raises OSError if none works.
     """
     reasons = []
     for degree in DEGREES if wanted == "auto" else (wanted,):
@@ -132,9 +132,9 @@ def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
         if not problem:
             if reason := groups.find_problem():
                 reasons.append(
-                    f"no control group can be made here ({reason}): memory that belongs to no process (detached SysV"
-                    " segments, sockets), in most containers files without a name, and the CPU of the shortest"
-                    " processes are not counted"
+                    f"no control group can be made here ({reason}), so some usage is not counted: memory that belongs"
+                    " to no process (detached SysV segments, sockets), in most containers files without a name, and the"
+                    " CPU of very short processes"
                 )
             return degree, reasons
         reasons.append(f"{degree} does not work here: {problem}")
@@ -142,16 +142,16 @@ def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
 
 
 def describe_degree(degree: str) -> list[str]:
-    """What holds, and what does not, for people who read a score sheet."""
+    """What is enforced and what is not, for the readers of a score sheet."""
     common = "limits of time, CPU, memory, processes, disk and output; a clean environment; a fresh folder for each run"
     return {
         "namespaces": [
-            f"in force: {common}; no network; no file but the system's, Python's and the course's without solutions,"
-            " all read-only; no process but its own; an unprivileged user (bubblewrap)",
+            f"in force: {common}; no network; no files except the system's, Python's and the course's (without"
+            " solutions), all read-only; no processes except its own; an unprivileged user (bubblewrap)",
         ],
         "user": [
-            f"in force: {common}; an unprivileged user of its own for every run, whose files, shared memory and"
-            " processes are removed after it",
+            f"in force: {common}; a separate unprivileged user for every run, whose files, shared memory and processes"
+            " are removed afterwards",
             "NOT in force: the network is not cut off; files that everybody may read can be read; other processes'"
             " names can be seen",
         ],

@@ -1,6 +1,6 @@
-"""What graders read: a sheet for each student, grades.csv, and the written answers beside the course's own.
+"""What graders read: a sheet for each student, grades.csv, and the written answers next to the model answers.
 
-What comes from a submission stands in fences that it cannot close, and in table cells that no spreadsheet computes.
+Text from submissions is put into fences that it cannot close, and into table cells that spreadsheets do not evaluate.
 """
 
 import base64
@@ -25,13 +25,13 @@ COLUMNS = ["student", *AUTOMATIC, "automatic", "of", *WRITTEN, "notes", "seconds
 
 
 def describe(record: dict[str, Any]) -> dict[str, list[str]]:
-    """What there is to say about a submission, in lines, by title."""
+    """The sections of a submission's sheet: from each title to its lines."""
     usage = f"{record['seconds']} s, {record['cpu_seconds']:.0f} s of CPU, at most {record['peak_memory'] // 2**20} MiB"
     place, limits = clip(record.get("place", "?"), 300), f"limits of each problem: {record['limits']}"
     return {
         "What the checks said": list(record["said"].values()),
         "Notebooks, re-executed with nbval": record["notebooks"] or ["not re-executed"],
-        "Results handed in (no points; not trusted)": record["results"] or ["not looked at"],
+        "Results handed in (no points; not trusted)": record["results"] or ["not examined"],
         "Notes": [*record["changed"], *record["notes"]] or ["none"],
         "How it was graded": [f"read from {place}", *record["isolation"], limits, f"used: {usage}"],
     }
@@ -55,7 +55,7 @@ def write_sheet(record: dict[str, Any]) -> str:
 
 
 def write_answers(records: list[dict[str, Any]], course: dict[str, NotebookNode], rubric: str) -> str:
-    """All written answers, problem by problem, each with its question, model answer and rubric; points go elsewhere."""
+    """All written answers by problem, each with question, model answer and rubric; points are entered elsewhere."""
     answers = collect_answers(list(course.values()))
     lines = ["# Answers to read", "", "Enter the points in grades.csv: grading again keeps them."]
     for problem, most in WRITTEN.items():
@@ -79,7 +79,7 @@ def write_answers(records: list[dict[str, Any]], course: dict[str, NotebookNode]
 
 
 def _find_question(course: dict[str, NotebookNode], problem: str) -> str:
-    """The cell before the answer's, without its heading."""
+    """The text of the cell before the answer, without its heading."""
     for notebook in course.values():
         for before, cell in pairwise(notebook.cells):
             if find_problem(cell) == problem:
@@ -88,7 +88,7 @@ def _find_question(course: dict[str, NotebookNode], problem: str) -> str:
 
 
 def write_images(images: dict[str, str], out: Path, student: str) -> list[str]:
-    """Write what was pasted into answers beside them; returns the files' names from `out`."""
+    """Write the images pasted into answers; returns the files' names, relative to `out`."""
     folder = out / "answers_files" / student
     for name, data in images.items():
         write_atomically(folder / name, base64.b64decode(data))
@@ -96,7 +96,7 @@ def write_images(images: dict[str, str], out: Path, student: str) -> list[str]:
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """What is known of all submissions that were graded into a folder, by student; what is no record is left out."""
+    """The records of all submissions that were graded into a folder, by student; other files are left out."""
     found = []
     for path in out.glob("records/*.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -106,16 +106,16 @@ def read_records(out: Path) -> list[dict[str, Any]]:
 
 
 def update_table(records: list[dict[str, Any]], path: Path) -> str:
-    """Write grades.csv; returns what there is to say about it, if anything.
+    """Write grades.csv; returns a message if points could not be kept, else an empty text.
 
-    What a person has entered stays with the submission: the column of that name says which, the student's name does
-    not. Columns that a person has added are kept, and rows of submissions that are not graded this time.
+    What a person has entered stays with the submission, identified by the column `submission`, not by the student's
+    name. Columns that a person has added are kept, as are rows of submissions that are not graded this time.
     """
     kept, missing = read_table(path)
     said = ""
     if missing:
-        said = f"The points in {path.name} could not be taken over: it has no column `{missing[0]}`. It is"
-        said += f" {set_aside(path)} now. Copy the points from there, or give it that column and its old name again."
+        said = f"The points in {path.name} could not be kept: it has no column `{missing[0]}`. It was renamed to"
+        said += f" {set_aside(path)}. Copy the points from there, or restore that column and the file's old name."
     own = {name: "" for row in kept.values() for name in row if name not in COLUMNS}
     rows = []
     for record in records:
@@ -140,7 +140,7 @@ def update_table(records: list[dict[str, Any]], path: Path) -> str:
 
 
 def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """The rows of grades.csv by submission, as a spreadsheet may have saved them, and which columns it lacks."""
+    """The rows of grades.csv by submission, in any form a spreadsheet may save, and the columns that it lacks."""
     missing = ["submission"]
     if not path.exists():
         return {}, []
@@ -149,17 +149,17 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
         try:
             text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
         except UnicodeDecodeError:
-            text = data.decode("cp1252", "replace")  # as a spreadsheet on Windows may write it
+            text = data.decode("cp1252", "replace")  # as spreadsheets on Windows may write it
         tables = (list(csv.reader(io.StringIO(text, newline=None), delimiter=mark)) for mark in ",;\t")
         for table, names in ((rows, row) for rows in tables for row in rows if "submission" in row):
             missing = [name for name in WRITTEN if name not in names]
-            if not missing:  # The head, wherever a title or a sorting has put it.
+            if not missing:  # The header, which a title or sorting may have moved.
                 return _name_rows(names, [row for row in table if any(row) and row is not names]), []
     return {}, missing
 
 
 def _name_rows(names: list[str], rows: list[list[str]]) -> dict[str, dict[str, str]]:
-    """Rows by submission; what a person has added or copied, rows and columns, has a key or a name of its own."""
+    """Rows by submission; rows and columns that a person has added or copied get unique keys and names."""
     width = max(map(len, [names, *rows]))
     for at, name in enumerate(names := names + [""] * (width - len(names))):
         if not name and any(row[at : at + 1] > [""] for row in rows) or name in names[:at]:
@@ -175,13 +175,13 @@ def _name_rows(names: list[str], rows: list[list[str]]) -> dict[str, dict[str, s
 
 
 def neutralise(text: str) -> str:
-    """A spreadsheet must not take a cell, nor a part of it where it separates cells at semicolons, for a formula."""
+    """Prevent spreadsheets from taking a cell, or its part after a semicolon, for a formula."""
     text = clip(text, 300).replace(";", ",")
     return f"'{text}" if text.lstrip(" \"'").startswith(tuple("=+-@＝＋－＠")) else text  # noqa: RUF001
 
 
 def fence(text: str) -> str:
-    """A block of text that shows all of it: no Markdown or HTML in it works, and nothing in it ends the block."""
+    """A fenced block that shows the text as it is: no Markdown or HTML in it is rendered, and nothing in it ends it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     marks = "`" * max(3, longest + 1)
     return f"{marks}text\n{text}\n{marks}"

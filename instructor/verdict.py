@@ -1,4 +1,4 @@
-"""What is made of what comes out of a sandbox: it is never executed, and whatever it is, nothing here raises."""
+"""Turn a sandbox's output into verdicts; the output is never executed, and nothing here raises, whatever it is."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ from instructor.written import clip
 
 
 def read_told(result: str) -> dict[str, Outcome]:
-    """How each task of a runner ended, of each name the first; a submission may have written there, too."""
+    """How each of a runner's tasks ended; the first line for a name counts, as submissions may have added more."""
     told: dict[str, Outcome] = {}
     for line in result.splitlines():
         with contextlib.suppress(Exception, RecursionError):
             name, said = read_strictly(line)
             ended = Outcome(int(said["code"]), str(said["reason"]), result=str(said["text"]))
-            ended.describe(Limits())  # It knows this reason.
+            ended.describe(Limits())  # Raises for an unknown reason.
             told.setdefault(name, ended)
     return told
 
 
 def judge_outcome(problem: str, ended: Outcome, expected: dict[str, Any], limits: Limits) -> tuple[str, bool]:
-    """The verdict on one problem, and whether it is right; whatever the student's code has sent, it never raises."""
+    """The verdict on one problem, and whether it was passed; never raises, whatever the student's code has sent."""
     if ended.reason:
         return f"Problem {problem}: {ended.describe(limits)}", False
     if not ended.result:
@@ -33,18 +33,18 @@ def judge_outcome(problem: str, ended: Outcome, expected: dict[str, Any], limits
     except CheckFailed as failure:
         return clip(str(failure), 1000), False
     except (Exception, RecursionError, MemoryError):
-        return f"Problem {problem}: what came back is not what this problem's functions give.", False
+        return f"Problem {problem}: what came back is not what this problem's functions return.", False
 
 
 def read_strictly(text: str) -> Any:
-    """Parse JSON, without the numbers that are none."""
+    """Parse JSON, without NaN and infinity."""
     found = json.loads(text)
-    json.dumps(found, allow_nan=False)  # ValueError where a number is infinite, or none at all.
+    json.dumps(found, allow_nan=False)  # Raises ValueError for these.
     return found
 
 
 def describe_rerun(name: str, ended: Outcome, limits: Limits) -> str:
-    """What nbval said of a notebook: for reading only, since the code could have said it itself."""
+    """What nbval said about a notebook; for information only, since the student's code could have printed it."""
     if ended.reason or not ended.result:
         return f"{name}: did not run to its end: {ended.describe(limits)}"
     found = re.findall(r"^(PASSED|FAILED|ERROR) .*?Cell (\d{1,6})", ended.result, re.MULTILINE)

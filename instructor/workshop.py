@@ -1,4 +1,4 @@
-"""Where submissions are graded: copies of the course without solutions, and what is made of a sandbox's answers."""
+"""Grade submissions in sandboxes, with copies of the course that have no solutions."""
 
 import json
 import os
@@ -31,11 +31,11 @@ NO_CHECKS = """CheckFailed = AssertionError
 problem_1d = problem_2a = problem_2b = problem_2c = lambda *given, **options: None
 """
 COPIES = ("exercises*.py*", "bitfit_assignment*", "__editable__*bitfit*", "bitfit-assignment*")
-START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may take to import torch, whatever it is given to do.
+START = {"seconds": 120, "cpu_seconds": 30}  # What a sandbox may use to import torch, before its tasks.
 NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
-# Memory goes back to the system as soon as it is free: a fifth more time, a quarter less memory at the peak.
+# Freed memory is returned to the system at once: this takes a fifth more time, and a quarter less memory at the peak.
 LEAN = {"MALLOC_TRIM_THRESHOLD_": str(4 * MEBI), "MALLOC_MMAP_THRESHOLD_": str(4 * MEBI), "MALLOC_ARENA_MAX": "1"}
-LEAN |= {"GLIBC_TUNABLES": "", "THP_MEM_ALLOC_ENABLE": "0"}  # Else a training's workers would set both.
+LEAN |= {"GLIBC_TUNABLES": "", "THP_MEM_ALLOC_ENABLE": "0"}  # Otherwise training workers would set both.
 # A corner of the grid is enough to see that a notebook runs; `full` trains all of it.
 WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 
@@ -43,40 +43,40 @@ WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 class Workshop:
     """A temporary folder with all that grading needs; use it in a `with` statement, from any number of threads.
 
-    `degree` is that of the isolation (see `sandbox`), and `reasons` say what about it is not as good as it could be.
-    The folder can be entered by everybody but listed by nobody, so code finds in it only what it is told of. Raises
-    CourseError where untrusted code cannot be kept apart.
+    `degree` is the degree of isolation (see `sandbox`), and `reasons` lists its shortcomings on this machine. Everybody
+    can enter the folder but nobody can list it, so code finds only files whose names it is told. Raises CourseError if
+    untrusted code cannot be isolated.
     """
 
     def __init__(self, degree: str = "auto", private: tuple[Path, ...] = ()):
-        """`private` is what besides solutions nobody who is graded should read."""
+        """`private` are further paths, besides solutions, that submitted code should not read."""
         if not sys.platform.startswith("linux"):
-            raise CourseError("Grading runs untrusted code and needs Linux for that: a container or Colab will do.")
+            raise CourseError("Grading runs untrusted code, which needs Linux: a container or Colab is enough.")
         try:
             self.degree, self.reasons = sandbox.find_degree(degree)
         except OSError as error:
-            raise CourseError(f"Untrusted code cannot be kept apart here, so nothing is graded. {error}.") from error
+            raise CourseError(f"Untrusted code cannot be isolated here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
         secret = [*(path for path in map(Path, self.hidden) if "bitfit" not in path.name), *private]
         if self.degree == "user" and (found := [str(path) for path in secret if can_everybody_read(path)]):
             which = f"chmod go= (or uninstall) {' '.join(found[:5])}"
-            self.reasons.append(f"SOLUTIONS OR OTHERS' WORK CAN BE READ by what is graded: {which}")
+            self.reasons.append(f"SUBMITTED CODE CAN READ SOLUTIONS OR OTHERS' WORK. To prevent that: {which}")
         self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
         self.folder.chmod(0o711)
         self.preparer: subprocess.Popen | None = None
         self.lock, self.stopped = threading.Lock(), threading.Event()
-        self.alone = False  # Whether there is one submission only: memory is given back as soon as it can be.
+        self.alone = False  # Whether there is only one submission: then memory is returned early.
 
     def __enter__(self) -> "Workshop":
         self.private = self.folder / "private"
         self.private.mkdir(0o700)
-        # What knows the expectations is not where the points are decided; notebooks run the checks, for no points.
+        # Code that knows the expected results is absent where points are decided; notebooks run checks without points.
         self.course, self.blind = self.make_folder(), self.make_folder()
         copy_course(self.course)
         copy_course(self.blind, *KNOWS_WHAT_IS_RIGHT)
-        # A student's file may import a check, and even run it: here it says nothing.
+        # A student's file may import checks, and even run them: here they do nothing.
         (self.blind / "helpers" / "checks" / "__init__.py").write_text(NO_CHECKS)
         return self
 
@@ -94,20 +94,20 @@ class Workshop:
             raise CourseError("Grading was stopped.")
 
     def end_preparer(self) -> None:
-        """End the process that prepares inputs, which gives its memory back; whoever needs it starts another."""
+        """End the process that prepares inputs, to free its memory; it is started again when needed."""
         preparer, self.preparer = self.preparer, None
         if preparer is not None:
             with preparer:
                 preparer.kill()
 
     def make_folder(self) -> Path:
-        """A new folder that sandboxes can enter if they are told its name."""
+        """A new folder that sandboxes can enter if they know its name."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         folder.chmod(0o755)
         return folder
 
     def prepare(self, seed: int, folder: Path) -> dict[str, Any]:
-        """Fresh inputs and expectations (see `prepare.prepare`), whose models lie in the folder."""
+        """Fresh inputs and expected results (see `prepare.prepare`), with the models in the folder."""
         with self.lock:
             self.check_going()
             if self.preparer is None:
@@ -124,7 +124,7 @@ class Workshop:
                 self.end_preparer()
                 self.check_going()
                 raise CourseError(
-                    "The inputs of the checks cannot be made here. Have a look with `python -m helpers doctor`."
+                    "The inputs of the checks cannot be created here. To find out why: `python -m helpers doctor`."
                 ) from error
             if self.alone:
                 self.end_preparer()
@@ -134,9 +134,9 @@ class Workshop:
     def run(
         self, job: dict[str, Any], limits: Limits, readable: tuple[Path, ...], **environment: str
     ) -> tuple[Outcome, dict[str, Outcome]]:
-        """Run one of `runner`'s jobs; returns how it ended, and how each of its tasks did, by name.
+        """Run one of `runner`'s jobs; returns how it ended, and how each of its tasks ended, by name.
 
-        Without "ready" among the names no untrusted code has run: the sandbox has failed.
+        If "ready" is not among the names, the sandbox has failed before any untrusted code ran.
         """
         self.check_going()
         command, paths = [sys.executable, str(readable[0] / "runner.py")], tuple(map(str, readable))
@@ -145,7 +145,7 @@ class Workshop:
             outcome = sandbox.run(command, paths, limits, *going, **environment)
         except OSError as error:
             outcome = Outcome(reason="sandbox", output=str(error))
-        self.check_going()  # Nothing is known of a run that was stopped, so nothing must be said of it.
+        self.check_going()  # A stopped run has no outcome.
         told, outcome.result = read_told(outcome.result), ""
         if "ready" not in told:
             outcome.output = f"{outcome.describe(limits)} {outcome.output.strip()[-300:]}"
@@ -153,11 +153,11 @@ class Workshop:
         return outcome, told
 
     def grade_code(self, exercises: bytes, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
-        """Run a submission's functions on fresh inputs within limits for each problem, and judge here what they gave.
+        """Run a submission's functions on fresh inputs, within limits for each problem, and judge their results here.
 
         Returns `said` and `passed` by problem, `notes` on what looks like forgery, `broken`, the problems that broke
-        a limit, `cpu_seconds`, `peak_memory` in bytes, and `graded`, which is False where the sandbox itself failed.
-        One Python runs all problems; where one of them ends it, another runs those after it.
+        a limit, `cpu_seconds`, `peak_memory` in bytes, and `graded`, which is False if the sandbox itself failed.
+        One Python process runs all problems; if a problem ends it, another process runs the remaining ones.
         """
         limits = replace(limits, memory=min(limits.memory, self.memory))
         said, passed, notes, broken = {}, dict.fromkeys(PROBLEMS, False), [], []
@@ -176,9 +176,9 @@ class Workshop:
                     said |= {problem: f"Problem {problem}: {outcome.describe(whole)}" for problem in left}
                     break
                 if "notes" in told:
-                    notes = json.loads(told["notes"].result or '["nobody could look for forgery in exercises.py"]')
+                    notes = json.loads(told["notes"].result or '["exercises.py could not be searched for forgery"]')
                 if (imported := told.get("import", outcome)).reason:
-                    # It never came as far as the first function, and would not in another run.
+                    # It never reached the first function, and would not in another run.
                     why = f"Not run: exercises.py could not be imported; {imported.describe(limits)}"
                     said |= dict.fromkeys(left, why)
                     broken += left
@@ -196,9 +196,9 @@ class Workshop:
         return found | add_up(used)
 
     def run_notebooks(self, exercises: bytes, notebooks: dict[str, str], full: bool = False) -> dict[str, Any]:
-        """Re-execute notebooks (file names and their JSON) with a submission's exercises, for reading: no points.
+        """Re-execute notebooks (file names and their JSON) with a submission's exercises, for information: no points.
 
-        Returns `lines` (what nbval said of each), `cpu_seconds`, `peak_memory` in bytes, and `graded`.
+        Returns `lines` (what nbval said about each), `cpu_seconds`, `peak_memory` in bytes, and `graded`.
         """
         with self.lock:
             self.end_preparer()
@@ -213,7 +213,7 @@ class Workshop:
 
 
 def copy_course(folder: Path, *left_out: str) -> None:
-    """What a sandbox needs of the course: no solution, and none of the files that are left out."""
+    """Copy what a sandbox needs of the course, without solutions and the files in `left_out`."""
     shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=shutil.ignore_patterns(*LEFT_OUT, *left_out))
     for name in ("runner.py", "forgery.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
@@ -229,7 +229,7 @@ def add_up(used: list[Outcome]) -> dict[str, Any]:
 
 @cache
 def find_copies() -> tuple[str, ...]:
-    """What knows solutions: this project, and what of it is installed without -e, or lies in Python's own folders."""
+    """All places with solutions: this project, and copies of it that are installed, or in Python's own folders."""
     roots = [path for path in ("/usr", *list_python()) if os.path.isdir(path)]
     words = [word for name in COPIES for word in ("-o", "-name", name)][1:]
     done = subprocess.run(["find", *roots, *words], capture_output=True, check=False)
@@ -240,7 +240,7 @@ def find_copies() -> tuple[str, ...]:
 
 
 def can_everybody_read(path: Path) -> bool:
-    """Whether other users get at a file or into a folder: it and every folder above it must let them."""
+    """Whether other users can read a file or enter a folder: it and every folder above it must allow that."""
     try:
         above = all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
         return above and bool(path.stat().st_mode & (0o001 if path.is_dir() else 0o004))

@@ -1,6 +1,6 @@
-"""What can be read of a submission without running its code: answers, changed notebooks, and the results handed in.
+"""Read a submission without running its code: the answers, changes to notebooks, and the results handed in.
 
-`examine_apart` does it in a process with limits: what a submission does to its reader, it does to that process alone.
+`examine_apart` does so in a process with limits, so that a submission can harm only that process.
 """
 
 import base64
@@ -25,16 +25,15 @@ from helpers.submit import check_results, is_made_with, noting
 from instructor.reader import MEBI, read_submission
 from instructor.release import NAME, OWNER
 
-MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters of an answer, and its cells
-# The first two join or part the letters of Persian and Hindi, and emoji; the others give Arabic and Hebrew their side,
-# and a word its hyphen.
+MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters and cells of an answer
+# Line feed and tab; joiners for Persian, Hindi and emoji; marks for the direction of Arabic and Hebrew; soft hyphens.
 VISIBLE = "\n\t\u200c\u200d\u200e\u200f\u061c\xad"
-MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes, number, and bytes of all together
+MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes of one, number, and bytes of all together
 IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
 SECONDS, CPU_SECONDS, MEMORY = 60, 30, 3072 * MEBI
 OUT_OF_MEMORY = 99  # an exit code
 ODD = "ODD, no run gives such figures: "
-Course = dict[str, dict[str, str]]  # of each notebook the cells' sources by their ids, answers left out
+Course = dict[str, dict[str, str]]  # for each notebook, the cells' sources by id, without answers
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
@@ -53,7 +52,7 @@ def _leave_out_answers(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
-    """`examine` in a process of its own, which may use 30 s of CPU and 3 GiB; never raises for what a submission is."""
+    """Run `examine` in a separate process, with at most 30 s of CPU and 3 GiB; never raises because of a submission."""
     refused = f"reading it takes more than {SECONDS} s, {CPU_SECONDS} s of CPU or {MEMORY // MEBI:,} MiB."
     reader, writer = _context.Pipe(duplex=False)
     process = _context.Process(target=_answer, args=(writer, parts, course), daemon=True)
@@ -62,7 +61,7 @@ def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[st
     try:
         if reader.poll(SECONDS):
             return json.loads(reader.recv_bytes(96 * MEBI))
-    except (EOFError, OSError, ValueError):  # It was ended, or sent what it should not.
+    except (EOFError, OSError, ValueError):  # It was killed, or sent something else.
         process.join(1)
         if process.exitcode not in (-signal.SIGXCPU, OUT_OF_MEMORY):
             refused = f"the grader's reader failed (exit code {process.exitcode}): grade it again."
@@ -88,7 +87,7 @@ def _find_nothing(refused: str) -> dict[str, Any]:
 
 
 def examine(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
-    """Everything that a sheet says of a submission before its code is run, as JSON data; bytes are in base64."""
+    """Everything that a sheet says about a submission without running its code, as JSON data; bytes are in base64."""
     submission = read_submission(parts)
     found = _find_nothing(submission.refused) | {"fingerprint": submission.fingerprint()}
     if submission.refused:
@@ -133,9 +132,9 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
 
 
 def compare(course: dict[str, str], notebook: NotebookNode) -> tuple[list[str], list[str]]:
-    """What a student changed of a notebook, and the texts that are not the course's, for a person to read.
+    """What a student changed in a notebook, and the cells that are not the course's, for a person to read.
 
-    Cells are recognised by their texts, for editors change ids. An answer may stand in the wrong one.
+    Cells are recognised by their text, since editors change ids. An answer may be in the wrong cell.
     """
     cells = [cell for cell in _leave_out_answers(notebook) if cell.source.strip()]
     known = [(text, _allow_any_place(text)) for text in course.values()]
@@ -156,7 +155,7 @@ def compare(course: dict[str, str], notebook: NotebookNode) -> tuple[list[str], 
 
 
 def _allow_any_place(text: str) -> re.Pattern:
-    """A cell of the course's, wherever on GitHub `release --repo` says that the student version is."""
+    """A pattern for a course's cell, with any repository that `release --repo` may have written into it."""
     pattern = re.escape(text)
     if OWNER.decode() in text:
         pattern = pattern.replace(re.escape(OWNER.decode()), r"[\w-]+").replace(re.escape(NAME.decode()), r"[\w.-]+")
@@ -166,7 +165,7 @@ def _allow_any_place(text: str) -> re.Pattern:
 def describe_results(files: dict[str, bytes]) -> list[str]:
     """Whether a results file looks like a run of the student's code; it earns no points, since anyone can write one.
 
-    What `helpers.report` says of results is not used: its libraries need more memory than `examine_apart` gives.
+    This does not use `helpers.report`, whose libraries need more memory than `examine_apart` allows.
     """
     if "results.json" not in files:
         return ["results.json is missing."]
@@ -188,7 +187,7 @@ def describe_results(files: dict[str, bytes]) -> list[str]:
                 runs = select_runs(results, policy=policy, seed=settings.seed, epochs=settings.epochs)
                 best = choose_best(runs) or {}
                 if "test" not in best:
-                    continue  # `check_results` says so.
+                    continue  # `check_results` reports it.
                 shares = best["validation_accuracy"], best["test"]["accuracy"]
                 numbers = best["trainable_parameters"], best["test"]["n"], best["learning_rate"], best["batch_size"]
                 odd = "" if all(0 <= x <= 1 for x in shares) and all(0 < x < math.inf for x in numbers) else ODD
@@ -206,7 +205,7 @@ def describe_results(files: dict[str, bytes]) -> list[str]:
 
 
 def shorten(text: str) -> str:
-    """No more than can be read, and nothing that a reader cannot see."""
+    """Cut a text to a readable length, and make invisible characters visible."""
     text = text.replace("\r\n", "\n")
     shown = "".join(
         sign if sign in VISIBLE or sign.isprintable() or unicodedata.category(sign) == "Zs" else f"\\u{ord(sign):04x}"
@@ -216,6 +215,6 @@ def shorten(text: str) -> str:
 
 
 def clip(text: str, length: int) -> str:
-    """One line of visible signs."""
+    """Make a text one line of visible characters, of limited length."""
     shown = "".join(sign if sign.isprintable() else " " for sign in text[: 2 * length])
     return shown if len(shown) <= length else f"{shown[: length - 3]}..."

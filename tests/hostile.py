@@ -80,7 +80,7 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
             init_trainer=into_every_pipe("b'0' * 10**7"),
         ),
         without("1d", "2a", "2b"),
-        {"2a": "it took more than 5 s of CPU", "2b": "it returned more than"},
+        {"2a": "it used more than 5 s of CPU", "2b": "it returned more than"},
     ),
     # It traces the runner, looks for keys, leaves a daemon, writes at exit, talks much, runs the checks, and halts all.
     "works beside the checks": (
@@ -182,7 +182,7 @@ def init_model(trial, model_name, use_bitfit=False):
     "spins at import": (
         at_import("while True: pass"),
         NONE,
-        {"1d": "could not be imported; stopped: it took more than 5 s of CPU"},
+        {"1d": "could not be imported; stopped: it used more than 5 s of CPU"},
     ),
     "looks for an installed solution": (
         at_import(

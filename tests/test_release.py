@@ -240,7 +240,7 @@ LEAKS = {
             change_cell(s, "problem-1b", lambda cell: cell.update(source="## Problem 1b")),
             change_cell(s, "answer-1b", lambda cell: cell.update(id="mine", metadata={})),
         ],
-        ["answer to 1b; it would be given away"],
+        ["answer to 1b; untagged, it would be released"],
     ),
     "a half of an answer without its tags": (
         say_in("next", "Mine."),

@@ -277,7 +277,7 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
         command, capture_output=True, text=True, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)}, check=True
     )
     graded = json.loads(done.stdout)
-    if any("CAN BE READ by what is graded" in reason for reason in graded["why"]):
+    if any("SUBMITTED CODE CAN READ" in reason for reason in graded["why"]):
         return  # The degree `user` cannot keep it away, and says so.
     assert graded["graded"] and "TypeError" in graded["said"]["1d"] and not any(graded["passed"].values()), graded
 
