@@ -1,8 +1,8 @@
-"""The tests and the notebooks under other versions of Python and of the libraries: `make matrix`, `nox -s colab`.
+"""Run the tests and the notebooks with other versions of Python and the libraries: `make matrix`, `nox -s colab`.
 
-Where `make assignment` has finished, the notebooks find its 40 runs done and do not train them in every session again;
-the unit tests train in all of them. A Python that is not on this machine is skipped. What came out is in
-build/matrix/SESSION/row.json, beside pytest's own reports.
+If `make assignment` has finished, the notebooks reuse its 40 runs instead of training them again in every session; the
+unit tests always train. Python versions that are not on this machine are skipped. The results are in
+build/matrix/SESSION/row.json, next to pytest's own reports.
 """
 
 import json
@@ -26,7 +26,7 @@ import importlib.metadata, json, platform
 versions = {{name: importlib.metadata.version(name) for name in {SHOWN}}}
 print(json.dumps({{"python": platform.python_version()}} | versions))
 """
-# What the caller has set must not decide; None takes a variable away.
+# The caller's settings must not matter; None removes a variable.
 CLEAN = {name: None for name in os.environ if name.startswith(("COURSE_", "MAKE", "MFLAGS", "PYTHONPATH"))}
 CLEAN |= {
     "COURSE_PROFILE": "quick",
@@ -38,7 +38,7 @@ CLEAN |= {
 
 @nox.session
 def today(session: nox.Session) -> None:
-    """The Python of this environment, the versions of constraints.txt."""
+    """This environment's Python, with the versions in constraints.txt."""
     try_row(session, "constraints.txt", "test,cluster,nbgrader")
 
 
@@ -50,7 +50,7 @@ def colab(session: nox.Session) -> None:
 
 @nox.session(python=[f"3.{minor}" for minor in (10, 11, 12, 13) if minor != sys.version_info.minor])
 def python(session: nox.Session) -> None:
-    """Another Python; where a pinned version does not support it, the ranges of pyproject.toml decide."""
+    """Other Python versions; if one is not supported by a pinned package, the ranges in pyproject.toml decide."""
     try_row(session, "constraints.txt", "test,cluster,nbgrader")
 
 

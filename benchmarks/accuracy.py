@@ -1,13 +1,13 @@
-"""Is the quick training the same training? Reference and helpers on 5,000 real reviews, three seeds each.
+"""Is the fast training the same training? Reference and helpers on 5,000 real reviews, three seeds each.
 
     COURSE_MODEL=... COURSE_DATA=<IMDb> python benchmarks/accuracy.py
 
-BitFit is trained three times with each seed, by both sides, in runs that differ in dropout's random numbers alone
-(`stream`): how far apart may two right programs be? The reference's second and third runs pad a batch to its longest
-review, not to 512: the mask hides padding, so this changes their speed alone.
+Both sides train BitFit three times with each seed, in runs that differ only in dropout's random numbers (`stream`): how
+much can two correct programs differ? The reference's second and third runs pad a batch to its longest review, not to
+512: the mask hides padding, so this changes only their speed.
 
-Writes benchmarks/accuracy.json after every run and goes on from there when run again; about eight hours of one core,
-nearly all of them the reference's. Runs are of one thread, as many at a time as there are cores.
+Writes benchmarks/accuracy.json after every run and resumes from there when run again; takes about eight hours of one
+core, nearly all for the reference. Each run has one thread, and there are as many runs at a time as cores.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 
 
 class NewStream(TrainerCallback):
-    """From the second step on dropout draws other random numbers; batches and head stay the same."""
+    """From the second step on, dropout uses other random numbers; batches and classifier stay the same."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -61,7 +61,7 @@ def list_runs() -> list[dict]:
 
 
 def train(settings, padded, job: dict) -> dict:
-    """Train a run of the list; returns it with its accuracy after the last epoch and its seconds."""
+    """Train a run from the list; returns it with its accuracy after the last epoch and its time in seconds."""
     started = time.monotonic()
     run = Run(job["policy"], job["learning_rate"], job["batch_size"], job["seed"], settings.epochs)
     with open_trainer(job["side"], settings, run, padded) as trainer:
@@ -83,7 +83,7 @@ def main() -> None:
     provenance = describe_origin(settings, reviews) | {"epochs": settings.epochs, "threads": 1}
     kept = json.loads(FILE.read_text()) if FILE.exists() else {"provenance": provenance, "runs": []}
     if kept["provenance"] != provenance:
-        sys.exit(f"{FILE} was begun with another model, data or machine. Move it aside to begin anew.")
+        sys.exit(f"{FILE} was started with another model, data or machine. Rename it to start again.")
     padded = {split: reference.tokenise(rows, settings.model) for split, rows in reviews.items()}
     missing = [job for job in list_runs() if not any(job.items() <= done.items() for done in kept["runs"])]
     with ProcessPoolExecutor(count_workers(), multiprocessing.get_context("spawn")) as pool:

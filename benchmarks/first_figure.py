@@ -1,10 +1,10 @@
-"""How long until a student sees the first figure of notebook 01, with packages that pip has in its cache?
+"""How long until a student sees the first figure of notebook 01, if pip has all packages in its cache?
 
     python benchmarks/first_figure.py
 
-`here`: a fresh clone of the last commit, its set-up with make, then the notebook's cells up to the first that draws a
-picture, in a new kernel. `colab`: the same cells in an environment that has Colab's packages (tests/test_colab.py),
-where the bootstrap cell fetches and installs the course. Writes benchmarks/first_figure.json.
+`here`: a fresh clone of the last commit, set up with make, then the notebook's cells up to the first picture, in a new
+kernel. `colab`: the same cells in an environment with Colab's packages (tests/test_colab.py), where the bootstrap cell
+downloads and installs the course. Writes benchmarks/first_figure.json.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def set_up(folder: Path) -> None:
 
 
 def measure(action: Callable, *arguments: Path) -> float:
-    """The seconds that something takes."""
+    """The time that an action takes, in seconds."""
     started = time.monotonic()
     action(*arguments)
     return round(time.monotonic() - started, 1)

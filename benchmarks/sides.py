@@ -1,4 +1,4 @@
-"""What the benchmarks share: the same run as either side trains it, and what a measurement rests on."""
+"""Shared by the benchmarks: the same run as trained by either side, and what a measurement is based on."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ SIDES = ("reference", "ours")
 def open_trainer(
     side: str, settings: Settings, run: Run, padded: dict[str, Dataset], threads: int = 1
 ) -> Iterator[Trainer]:
-    """A side's Trainer of a run, not trained yet, in this process and a folder that is there meanwhile.
+    """A side's Trainer for a run, not yet trained, in this process, with a temporary folder.
 
-    `padded` are the training and validation reviews as `reference.tokenise` gives them.
+    `padded` has the training and validation reviews, as `reference.tokenise` returns them.
     """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def open_trainer(
 
 
 def describe_origin(settings: Settings, reviews: dict[str, Dataset]) -> dict[str, Any]:
-    """The model, the reviews and their numbers, the versions and the machine."""
+    """The model, the reviews and how many they are, the versions and the machine."""
     counts = {split: len(rows) for split, rows in reviews.items()}
     return {
         "model": {"name": short_name(settings.model), "fingerprint": fingerprint_model(settings.model)},

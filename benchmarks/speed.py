@@ -2,9 +2,9 @@
 
     COURSE_MODEL=... COURSE_DATA=<IMDb> python benchmarks/speed.py
 
-For both policies and batches of 8, 32 and 128: one process with all cores for the reference, one worker a core for the
-helpers, one after the other; training and validation apart. Writes benchmarks/speed.json, or speed_bf16.json where
-COURSE_PRECISION=bf16; four to six minutes on 2 cores.
+For both policies and batches of 8, 32 and 128: one process with all cores for the reference, then one worker per core
+for the helpers; training and validation are timed separately. Writes benchmarks/speed.json, or speed_bf16.json with
+COURSE_PRECISION=bf16; takes four to six minutes on 2 cores.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from helpers.workers import call, count_workers, open_executor
 POLICIES = ("full", "bitfit")
 BATCH_SIZES = (8, 32, 128)
 REVIEWS = {"train": 512, "validation": 256}
-EPOCH = {"training": 20_000, "validation": 5_000}  # what an epoch of the assignment has of each
+EPOCH = {"training": 20_000, "validation": 5_000}  # reviews in an epoch of the assignment
 
 
 class Timer(TrainerCallback):
-    """The seconds of one epoch's training after its first step, in which memory is still being asked for."""
+    """The seconds of one epoch's training, without the first step, which still allocates memory."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 1:
@@ -46,7 +46,7 @@ class Timer(TrainerCallback):
 
 
 def measure(settings, padded, side: str, run: Run, threads: int, start) -> dict[str, float]:
-    """Train and validate once; returns examples a second of both and the process's peak memory in GB."""
+    """Train and validate once; returns examples per second for both, and the process's peak memory in GB."""
     with open_trainer(side, settings, run, padded, threads) as trainer:
         timer = Timer()
         trainer.add_callback(timer)
@@ -63,7 +63,7 @@ def measure(settings, padded, side: str, run: Run, threads: int, start) -> dict[
 
 @contextmanager
 def open_pool(side: str, count: int) -> Iterator[Executor]:
-    """The processes of a side: plain ones, or workers as the engine has them."""
+    """The processes of a side: plain ones, or the engine's workers."""
     if side == "reference":
         with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
             yield pool
@@ -73,7 +73,7 @@ def open_pool(side: str, count: int) -> Iterator[Executor]:
 
 
 def measure_side(settings, padded, side: str, run: Run, cores: int) -> dict[str, float]:
-    """The rates of all processes of a side together, and the largest one's memory."""
+    """The total rates of a side's processes, and the memory of the largest one."""
     count, threads = (1, cores) if side == "reference" else (cores, 1)
     with multiprocessing.Manager() as manager, open_pool(side, count) as pool:
         start = manager.Barrier(count, timeout=600)
@@ -85,7 +85,7 @@ def measure_side(settings, padded, side: str, run: Run, cores: int) -> dict[str,
 
 
 def grid_ratio(cells: list[dict], phases: list[str]) -> float:
-    """The reference's time for these phases of an epoch of every measured cell over ours: what the grid gains."""
+    """How much faster the grid is: the reference's time, over ours, for these phases of one epoch of every cell."""
     usual, ours = (sum(EPOCH[phase] / one[side][phase] for one in cells for phase in phases) for side in SIDES)
     return round(usual / ours, 2)
 
@@ -118,7 +118,7 @@ def main() -> None:
     }
     name = "speed_bf16.json" if precision == "bf16" else "speed.json"
     write_atomically(Path(__file__).with_name(name), json.dumps(measured, indent=1) + "\n")
-    print(f"Over these cells, examples a second here against there: {measured['ratio']}")
+    print(f"Over these cells, times as fast as the reference: {measured['ratio']}")
 
 
 if __name__ == "__main__":

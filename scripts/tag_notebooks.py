@@ -1,4 +1,4 @@
-"""Write nbgrader's metadata (schema version 3) into the notebooks' cells; run again, it changes nothing.
+"""Write nbgrader's metadata (schema version 3) into the notebooks' cells; running it again changes nothing.
 
     python scripts/tag_notebooks.py
 
@@ -25,18 +25,18 @@ def main() -> None:
         for cell in notebook.cells:
             cell.metadata.pop("nbgrader", None)
             if role := describe_role(cell, points):
-                # One notebook's ids may be another's, too: nbgrader's must be unique in the whole assignment.
+                # Notebooks may share cell ids, but nbgrader's must be unique in the whole assignment.
                 named = {"schema_version": 3, "grade_id": f"{path.name[:2]}-{cell.id}", "cell_type": cell.cell_type}
                 cell.metadata["nbgrader"] = named | {"task": False} | role
         nbformat.write(notebook, path)
 
 
 def describe_role(cell: nbformat.NotebookNode, points: dict[str, int]) -> dict[str, Any] | None:
-    """An answer is graded by hand, a check by running it; what a check needs is locked; nbgrader ignores the rest."""
+    """Answers are graded by hand, checks by running them; cells that checks need are locked, and others ignored."""
     tags = cell.metadata.get("tags", [])
     if "answer" in tags:
         (problem,) = (tag.removeprefix("problem-") for tag in tags if tag.startswith("problem-"))
-        if problem not in points:  # Notebook 05 discusses again what was answered before, for no points.
+        if problem not in points:  # Notebook 05 discusses earlier answers again, for no points.
             return None
         return {"grade": True, "solution": True, "locked": False, "points": points[problem]}
     if cell.cell_type != "code":
