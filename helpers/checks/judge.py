@@ -149,7 +149,7 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
     _judge_values(tester["parameters"], expected["saved"], "the tester's model", hint)
     _judge_accuracy(seen, expected["labels"], "test")
     overridden = ", ".join(dict.fromkeys(map(str, trainer["overridden"] + tester["overridden"])))
-    own = f" The sweep sets these fields itself, whatever you chose: {overridden}." if overridden else ""
+    own = f" The sweep sets these fields itself, whatever you gave: {overridden}." if overridden else ""
     return f"The Trainer measures the accuracy after each of 4 epochs, and the tester has the saved model.{own}"
 
 
