@@ -37,30 +37,18 @@ def returns_nothing(*arguments: Any, **options: Any) -> None:
     pass
 
 
-def preprocess(change: Callable = lambda data: data, **options: Any) -> Callable:
-    """Solve Problem 1d with other options of the tokenizer, or change what comes out."""
+def preprocess(change: Callable = lambda data: data, text: Callable[[str], str] = str, **options: Any) -> Callable:
+    """Solve Problem 1d with other options of the tokenizer, of another text, or change what comes out."""
     options = {"padding": "max_length", "truncation": True, "max_length": 512} | options
 
     def preprocess_dataset(dataset, tokenizer):
-        return change(dataset.map(lambda batch: tokenizer(batch["text"], **options), batched=True))
+        return change(dataset.map(lambda batch: tokenizer([*map(text, batch["text"])], **options), batched=True))
 
     return preprocess_dataset
 
 
 def change_row(change: Callable) -> Callable:
     return preprocess(lambda data: data.map(change))
-
-
-def change_text(change: Callable[[str], str]) -> Callable:
-    """Solve Problem 1d with another text; the column of the text stays as it was."""
-    return lambda data, tokenizer: exercises.preprocess_dataset(
-        data, lambda texts, **o: tokenizer([*map(change, texts)], **o)
-    )
-
-
-def map_without_return(dataset, tokenizer):
-    exercises.preprocess_dataset(dataset, tokenizer)
-    return dataset
 
 
 def truncated_on_the_left(dataset, tokenizer):
@@ -113,12 +101,6 @@ def load_seeded(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name)
 
 
-def load_xavier(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
-    torch.nn.init.xavier_uniform_(model.classifier.weight)
-    return model
-
-
 def load_with_linear(model_name: str) -> torch.nn.Module:
     model = load_classifier(model_name)
     model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
@@ -161,10 +143,6 @@ def load_zeroed(model_name: str) -> torch.nn.Module:
 
 def load_from_hub(model_name: str) -> torch.nn.Module:
     return BertForSequenceClassification.from_pretrained("nobody/bert-tiny", local_files_only=True)
-
-
-def load_half(model_name: str) -> torch.nn.Module:
-    return load_classifier(model_name).half()
 
 
 def asserts_too_few(trial, model_name, use_bitfit=False):
@@ -246,21 +224,9 @@ def weighted(outputs, labels, num_items_in_batch=None):
     return torch.nn.functional.cross_entropy(outputs["logits"], labels, weight=torch.tensor([1.0, 2.0]))
 
 
-class OwnLoss(Trainer):
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-
-def metric(name: str, value: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
-    return lambda predictions: {name: float(value(predictions.predictions.argmax(-1), predictions.label_ids))}
-
-
-def right_share(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return (predicted == labels).mean()
-
-
-def precision(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return (predicted * labels).sum() / max(predicted.sum(), 1)
+def precision(predictions: Any) -> dict[str, float]:
+    predicted = predictions.predictions.argmax(-1)
+    return {"accuracy": float((predicted * predictions.label_ids).sum() / max(predicted.sum(), 1))}
 
 
 def by_sign(predictions: Any) -> dict[str, float]:
@@ -289,7 +255,6 @@ def trained_a_little(directory: str) -> dict[str, Any]:
 
 
 SGD = torch.optim.SGD([torch.zeros(1)])
-KEEPS = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
 ACCUMULATE = {"gradient_accumulation_kwargs": {"num_steps": 2}}
 HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True}
 HARMLESS |= {"show_progress_bar": True, "study_name": "mine", "storage": "sqlite:///mine.db", "load_if_exists": True}
@@ -335,7 +300,6 @@ def space_by_index(trial):
 # From a problem to what is wrong: a name, the solution, and words of the message. In 2b the solution is `init_trainer`.
 WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "1d": [
-        ("returns nothing", returns_nothing, "expected Dataset, found NoneType"),
         ("format set in place", lambda data, tokenizer: data.set_format("torch"), "such as set_format return None"),
         (
             "a column put in",
@@ -353,15 +317,14 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             lambda data, tokenizer: data.map(lambda row: tokenizer.encode_plus(row["text"])),
             "call the tokenizer itself",
         ),
-        ("map's result dropped", map_without_return, "came back unchanged: `map` returns a new one"),
-        ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "what its function returns"),
+        ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "came back unchanged: `map`"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest text"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews must be filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
         ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the given tokenizer's"),
         (
             "text cut to 400 words",
-            change_text(lambda text: " ".join(text.split()[:400])),
+            preprocess(text=lambda text: " ".join(text.split()[:400])),
             "input_ids of review 5 (good good good good ...), position 401",
         ),
         (
@@ -369,16 +332,16 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             lambda data, tokenizer: exercises.preprocess_dataset(data, load_tokenizer(MODEL)),
             "they are the given tokenizer's",
         ),
-        ("text cut to 512 letters", change_text(lambda text: text[:512]), "BERT's limit counts tokens"),
-        ("digits removed", change_text(lambda text: re.sub("[0-9]", "", text)), "for the text as it is"),
-        ("ASCII alone", change_text(lambda text: text.encode("ascii", "ignore").decode()), "for the text as it is"),
-        ("entities read", change_text(html.unescape), "for the text as it is"),
+        ("text cut to 512 letters", preprocess(text=lambda text: text[:512]), "BERT's limit counts tokens"),
+        ("digits removed", preprocess(text=lambda text: re.sub("[0-9]", "", text)), "for the text as it is"),
+        ("ASCII alone", preprocess(text=lambda text: text.encode("ascii", "ignore").decode()), "for the text as it is"),
+        ("entities read", preprocess(text=html.unescape), "for the text as it is"),
         (
             "a list in a list",
             lambda data, tokenizer: data.map(lambda batch: tokenizer([batch["text"]]), batched=True),
             "takes a list of texts",
         ),
-        ("breaks removed", change_text(lambda text: text.replace("<br />", "")), "`<br />` is part of it"),
+        ("breaks removed", preprocess(text=lambda text: text.replace("<br />", "")), "`<br />` is part of it"),
         ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
         ("padded on the left", preprocess(padding_side="left"), "padding comes before the text"),
         ("no special tokens", preprocess(add_special_tokens=False), "[CLS] and [SEP] are missing"),
@@ -398,12 +361,10 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
         ("rows sorted by length", preprocess(sort_by_length), "keep the rows in their order"),
-        ("rows shuffled", preprocess(lambda data: data.shuffle(seed=1)), "keep the rows in their order"),
         ("too few arguments", lambda data: data, "it stopped with TypeError"),
     ],
     "2a": [
         ("unsolved", unsolved, "unsolved is not written yet. Write it in helpers/exercises.py"),
-        ("returns nothing", returns_nothing, "expected BertForSequenceClassification, found NoneType"),
         ("encoder only", lambda trial, name, **options: BertModel.from_pretrained(name), "found BertModel"),
         ("nothing frozen", model_with(lambda name, p: True), "found trained. Hint: nothing was frozen"),
         ("everything frozen", model_with(lambda name, p: False), ".bias (128 values): expected trained"),
@@ -414,14 +375,12 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("head frozen", model_with(lambda name, p: is_bias(name) and "bert" in name), "classifier.bias (2 values)"),
         ("full freezes the table", model_with(is_bias, lambda name: "word" not in name), "(3,906,816 values)"),
         ("the same model again", model_with(load=load_once), "the saved values of bert."),
-        ("half precision", model_with(load=load_half), "expected torch.float32, found torch.float16"),
         ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
         ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "the saved values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
         ("a loss of its own", model_with(load=load_weighted), "expected None, found own method: forward"),
         ("more layers in the head", model_with(load=load_with_sequence), "change no layer of the classifier"),
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
-        ("another initial weight", model_with(load=load_xavier), "initial weight: expected as drawn, found"),
         ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("straight from the library", model_with(load=load_with(dtype="auto")), "torch.float32, found torch.float16"),
         ("three labels", model_with(load=load_with(num_labels=3)), "number of labels: expected 2, found 3"),
@@ -430,11 +389,9 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("biases zeroed", model_with(load=load_zeroed), "and change none of its values"),
         ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
         ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
-        ("other argument names", lambda trial, name, bitfit=False: load_classifier(name), "use_bitfit"),
         ("the course's function", by_policy, "expected a loop of your own"),
     ],
     "2b": [
-        ("2a unsolved", trainer_with(unsolved), "unsolved is not written yet."),
         ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
         ("model instead of model_init", trainer_of_one_model, "model_init: expected there, found missing"),
         ("model_init called", trainer_of(lambda *given: exercises.init_model(None, *given)), "function, found a model"),
@@ -451,14 +408,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
-        ("a loss of its own", trainer_with(kind=OwnLoss), "own methods: expected none, found compute_loss"),
         ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),
         ("accelerate's", trainer_with(args={"accelerator_config": ACCUMULATE}), "gradient_accumulation_steps"),
-        ("keeps the best", trainer_with(args=KEEPS), "save_strategy: expected no, found epoch; load_best_model_at_end"),
         ("best, not saved", trainer_with(args={"load_best_model_at_end": True}), "no best model to load"),
         ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "it is called eval_strategy"),
         ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name: correct"),
-        ("a misspelt name", trainer_with(metric=None), "has no argument of that name: correct or"),
         ("no reports, in another word", trainer_with(args={"report_to": "None"}), 'report_to="none"'),
         (
             "trial left out",
@@ -469,8 +423,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("optimizers", trainer_with(optimizers=(SGD, None)), "leave `optimizers` out"),
         ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics must return a dict"),
         ("no metric", trainer_with(metrics=None), "found only eval_loss"),
-        ("precision", trainer_with(metrics=metric("accuracy", precision)), "always predicts 0"),
-        ("per cent", trainer_with(metrics=metric("accuracy", lambda p, y: 100 * right_share(p, y))), "found 37.5"),
+        ("precision", trainer_with(metrics=precision), "always predicts 0"),
         (
             "a table logged",
             trainer_with(metrics=lambda p: {"table": [[1, 2]]}),
@@ -481,8 +434,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             trainer_with(lambda trial, name, bitfit: load_classifier(name)),
             "must pass use_bitfit to",
         ),
-        ("one model for all", trainer_with(model_with(load=load_once)), "the saved values of bert."),
-        ("trained already", trainer_with(change=train_a_step), "it must only build the Trainer"),
+        ("trained already", trainer_with(change=train_a_step), "it only builds the Trainer"),
         ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
         ("data by name", trainer_with(val=lambda train, val: {"val": val}), "eval_dataset: expected 8, found 1"),
@@ -505,7 +457,6 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "2c": [
         ("returns nothing", returns_nothing, "expected dict, found NoneType"),
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
-        ("loss", search_with(compute_objective=lambda metrics: metrics["eval_loss"]), "compute_objective"),
         (
             "least loss",
             search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
@@ -523,11 +474,9 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("trials as text", search_with(n_trials="20"), "Hint: n_trials must be a whole number"),
         ("sampler a grid", search_with(sampler={"learning_rate": RATES}), "Hint: the sampler must be an object"),
         ("two directions", search_with(direction=["maximize", "minimize"]), "direction"),
-        ("no pruner", search_with(drop="pruner"), "pruner: expected NopPruner, found MedianPruner"),
+        ("no pruner", search_with(drop="pruner"), "found MedianPruner. Hint: this pruner, Optuna's own"),
         ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),
-        ("pruner None", search_with(pruner=None), "Optuna's default unless you give another"),
         ("sampler by name", search_with(sampler="grid"), "found the text 'grid'. Hint: call one of Optuna's"),
-        ("sampler class", search_with(sampler=optuna.samplers.GridSampler), "found the class GridSampler"),
         ("no sampler", search_with(drop="sampler"), "found twice"),
         ("no space", search_with(drop="hp_space"), "key hp_space: expected there, found missing"),
         ("space a dict", search_with(hp_space=dict.fromkeys(recipe.CHOICES)), "hp_space: expected a function"),
