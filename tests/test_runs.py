@@ -189,11 +189,15 @@ Path("found.json").write_text(json.dumps(found))
 
 
 def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(sources, tmp_path):
-    """A kernel lives longer than a version of exercises.py, and its workers shorter."""
+    """A kernel lives longer than a version of exercises.py, and its workers shorter.
+
+    A launcher's variable would have the Trainer ask for MASTER_ADDR, or wait for ever for a second process.
+    """
     copy = tmp_path / "project"
     shutil.copytree(Path(exercises.__file__).parent, copy / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"]
-    done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(copy), "WORLD_SIZE": "2"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     before, after, changed, taken_back, worker, own, half, served, inside, line = json.loads(
         (copy / "found.json").read_text()
@@ -224,14 +228,6 @@ def test_a_run_has_one_device_and_its_own_precision_whatever_the_environment_say
     monkeypatch.setattr(TrainingArguments, "_n_gpu", 2, raising=False)
     arguments = training.make_arguments(output_dir=str(tmp_path))
     assert arguments.mixed_precision == "no" and arguments.n_gpu == 1 and arguments.train_batch_size == 8
-
-
-def test_a_run_is_trained_by_one_process_whatever_a_launcher_left_in_the_environment():
-    """Else the Trainer asks for MASTER_ADDR, or waits for ever for a second process."""
-    code = "import helpers, transformers as t; print(t.TrainingArguments('x', use_cpu=True).parallel_mode.value)"
-    variables = {"WORLD_SIZE": "2", "PYTHONPATH": str(Path(exercises.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True)
-    assert done.stdout == "not_parallel\n", done.stderr
 
 
 def test_a_stopped_run_goes_on_after_its_last_whole_epoch_to_the_same_result(settings, tmp_path):
@@ -402,13 +398,6 @@ def test_a_reader_that_leaves_is_not_taken_for_a_folder_that_cannot_be_written(s
         train_all(settings, [Run("head", epochs=1)], workers=0, progress=Left())
 
 
-def test_there_are_no_more_workers_than_memory_has_room_for(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
-    for gib, wanted in ((32, 8), (5, 3), (1, 1)):
-        monkeypatch.setattr(psutil, "virtual_memory", lambda gib=gib: SimpleNamespace(available=gib * 2**30))
-        assert workers.count_workers() == wanted
-
-
 LIMITS = [
     ({"cpu.max": "max 100000\n", "memory.max": "max\n"}, 8),
     ({"cpu.max": "250000 100000\n", "memory.max": "max\n"}, 3),
@@ -420,13 +409,16 @@ LIMITS = [
     ({"memory/slurm/memory.limit_in_bytes": f"{2**30}\n", "memory/memory.limit_in_bytes": f"{2**62}\n"}, 1),
     ({"hub/bob/memory.max": f"{2**30}\n"}, 8),
     ({"memory.max": "", "groups": "a kernel that says something else\n"}, 8),
+    ({"free": "5"}, 3),
+    ({"free": "1"}, 1),
 ]
 
 
 @pytest.mark.parametrize(("files", "wanted"), LIMITS)
-def test_there_are_no_more_workers_than_a_container_has_room_for(tmp_path, monkeypatch, files, wanted):
+def test_there_are_no_more_workers_than_machine_and_container_have_room_for(tmp_path, monkeypatch, files, wanted):
+    free = int(files.get("free", 64)) * 2**30
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     (tmp_path / "groups").write_text("4:memory:/slurm/job_7/step\n2:cpu,cpuacct:/\n0::/hub/ann/kernel\n")
     monkeypatch.setattr(results, "CONTAINER", tmp_path)
     monkeypatch.setattr(results, "GROUPS", tmp_path / "groups")
@@ -655,18 +647,19 @@ def notebook_kernel(monkeypatch, tmp_path):
     manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("workers", [1, 0])
-def test_a_sweep_stopped_in_a_notebook_says_so_calmly(settings, notebook_kernel, workers):
+def test_a_sweep_stopped_in_a_notebook_says_so_calmly(settings, notebook_kernel):
+    """Whether a worker trains or the kernel itself."""
     manager, client = notebook_kernel
-    client.execute(code_of(replace(settings, epochs=100), ["head"], workers).split("if __name__")[0])
-    client.execute(f"run_sweep(settings, ['head'], {workers})")
-    errors, deadline = [], time.monotonic() + 120
-    while not errors and time.monotonic() < deadline:
-        message = client.get_iopub_msg(timeout=60)
-        if message["msg_type"] == "display_data":
-            wait_until(lambda: list(settings.folder.glob("runs/*/progress.json")))
-            manager.interrupt_kernel()
-        elif message["msg_type"] == "error":
-            errors.append(message["content"])
-    assert [error["traceback"] for error in errors] == [[runs.STOPPED]]
-    assert len(list(settings.folder.glob("runs/*"))) == 1, "it went on with the others"
+    client.execute(code_of(replace(settings, epochs=100), ["head"], 1).split("if __name__")[0])
+    for count, policy in ((1, "head"), (0, "bitfit")):
+        client.execute(f"run_sweep(settings, [{policy!r}], {count})", stop_on_error=False)
+        errors, deadline = [], time.monotonic() + 120
+        while not errors and time.monotonic() < deadline:
+            message = client.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "display_data":
+                wait_until(lambda policy=policy: list(settings.folder.glob(f"runs/{policy}-*/progress.json")))
+                manager.interrupt_kernel()
+            elif message["msg_type"] == "error":
+                errors.append(message["content"])
+        assert [error["traceback"] for error in errors] == [[runs.STOPPED]]
+        assert len(list(settings.folder.glob(f"runs/{policy}-*"))) == 1, "it went on with the others"

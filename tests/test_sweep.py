@@ -15,6 +15,7 @@ from helpers.prepare import prepare
 from helpers.results import best_run, is_whole, list_policies, load_results, select_runs
 from helpers.runs import find_folder, train_all
 from helpers.settings import CourseError, Run, Settings
+from helpers.workers import open_executor
 
 pytestmark = pytest.mark.xdist_group("sweep")
 
@@ -109,6 +110,7 @@ def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings, un
 
 def test_a_tester_that_is_none_is_one_sentence_after_a_single_run_too(settings, monkeypatch):
     monkeypatch.setattr(training.exercises, "init_tester", lambda directory: None)
+    monkeypatch.setattr("helpers.runs.open_executor", lambda *given: open_executor(0, None))  # this process
     with pytest.raises(CourseError, match="init_tester returns: expected Trainer, found NoneType"):
         sweep.run_cell(settings, Run("head", epochs=1))
 
