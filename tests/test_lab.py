@@ -56,7 +56,7 @@ def test_a_random_encoder_has_the_shape_and_nothing_of_the_weights(settings):
     assert all(first.shape == second.shape and not torch.equal(first, second) for first, second in pairs)
 
 
-def test_another_encoder_is_a_folder_or_hub_id_with_the_same_vocabulary(settings, bert_tiny, tmp_path):
+def test_another_encoder_is_a_folder_or_hub_id_with_the_same_vocabulary(settings, tmp_path):
     other = shutil.copytree(settings.model, tmp_path / "other")
     torch.manual_seed(1)
     BertModel(BertConfig.from_pretrained(other, hidden_size=32)).save_pretrained(other)

@@ -61,12 +61,8 @@ LAYOUTS = {
                              "ann_7_assignsubmission_file_/books.zip": zipped(FILES[2:])},
     "macOS": {"ann.zip": zipped([*PACKED, "__MACOSX/._exercises.py", *(f"notebooks/._{name}" for name in NOTEBOOKS)])},
     "Windows": {"ann.zip": zipped([name.replace("/", "\\") for name in PACKED])},
-    "Colab's copies": {"ann.zip": zipped(["exercises.py", "results.json", *(f"Copy of {name}" for name in NOTEBOOKS)])},
-    "a browser's copies": {"ann.zip": zipped([name.replace(".", " (1).", 1) for name in FILES])},
     "a student's own names": {"ann.zip": zipped([name.replace(".", "_Ann_Example.", 1) for name in FILES[2:]]
                                                 + ["exercises_final_v2.py", "results (1) (1).json"])},
-    "blanks": {"ann.zip": zipped([*FILES[:2], *(name.replace("_", " ") for name in NOTEBOOKS)])},
-    "Jupyter's copies": {"ann.zip": zipped([name.replace(".", "-Copy1.", 1) for name in FILES])},
     "a zip without a name": {"ann/.zip": zipped(PACKED)},
     "Moodle": {"ann_7_assignsubmission_file_/submission.zip": zipped(PACKED)},
     "Moodle, without folders": {"ann_7_assignsubmission_file_submission.zip": zipped(PACKED)},

@@ -151,13 +151,6 @@ def test_ruff_accepts_it_and_the_command_line_has_no_instructor_verbs(student):
     assert "submit" in listed and "release" not in listed and "grade" not in listed
 
 
-def test_a_stub_met_on_the_command_line_is_one_message(student, tmp_path):
-    done = python("-m", "helpers", "assignment", "--workers", "1", cwd=student, path=student)
-    shutil.rmtree(student / "build", ignore_errors=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip() == "error: Problem 1d: write preprocess_dataset in helpers/exercises.py."
-
-
 CODE = '''"""Exercises."""
 
 

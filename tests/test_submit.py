@@ -172,10 +172,6 @@ def test_what_does_no_harm_is_no_gap(project, change):
     assert gaps == [] and sorted(files) == CONTENT
 
 
-def test_a_function_in_another_one_is_not_there():
-    assert submit.find_stubs("def one():\n    def two():\n        return 1\n    return 2") == {"one": False}
-
-
 @pytest.mark.parametrize(
     ("body", "is_stub"),
     [
