@@ -108,9 +108,10 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
         ALL,
         {"1d": "correct", "2a": "correct"},
     ),
-    "reaches outside": (  # It writes there, kills, and calls home.
+    "reaches outside": (  # It looks for the solution by its path, writes there, kills, and calls home.
         at_import(
-            "import os, pathlib, signal, sys\nfor folder in ('ROOT', 'MARKED', sys.prefix, '/usr', '/etc', '/'):\n"
+            "import os, pathlib, signal, sys\nif os.path.exists('ROOT/helpers/exercises.py'):\n    raise SystemError\n"
+            "for folder in ('ROOT', 'MARKED', sys.prefix, '/usr', '/etc', '/'):\n"
             "    try:\n        pathlib.Path(folder, 'written-by-hostile').write_text('x')\n"
             "    except OSError:\n        pass\n"
             "try:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass",
@@ -124,13 +125,7 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
         without("1d"),
         {"1d": "RuntimeError: reached []", "2a": "correct"},
     ),
-    "reads the solution by its path": (
-        at_import("exec(open('ROOT/helpers/exercises.py').read())", ""),
-        NONE,
-        {"2a": "cannot be imported: FileNotFoundError"},
-    ),
-    "forges what the probe sends": (at_import(into_every_pipe(f"b'{FORGED}'"), ""), NONE, {}),
-    "patches the checks": (  # It writes into the runner's own pipe, too.
+    "patches the checks": (  # It forges what the probe sends, and writes into the runner's own pipe, too.
         at_import(
             "import json\nfrom helpers import checks\nfrom helpers.checks import observe\n"
             "checks.judge = lambda *a: 'correct'\nchecks._expect = lambda *a: None\n"
@@ -140,7 +135,7 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
             "        with open('/proc/1/fd/3', 'w') as pipe:\n"
             "            pipe.write('\\n' + json.dumps([name, {'code': 0, 'reason': '', 'text': '[1]'}]) + '\\n')\n"
             "    except OSError:\n        pass",
-            STUBS,
+            before(STUBS, preprocess_dataset=into_every_pipe(f"b'{FORGED}'")),
         ),
         NONE,
         {},
@@ -179,20 +174,15 @@ def init_model(trial, model_name, use_bitfit=False):
             "2b": "KeyError: 'not there'",
         },
     ),
-    "spins at import": (
-        at_import("while True: pass"),
+    "breaks a limit at import": (
+        at_import(into_every_pipe("b'0' * 10**7")),
         NONE,
-        {"1d": "could not be imported; stopped: it used more than 5 s of CPU"},
-    ),
-    "looks for an installed solution": (
-        at_import(
-            "import importlib.util, sys\nfound = None\nfor folder in sys.path:\n    try:\n"
-            "        spec = importlib.util.spec_from_file_location('other', folder + '/helpers/exercises.py')\n"
-            "        found = importlib.util.module_from_spec(spec)\n        spec.loader.exec_module(found)\n        break\n"
-            "    except Exception:\n        found = None\nglobals().update(vars(found))",
-            "",
-        ),
-        NONE,
-        {"1d": "cannot be imported: TypeError"},
+        {"1d": "could not be imported; stopped: it returned more than 4 MiB"},
     ),
 }
+LOOKS_FOR_AN_INSTALLED_SOLUTION = (
+    "import importlib.util, sys\nfound = None\nfor folder in sys.path:\n    try:\n"
+    "        spec = importlib.util.spec_from_file_location('other', folder + '/helpers/exercises.py')\n"
+    "        found = importlib.util.module_from_spec(spec)\n        spec.loader.exec_module(found)\n        break\n"
+    "    except Exception:\n        found = None\nglobals().update(vars(found))"
+)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import CODE, MISTAKES, ROOT, SLEEP, SOLUTION, STUBS
+from hostile import CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, MISTAKES, ROOT, SLEEP, SOLUTION, STUBS
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
@@ -30,8 +30,6 @@ from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
 
 SMALL = Limits(180, 5, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 pytestmark = pytest.mark.xdist_group("workshop")
-# Of what the degree `user` cannot keep away (see `describe_degree`), and what ends its own supervisor there.
-NEEDS_NAMESPACES = {"reads the solution by its path", "reaches outside"}
 
 try:
     sandbox.find_degree()
@@ -41,10 +39,8 @@ except OSError as error:
 
 @pytest.fixture(scope="module")
 def workshop() -> Iterator[Workshop]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADER_SECRET", "GRADER_SECRET")
-        with Workshop() as workshop:
-            yield workshop
+    with Workshop() as workshop:
+        yield workshop
 
 
 def sleepers() -> list[int]:
@@ -53,7 +49,7 @@ def sleepers() -> list[int]:
 
 @pytest.mark.parametrize("name", CODE)
 def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: Path, name: str) -> None:
-    if name in NEEDS_NAMESPACES and workshop.degree == "user":
+    if name == "reaches outside" and workshop.degree == "user":  # It ends its own supervisor there.
         pytest.skip("needs namespaces")
     if os.uname().machine == "x86_64":  # A key in the grader's session, which no submission may find: add_key.
         assert ctypes.CDLL(None).syscall(248, b"user", b"mark", b"x", 1, -3) > 0
@@ -164,44 +160,28 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody(workshop: Workshop,
     ("code", "line", "what"),
     [
         ("import ctypes", 1, "ctypes"),
-        ("\nimport gc as g\ng.get_objects()", 2, "gc"),
         ("from inspect import stack", 1, "inspect"),
         ("import sys\nsys._getframe(1)", 2, "_getframe"),
-        ("import sys as s\nframe = s._getframe", 2, "_getframe"),
         ("import sys\nfor each in sys.modules:\n    pass", 2, "sys.modules"),
         ("from os import write as w", 1, "write"),
-        ("import os\nos._exit(97)", 2, "_exit"),
         ("import os\nx = os\nx._exit(0)", 3, "_exit"),
         ("from os import *", 1, "os.*"),
         ("import helpers.checks.inputs", 1, "checks"),
-        ("from helpers.models import POLICIES", 1, "POLICIES"),
         ("from helpers import models\nmodels.apply_policy", 2, "apply_policy"),
-        ("from helpers import checks", 1, "checks"),
         ("from . import checks", 1, "checks"),
-        ("from .checks.judge import judge", 1, "checks"),
         ("def f():\n    return f.__globals__", 2, "__globals__"),
         ("x = getattr(1, '_getframe')", 1, "_getframe"),
         ("__import__('os')", 1, "__import__"),
-        ("try:\n    1 / 0\nexcept Exception as e:\n    e.__traceback__.tb_frame", 4, "tb_frame"),
-        ("import logging\nx = getattr(logging.currentframe(), 'f_back')", 2, "f_back"),
-        ("import os\nx = getattr(os, 'write')", 2, "write"),
+        ("path = 'currentframe.f_back'", 1, "f_back"),
         ("import os\nx = getattr(os, '_ex' + 'it')", 2, "getattr"),
         ("import torch\nx = map(getattr, [torch], ['os'])", 2, "getattr"),
         ("import os as o\n[x] = [o]", 2, "o"),
-        ("import os\nos.__dict__['fork']", 2, "__dict__"),
         ("import os\nmatch os:\n    case object(fork=f):\n        f()", 3, "fork"),
         ("import sys as s\ns.exc_info()", 2, "sys.exc_info"),
         ("from torch import os as o", 1, "os"),
         ("import torch\ntorch.sys.modules", 2, "sys"),
         ("import __main__", 1, "__main__"),
-        ("import timeit\ntimeit.timeit('import os; os._exit(0)')", 1, "timeit"),
-        ("from pkgutil import resolve_name", 1, "pkgutil"),
-        ("import _ctypes", 1, "_ctypes"),
-        ("from helpers.models import *", 1, "helpers.models.*"),
         ("from .models import *", 1, "helpers.models.*"),
-        ("x = open('/proc/self/maps')", 1, "open"),
-        ("import string\nstring.Formatter().get_field('0.{}s'.format('o'), [1], {})", 2, "get_field"),
-        ("from torch.utils.cpp_extension import load_inline", 1, "cpp_extension"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
@@ -235,7 +215,7 @@ def test_no_more_is_noted_than_can_be_read() -> None:
 def test_code_that_cannot_be_read_is_said_to_be_that(workshop: Workshop, source: bytes) -> None:
     (note,) = find_forgery(source)
     assert "cannot be read" in note
-    if source.startswith((b"-", b"x")):  # Of the first even the compiler gives up; the second has no line to name.
+    if source == b"x\0y":  # It has no line to name.
         graded = workshop.grade_code(source, SMALL)
         assert graded["graded"] and not any(graded["passed"].values()) and "None" not in str(graded["said"])
 
@@ -266,7 +246,7 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
 
     (venv / "class" / "bob").mkdir(parents=True)  # Others' work in what the sandbox shows, and Python in others' work.
     look = f"import glob\nassert not glob.glob('{venv}/class/*')\n"
-    (tmp_path / "ann.py").write_text(look + CODE["looks for an installed solution"][0])
+    (tmp_path / "ann.py").write_text(look + LOOKS_FOR_AN_INSTALLED_SOLUTION)
     grade = (
         "import json, sys; from pathlib import Path; from instructor.workshop import Workshop\n"
         "with Workshop(private=(Path(sys.prefix, 'class'), Path(sys.prefix).parent)) as workshop:\n"
@@ -305,8 +285,10 @@ def test_notebooks_are_executed_again_and_what_stops_is_named(workshop, tmp_path
         return run(*given, **options)
 
     monkeypatch.setattr(sandbox, "run", look_and_run)
-    for code, name, said in ((SOLUTION, NOTEBOOKS[1], ""), (STUBS, NOTEBOOKS[0], r"; stopped with an error: \d.*")):
-        (line,) = workshop.run_notebooks(code.encode(), {name: notebooks[name]})["lines"]
-        matched = re.fullmatch(rf"{name}: (\d+) of (\d+) code cells ran{said}", line)
-        assert matched and (matched[1] == matched[2]) is not bool(said), line
+    first = json.loads(notebooks[NOTEBOOKS[0]])
+    first["cells"] = [cell for cell in first["cells"] if cell["id"] in ("bootstrap", "load-exercises", "check-1d")]
+    given = {NOTEBOOKS[0]: json.dumps(first), NOTEBOOKS[1]: notebooks[NOTEBOOKS[1]]}
+    stopped, whole = workshop.run_notebooks(STUBS.encode(), given)["lines"]
+    assert re.fullmatch(rf"{NOTEBOOKS[0]}: 2 of 3 code cells ran; stopped with an error: \d+", stopped), stopped
+    assert re.fullmatch(rf"{NOTEBOOKS[1]}: (\d+) of \1 code cells ran", whole), whole
     assert not found
