@@ -1,6 +1,8 @@
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from helpers.prepare import refresh_exercises, strip_padding
 from helpers.progress import Progress
 from helpers.settings import OFFLINE, Settings
 
+ROOT = Path(__file__).parents[1]
 VOCABULARY = OFFLINE / "checkpoint" / "vocab.txt"
 BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -134,6 +137,16 @@ class Listener(Progress):
 def accuracies(records: list[dict]) -> list[list[float]]:
     """Every run's losses and accuracies, for comparison bit for bit."""
     return [[epoch[name] for epoch in run["history"] for name in ("loss", "validation_accuracy")] for run in records]
+
+
+def run_python(
+    *arguments: object, cwd: Path = ROOT, path: tuple = (ROOT,), **variables: str
+) -> subprocess.CompletedProcess:
+    """Run this Python with the course from `path`, and none of the variables of course and hub but those given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "HF_"))}
+    kept |= {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=kept | variables, capture_output=True, text=True)
 
 
 def wait_until(condition, seconds: float = 300) -> bool:

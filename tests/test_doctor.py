@@ -1,25 +1,13 @@
 """The doctor on machines that are really broken: each fault is named with its fix, and nothing ends in a traceback."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_python
 from huggingface_hub import constants
 
 from helpers import doctor, hub, workers
 from helpers.settings import REVISIONS, CourseError, Settings
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(cwd, path, *arguments, **variables):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "HF_"))}
-    environment |= {"PYTHONPATH": os.pathsep.join(map(str, path))} | variables
-    command = [sys.executable, "-m", "helpers", "doctor", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +27,8 @@ def broken(tmp_path_factory):
     (machine / "build" / "full").write_text("a file, not a folder")
     variables = {"COURSE_BUILD": str(machine / "build"), "COURSE_PROFIL": "full", "HF_ENDPOINT": "http://127.0.0.1:9"}
     variables["HF_HOME"] = str(machine / "empty")
-    return run(machine, [fakes, ROOT], "--profile", "full", **variables)
+    command = ["-m", "helpers", "doctor", "--profile", "full"]
+    return run_python(*command, cwd=machine, path=(fakes, ROOT), **variables)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +83,7 @@ def test_a_kernel_that_does_not_import_the_student_s_helpers(tmp_path, monkeypat
 
 
 def test_this_machine_is_well(tmp_path):
-    done = run(ROOT, [ROOT], COURSE_BUILD=str(tmp_path), HF_HUB_OFFLINE="1")
+    done = run_python("-m", "helpers", "doctor", COURSE_BUILD=str(tmp_path), HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stdout + done.stderr
     for word in ("4,386,178 parameters", "2,000 train", "precision auto is", f"helpers from {ROOT}", "is writable"):
         assert word in done.stdout
@@ -104,7 +93,7 @@ def test_a_package_that_is_missing_ends_nothing(tmp_path):
     """Even those that the doctor uses itself."""
     for name in ("packaging", "psutil", "nbformat", "huggingface_hub", "jupyter_client"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('it is missing')\n")
-    done = run(ROOT, [tmp_path, ROOT], COURSE_BUILD=str(tmp_path))
+    done = run_python("-m", "helpers", "doctor", path=(tmp_path, ROOT), COURSE_BUILD=str(tmp_path))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert done.stdout.count("ImportError: it is missing") == 5
 
@@ -142,9 +131,7 @@ for proxy in sys.argv[1:]:  # A fork for each: a client of the network remembers
 
 
 def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "HF_"))}
-    variables = {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "REQUESTS_CA_BUNDLE": ""}
-    done = subprocess.run([sys.executable, "-c", FETCH, *PROXIES], env=kept | variables, capture_output=True, text=True)
+    done = run_python("-c", FETCH, *PROXIES, HF_HOME=str(tmp_path), REQUESTS_CA_BUNDLE="")
     lines = done.stdout.splitlines()
     assert len(lines) == 5 * len(PROXIES) and not done.stderr, done.stderr
     for row, (proxy, word) in enumerate(PROXIES.items()):

@@ -1,14 +1,12 @@
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, VOCABULARY, save_bert, tokenised
+from conftest import SMALL, VOCABULARY, run_python, save_bert, tokenised
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -404,14 +402,7 @@ def test_the_hub_s_cache_serves_without_network(tmp_path: Path) -> None:
         rows.to_parquet(tmp_path / "data" / "plain_text" / f"{split}-00000-of-00001.parquet")
     cache(tmp_path / "home", "datasets", IMDB, tmp_path / "data")
 
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "COURSE_"))}
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT],
-        env=kept | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
+    process = run_python("-W", "ignore", "-c", SCRIPT, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
     assert process.returncode == 0, process.stderr
     found, weights = json.loads(process.stdout), torch.load(source / "pytorch_model.bin")
     assert found["model"] == float(weights["bert.pooler.dense.weight"].double().sum())

@@ -1,28 +1,25 @@
 """The student version: nothing of the solution in it, the same bytes each time, and fit to be worked with."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT, run_python
 
 from helpers import answers
 from helpers.settings import CourseError
 from instructor import release
 
 pytestmark = pytest.mark.xdist_group("release")
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     """What the command writes."""
     folder = tmp_path_factory.mktemp("Übung")  # An empty folder is as good as none.
-    done = python("-m", "instructor", "release", folder, cwd=ROOT, path=ROOT)
+    # Some terminals cannot show the name of the folder.
+    done = run_python("-m", "instructor", "release", folder, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "--repo OWNER/NAME" in done.stdout
     assert "results/ (9 files)" in done.stdout, "what is released is listed, the lab's measured figures too"
@@ -39,13 +36,6 @@ def source(tmp_path):
     (folder / "docs").mkdir()
     (folder / "README.md").rename(folder / release.README)
     return folder
-
-
-def python(*arguments, cwd, path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COURSE_")}
-    environment |= {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {"PYTHONIOENCODING": "ascii"}  # as in some terminals, which cannot show the name of the folder
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def files_of(folder):
@@ -145,9 +135,9 @@ def test_links_of_the_students_readme_lead_somewhere(student):
 
 def test_ruff_accepts_it_and_the_command_line_has_no_instructor_verbs(student):
     for arguments in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
-        done = python("-m", "ruff", *arguments, ".", cwd=student, path=student)
+        done = run_python("-m", "ruff", *arguments, ".", cwd=student)
         assert done.returncode == 0, done.stdout
-    listed = python("-m", "helpers", "--help", cwd=student, path=student).stdout
+    listed = run_python("-B", "-m", "helpers", "--help", cwd=student, path=(student,)).stdout
     assert "submit" in listed and "release" not in listed and "grade" not in listed
 
 
