@@ -42,32 +42,24 @@ def into_every_pipe(data: str) -> str:
     return lines.replace("DATA", data) + "    except OSError:\n        pass\nos._exit(0)"
 
 
-# Mistakes that a student may make: appended to the solution, each makes one function wrong.
+# Mistakes that a student may make: what stands in the solution, and what is written in its place.
 MISTAKES = {
-    "1d": """
-def preprocess_dataset(dataset, tokenizer):
-    return dataset.map(lambda rows: tokenizer(rows["text"], padding=True, truncation=True), batched=True)
-""",
-    "2a": """
-def init_model(trial, model_name, use_bitfit=False):
-    model = load_classifier(model_name)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = not use_bitfit or "bias" in name
-    return model
-""",
-    "2b": """
-_right_trainer = init_trainer
-def init_trainer(*arguments, **options):
-    trainer = _right_trainer(*arguments, **options)
-    trainer.args.num_train_epochs = 3
-    return trainer
-""",
-    "2c": """
-_right_search = hyperparameter_search_settings
-def hyperparameter_search_settings():
-    return {name: value for name, value in _right_search().items() if name != "pruner"}
-""",
+    "1d": ('padding="max_length"', "padding=True"),
+    "2a": ('name.endswith(".bias")', '"bias" in name'),
+    "2b": ("num_train_epochs=4", "num_train_epochs=3"),
+    "2c": ('"pruner": optuna.pruners.NopPruner(),', ""),
 }
+
+
+def mistaken(*problems: str) -> str:
+    """The solution with a mistake in each of these problems."""
+    code = SOLUTION
+    for old, new in map(MISTAKES.__getitem__, problems):
+        assert old in code
+        code = code.replace(old, new)
+    return code
+
+
 FORGED = '{"records": [{"kind": "Dataset"}], "stopped": null}'
 
 # A few attacks share a submission, for each submission takes the sandbox seconds. What is right after them has its points.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from hostile import ALL, MISTAKES, NONE, SOLUTION, write_files
+from hostile import ALL, NONE, SOLUTION, mistaken, write_files
 
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
@@ -76,7 +76,7 @@ def test_a_class_is_graded_once_and_again_only_where_something_changed(tmp_path:
         tmp_path / "class",
         ann={"exercises.py": SOLUTION.encode(), NOTEBOOKS[0]: json.dumps(notebook).encode()},
         bob={NOTEBOOKS[0]: answered("Bob's.")},
-        cy={"exercises.py": (SOLUTION + MISTAKES["2a"] + MISTAKES["2c"]).encode()},
+        cy={"exercises.py": mistaken("2a", "2c").encode()},
         di={"notes.txt": b"?"},
     )
     (class_ / "eve.rar").write_bytes(b"Rar!")
@@ -333,7 +333,7 @@ def test_gradescope_s_autograder_leaves_results_behind(tmp_path: Path, python: s
     autograder.write_autograder(tmp_path / "autograder.zip")
     with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
         archive.extractall(tmp_path / "source")
-    write(tmp_path, submission={"exercises.py": (SOLUTION + MISTAKES["2a"]).encode()})
+    write(tmp_path, submission={"exercises.py": mistaken("2a").encode()})
     os.chmod(tmp_path / "source" / "run_autograder", 0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"AUTOGRADER_ROOT": str(tmp_path), "AUTOGRADER_PYTHON": python, "GRADE_OPTIONS": "--no-notebooks"}

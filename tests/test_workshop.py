@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, MISTAKES, ROOT, SLEEP, SOLUTION, STUBS
+from hostile import CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, ROOT, SLEEP, SOLUTION, STUBS, mistaken
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
@@ -86,7 +86,7 @@ def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop
 def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: Workshop) -> None:
     """The other two mistakes: see `test_grade`."""
     forged, wrong = "import gc, os\nos.write(1, b'x')\n", ("1d", "2b")
-    graded = workshop.grade_code((forged + SOLUTION + "".join(map(MISTAKES.get, wrong))).encode(), SMALL)
+    graded = workshop.grade_code((forged + mistaken(*wrong)).encode(), SMALL)
     assert [note.rpartition("line ")[2] for note in graded["notes"]] == ["1", "2"]
     assert graded["passed"] == {problem: problem not in wrong for problem in PROBLEMS}
     for problem in wrong:
