@@ -88,6 +88,7 @@ def test_a_script_that_is_asked_for_help_does_nothing_else(path, monkeypatch, ca
         assert capsys.readouterr().out.startswith(f"usage: {path.name}")
 
 
+@pytest.mark.xdist_group("workers")  # They are forked by one process, which takes seconds to begin.
 def test_the_benchmarks_still_measure(settings, monkeypatch):
     """What nobody runs for weeks. The engine's workers do not see what a script defines, so this one is `__main__`."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -330,6 +330,7 @@ def test_a_worker_of_two_threads_trains_one_run_at_a_time(settings):
     assert accuracies(records) == accuracies(train_all(settings, many, workers=0, progress=Listener()))
 
 
+@pytest.mark.xdist_group("workers")
 def test_a_killed_worker_is_not_blamed_on_the_student():
     killed = pytest.raises(CourseError, match="worker was killed. Is there enough memory")
     with killed, runs.explained(), workers.open_executor(1, None) as (executor, _):
