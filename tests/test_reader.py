@@ -169,7 +169,8 @@ CLASSES = {
     "notebooks alone": ({f"{name}/{FILES[2]}": b"" for name in PAIR}, PAIR),
     "code and notebooks apart": ({f"ann/code/{FILES[0]}": b"", f"ann/books/{FILES[2]}": b"",
                                   f"ann/books/{FILES[3]}": b"", "bob.zip": b""}, ["ann", "bob"]),
-    "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2", "old/old.zip": b""}, ["class"]),
+    "one student, with old work": ({FILES[0]: b"1", f"old/{FILES[0]}": b"2", "old/old.zip": b"",
+                                    f"old/{FILES[2]}": b"", f"older/{FILES[2]}": b""}, ["class"]),
     "the instructor's code beside zips": ({FILES[0]: b"1", "ann.zip": b"", "bob.zip": b""}, ["ann", "bob", FILES[0]]),
 }  # fmt: skip
 
