@@ -51,6 +51,9 @@ def change_row(change: Callable) -> Callable:
     return preprocess(lambda data: data.map(change))
 
 
+CLEAN = ("[0-9]", "[^ -~]", "'s", "-", '"', "[()]", r"www\S+", r"\bthe\b", "aa")  # what people like to remove
+
+
 def truncated_on_the_left(dataset, tokenizer):
     tokenizer.truncation_side = "left"
     return exercises.preprocess_dataset(dataset, tokenizer)
@@ -99,6 +102,23 @@ load_once = functools.cache(load_classifier)
 def load_seeded(model_name: str) -> torch.nn.Module:
     torch.manual_seed(42)
     return load_classifier(model_name)
+
+
+def load_then_seed(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    torch.manual_seed(42)
+    return model
+
+
+def load_in_double(model_name: str) -> torch.nn.Module:
+    torch.set_default_dtype(torch.float64)
+    return load_classifier(model_name)
+
+
+def load_xavier(model_name: str) -> torch.nn.Module:
+    model = load_classifier(model_name)
+    torch.nn.init.xavier_uniform_(model.classifier.weight)
+    return model
 
 
 def load_with_linear(model_name: str) -> torch.nn.Module:
@@ -333,8 +353,10 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             "they are the given tokenizer's",
         ),
         ("text cut to 512 letters", preprocess(text=lambda text: text[:512]), "BERT's limit counts tokens"),
-        ("digits removed", preprocess(text=lambda text: re.sub("[0-9]", "", text)), "for the text as it is"),
-        ("ASCII alone", preprocess(text=lambda text: text.encode("ascii", "ignore").decode()), "for the text as it is"),
+        *(
+            (f"without {signs}", preprocess(text=functools.partial(re.sub, signs, "")), "for the text as it is")
+            for signs in CLEAN
+        ),
         ("entities read", preprocess(text=html.unescape), "for the text as it is"),
         (
             "a list in a list",
@@ -376,6 +398,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("full freezes the table", model_with(is_bias, lambda name: "word" not in name), "(3,906,816 values)"),
         ("the same model again", model_with(load=load_once), "the saved values of bert."),
         ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
+        ("a seed set afterwards", model_with(load=load_then_seed), "what is drawn next, as for dropout, under another"),
+        ("double for all", model_with(load=load_in_double), "PyTorch's default number type: expected torch.float32"),
         ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "the saved values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
         ("a loss of its own", model_with(load=load_weighted), "expected None, found own method: forward"),
@@ -464,6 +488,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ),
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
+        ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 1)), "found as good"),
         ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "and must return one"),
         ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),
@@ -484,6 +509,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("epochs too", search_with(change=lambda chosen: chosen | {"num_train_epochs": 2}), "what hp_space returns"),
         ("space returns nothing", search_with(change=returns_nothing), "what hp_space returns"),
         ("one rate forgotten", search_with(rates=RATES[1:]), "(0.0003, 8), (0.0003, 16)"),
+        ("sizes with a point", search_with(sizes=[*map(float, SIZES)]), "one of 8, 16, 32, 64, 128, found"),
         ("rates as text", search_with(rates=[*map(str, RATES)]), "05'. Hint: let the trial choose one of these values"),
         ("a time limit", search_with(timeout=60), "key timeout: expected None, found 60"),
         ("failures passed over", search_with(catch=(ValueError,)), "key catch: expected []"),

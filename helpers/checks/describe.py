@@ -46,7 +46,8 @@ HINTS = {
     "os.PathLike": "expected the model's name: init_model takes the trial, the model's name, and use_bitfit.",
     "evaluation_strategy": "it is called eval_strategy in this version of transformers.",
     "argument 'tokenizer'": "it is called processing_class in this version of transformers.",
-    "__init__.. got an unexpected": "this version of the library has no argument of that name: correct or remove it.",
+    r"[A-Z]\w+\.\w+\(\) got an unexpected": "this version of the library has no argument of that name: correct or"
+    " remove it.",
     "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
     "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
     "HPSearchBackend|You picked the": 'use the backend "optuna", which needs no other package.',

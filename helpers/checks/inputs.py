@@ -15,7 +15,11 @@ from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings, write_atomically
 
 # Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts.
-SHORT = ["A quiet, honest film.", "Not bad at all, but 7 clichés &amp; no plot.", "Dull!<br />I left early."]
+SHORT = [
+    "A quiet, honest film.",
+    'It\'s not one of the baaad ones, but (to be well-meaning) 7 "clichés" &amp; no plot: www.dull.org 👎',
+    "Dull!<br />I left early.",
+]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
 # Hints for common mistakes in 1d, with the changes that cause them: other options of the tokenizer, or another text.

@@ -5,7 +5,7 @@ compare the two. The judges see only plain data: in grading, they never share a 
 """
 
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from helpers.recipe import ASKED, COLUMNS, MEANINGS, Mistake, demand, tell
@@ -115,10 +115,12 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
 
 def _judge_draws(models: list[dict[str, Any]]) -> None:
     """Every model was built with another seed, so each classifier must have other random weights."""
-    draws = {found["parameters"]["classifier.weight"]["values"] for found in models}
+    drawn = {"the classifier's initial weight": [found["parameters"]["classifier.weight"]["values"] for found in models]}
+    drawn["the next random number, as for dropout,"] = [found["next"] for found in models]
     hint = "set no seed yourself, and call load_classifier in every call: the course sets each run's own seed."
-    kind = "different" if len(draws) == len(models) else "the same"
-    demand("the classifier's initial weight with another seed", "different", kind, hint)
+    for what, draws in drawn.items():
+        kind = "different" if len(set(draws)) == len(models) else "the same"
+        demand(f"{what} with another seed", "different", kind, hint)
 
 
 def _judge_values(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
@@ -186,14 +188,11 @@ def _judge_2c(seen: Iterator, expected: dict[str, Any]) -> str:
     demand("cells that are never tried", [], missing, f"{len(accuracies)} trials, over both lists in full.")
     sign = {"maximize": 1, "minimize": -1}[direction]
     values = {cell: sign * value for cell, value in zip(cells, found["values"], strict=True)}
-    rising = [values[cell] for cell in sorted(cells, key=accuracies.get)]
-    if rising != sorted(set(rising)):
-        best, wanted = max(cells, key=values.get), max(cells, key=accuracies.get)
-        raise Mistake(
-            f"direction {direction} and compute_objective: expected the cells in the order of their accuracy,"
-            f" {wanted} best; found another order, {best} best. Hint: by default, the search takes the cell with the"
-            " lowest objective for the best one; the accuracy is called eval_accuracy."
-        )
+    hint = "by default, the cell with the lowest objective is the best; the accuracy is called eval_accuracy."
+    for worse, better in pairwise(sorted(cells, key=accuracies.get)):
+        found = "better" if values[better] > values[worse] else "worse" if values[better] < values[worse] else "as good"
+        what = f"direction {direction} and compute_objective: the cell {better}, more accurate than {worse}"
+        demand(what, "better", found, hint)
     return f"The search tries each of the {len(cells)} cells once, prunes none, and prefers the most accurate."
 
 

@@ -21,6 +21,13 @@ from helpers.models import POLICIES, apply_policy, load_classifier, load_tokeniz
 from helpers.recipe import CHOICES, COLUMNS, HARMLESS, MEANINGS, SEARCH, UNUSED, Mistake, demand, read_rows, require
 from helpers.settings import Settings
 
+# Settings of the whole process that a student's code may change: how to read one, how to set it, and its default.
+SHARED: dict[str, tuple[Callable, Callable, Any]] = {
+    "default data type": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    "recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled, True),
+    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+}
+
 
 def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Run a problem's functions on the inputs `given` (see `expect`).
@@ -32,6 +39,9 @@ def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]
     try:
         for record in OBSERVERS[problem](given, *solutions):
             records.append(make_plain(record))
+        for what, (read, _, right) in SHARED.items():
+            hint = "it holds for the whole process: leave it at its default, and restart the kernel."
+            demand(f"PyTorch's {what}", right, read(), hint)
     except (Exception, SystemExit) as error:
         stopped = describe_error(error, solutions)
     return {"records": records, "stopped": stopped}
@@ -84,7 +94,7 @@ def _bias_table(name: str) -> Iterator[None]:
 def _observe_model(classifier: Any) -> dict[str, Any]:
     """Describe a classifier, then zero its weights, so that the next one must be loaded again."""
     require("init_model", classifier, BertForSequenceClassification)
-    described = describe_model(classifier)
+    described = describe_model(classifier) | {"next": torch.rand(1).item()}
     for parameter in classifier.parameters():
         torch.nn.init.zeros_(parameter)
     return described
@@ -156,7 +166,7 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
         demand("what hp_space returns", CHOICES, sorted(chosen), "return a dict with exactly these names.")
         for name in CHOICES:
             found, allowed = repr(chosen[name]), ", ".join(map(str, grid[name]))
-            wanted = found if chosen[name] in grid[name] else f"one of {allowed}"
+            wanted = found if found in map(repr, grid[name]) else f"one of {allowed}"
             demand(name, wanted, found, "let the trial choose one of these values.")
         cell = tuple(chosen[name] for name in CHOICES)
         hint = "this sampler can repeat a cell; a sampler for grids does not."
@@ -218,6 +228,8 @@ def quiet_workshop() -> Iterator[None]:
         warnings.simplefilter("ignore")
         restore.callback(optuna.logging.set_verbosity, optuna.logging.get_verbosity())
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        for read, put, _ in SHARED.values():
+            restore.callback(put, read())
         # The Trainer collects garbage several times per run: half a second each, unless loaded objects are exempt.
         restore.callback(gc.unfreeze)
         gc.freeze()
