@@ -9,9 +9,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from helpers.hub import find_folder
 from helpers.settings import CourseError, Settings
-from helpers.tables import is_tree, list_visible, read_table
+from helpers.tables import SPLITS, is_tree, list_visible, read_table
 
-SPLITS = ("train", "test")
 # A file of reviews, possibly one of several numbered as on the hub, but not a file that describes a `datasets` folder.
 TABLE = re.compile(
     r"(?!(dataset_(infos?|dict)|state)\.)(?P<name>.*?)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?"
@@ -26,17 +25,25 @@ def load_reviews(settings: Settings) -> DatasetDict:
     The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json, jsonl or ndjson; the text
     formats also as .gz), directly or in a subfolder (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb
     tree, or just one `neg` and one `pos` folder; a `save_to_disk` folder; or one file with all reviews. A single set is
-    split into halves, train and test, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same halves
-    as in the published experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the
-    training reviews. Hidden files are ignored. Raises CourseError if data is missing or malformed.
+    split as its column split (or type, or set) says if that names train and test, otherwise into halves, as IMDb is, by
+    `train_test_split(test_size=0.5, seed=3463)`: not the same halves as in the published experiment. The validation
+    reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Rows and folders called unsup, and
+    hidden files, are ignored. Raises CourseError if data is missing or malformed.
     """
     given = Path(settings.data)
     sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))
-    sets = {split: read_set(paths) for split, paths in sources.items()}
+    sets = {split: concatenate_datasets([*map(read_table, paths)]) for split, paths in sources.items()}
+    if "all" in sets and "split" in (whole := sets["all"]).column_names:
+        rows = {split: [row for row, name in enumerate(whole["split"]) if name == split] for split in SPLITS}
+        sets = {split: whole.select(rows[split]) for split in SPLITS}
+    for split, rows in sets.items():
+        names = ", ".join(path.name for path in sources.get(split, sources.get("all"))[:3])
+        check_set(rows, f"{names} ({split})")
     if "all" in sets:
         sets = sets["all"].train_test_split(test_size=0.5, seed=settings.split_seed)
     parts = sets["train"].train_test_split(test_size=settings.test_size, seed=settings.split_seed)
-    return DatasetDict(train=parts["train"], validation=parts["test"], test=sets["test"])
+    reviews = DatasetDict(train=parts["train"], validation=parts["test"], test=sets["test"])
+    return reviews.select_columns(["text", "label"])
 
 
 def fingerprint_reviews(reviews: DatasetDict) -> str:
@@ -97,11 +104,8 @@ def check_files(split: str, paths: list[Path]) -> list[Path]:
     return paths
 
 
-def read_set(paths: list[Path]) -> Dataset:
-    rows = concatenate_datasets([read_table(path) for path in paths])
-    where = ", ".join(path.name for path in paths[:3])
+def check_set(rows: Dataset, where: str) -> None:
     if len(rows) < 10:
         raise CourseError(f"{where} has {len(rows)} reviews; at least 10 are needed to train, validate and test.")
     if len(set(rows["label"])) < 2:
         raise CourseError(f"{where} has only the label {rows['label'][0]}: both 0 and 1 are needed.")
-    return rows

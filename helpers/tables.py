@@ -24,14 +24,16 @@ from datasets import Dataset
 from helpers.hub import find_pointer, first_line
 from helpers.settings import CourseError, is_there
 
-# Common names of the two columns and the two labels, in upper or lower case; the first listed that is there counts.
-COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment")}
+# Common names of the columns and of the two labels, in upper or lower case.
+COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment"), "split": ("split", "type", "set")}
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
+SPLITS = ("train", "test")
+UNLABELLED = "unsup"  # IMDb's own word; such rows are left out, as its folder of that name is.
 QUOTE = "Put a text that contains the separator in double quotes, and double every double quote inside it."
 BINARY = "is binary, not UTF-8 text: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
 GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they download.
 ASIDE, ESCAPE = "\udc80", "\udc81"  # Lone surrogates, which no decoded text contains.
-Rows = list[tuple[Any, Any]]  # text and label
+Rows = list[tuple[Any, ...]]  # text, label, and the name of its split or None
 
 csv.field_size_limit(2**31 - 1)
 
@@ -45,7 +47,10 @@ class WrongRow(ValueError):
 
 
 def read_table(path: Path) -> Dataset:
-    """The texts, exactly as in the file or folder, and the labels, 0 or 1; raises CourseError."""
+    """The texts, exactly as in the file or folder, and the labels, 0 or 1; raises CourseError.
+
+    If a table itself says which rows are for training and which for the test, there is also a column `split`.
+    """
     try:
         if pointer := find_pointer(path):
             raise ValueError(pointer)
@@ -58,14 +63,18 @@ def read_table(path: Path) -> Dataset:
         else:
             content = read_text(path)
             rows = (read_json if re.match(r"\s*[\[{]", content) else read_csv)(content)
-        for row, (text, label) in enumerate(rows):
+        for row, (text, label, _) in enumerate(rows):
             check_text(row, text)
             check_label(row, label)
     except WrongRow as error:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
     except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
-    return Dataset.from_dict({"text": [text for text, _ in rows], "label": [LABELS[spell(label)] for _, label in rows]})
+    rows = [(text, LABELS[spell(label)], spell(split)) for text, label, split in rows if spell(label) != UNLABELLED]
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)}
+    if not {*SPLITS} <= {*columns["split"]}:
+        del columns["split"]
+    return Dataset.from_dict(columns)
 
 
 def check_text(row: int, text: Any) -> None:
@@ -78,7 +87,7 @@ def check_text(row: int, text: Any) -> None:
 
 
 def check_label(row: int, label: Any) -> None:
-    if spell(label) not in LABELS:
+    if spell(label) not in (*LABELS, UNLABELLED):
         known = "0, negative, neg or false, or else 1, positive, pos or true"
         raise WrongRow(row, f"the label is {show(label)}, but must be {known}.")
 
@@ -95,16 +104,24 @@ def show(value: Any) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]  # An invisible character would explain nothing.
 
 
-def find_columns(names: list) -> tuple[int, int]:
-    """The places of the text and label columns; ValueError if either is missing or there twice."""
+def find_columns(names: list) -> tuple[int, int, int | None]:
+    """The places of texts, labels and splits; ValueError if a text or label is missing or may be in two columns."""
     plain = [spell(name) for name in names]
-    text, label = (next((name for name in known if name in plain), known[0]) for known in COLUMNS.values())
-    wrong = [name for name in (text, label) if plain.count(name) != 1]
+    places = {column: [at for at, name in enumerate(plain) if name in known] for column, known in COLUMNS.items()}
+    wrong = {column: places[column] for column in ("text", "label") if len(places[column]) != 1}
     if wrong:
-        said = " and ".join(f"{'more than one' if name in plain else 'no'} column {name}" for name in wrong)
+        doubles = {column: ", ".join(show(names[at]) for at in found) for column, found in wrong.items()}
+        said = " and ".join(
+            f"more than one {name} ({of})" if of else f"no column {name}" for name, of in doubles.items()
+        )
         seen = ", ".join(map(show, names[:8])) or "none"
-        raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each")
-    return plain.index(text), plain.index(label)
+        raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each, and others otherwise")
+    return places["text"][0], places["label"][0], next(iter(places["split"]), None)
+
+
+def pick(values: Any, places: tuple) -> tuple[Any, ...]:
+    """Of a row's values those that count; None for a split that is not there."""
+    return tuple(None if place is None else values[place] for place in places)
 
 
 def list_visible(folder: Path) -> list[Path]:
@@ -128,19 +145,21 @@ def read_tree(folder: Path) -> Rows:
         raise ValueError(f"{folder.name} has a folder {more[0]} (stars?), but labels are 0 or 1: move it elsewhere")
     files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
     for path, _ in files:
-        if path.suffix.lower() != ".txt":
-            name = f"{path.parent.name}/{path.name}"
-            raise ValueError(f"{name} is not a .txt file: rename it if it is a review, or move it elsewhere")
-    return [(read_text(path), label) for path, label in files]
+        first = path.with_name(f"{path.stem.split(' ')[0]}.txt")  # of `3_7 (1).txt`, as file managers name copies
+        if (is_copy := first != path and first.exists()) or path.suffix.lower() != ".txt":
+            said = f"{path.parent.name}/{path.name} is {'a copy' if is_copy else 'not a .txt file'}"
+            raise ValueError(f"{said}: rename it if it is another review, or move it elsewhere")
+    return [(read_text(path), label, None) for path, label in files]
 
 
 def read_arrow(table: pa.Table) -> Rows:
     """Read a table of parquet or `datasets`; if it has names for its numbered labels, the names count."""
-    text, label = (table.column_names[place] for place in find_columns(table.column_names))
+    text, label, split = pick(table.column_names, find_columns(table.column_names))
     said = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
     names = dict(enumerate(said.get("features", {}).get(label, {}).get("names") or []))
     labels = [names.get(value, value) if names else value for value in table[label].to_pylist()]
-    return list(zip(table[text].to_pylist(), labels, strict=True))
+    splits = table[split].to_pylist() if split else [None] * len(labels)
+    return list(zip(table[text].to_pylist(), labels, splits, strict=True))
 
 
 def read_text(path: Path) -> str:
@@ -182,8 +201,8 @@ def read_json(content: str) -> Rows:
         if not isinstance(record, dict):
             raise WrongRow(row, f'it is {show(record)}, but must be an object such as {{"text": "...", "label": 1}}.')
     names = list(records[0]) if records else []
-    text, label = (names[place] for place in find_columns(names))
-    return [(record.get(text), record.get(label)) for record in records]
+    names = pick(names, find_columns(names))
+    return [tuple(map(record.get, names)) for record in records]
 
 
 def read_csv(content: str) -> Rows:
@@ -205,7 +224,7 @@ def read_csv(content: str) -> Rows:
         except ValueError as error:
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
-        quoted = sum(bool(re.fullmatch(r'"([^"]|""|\\")+"', text)) for text, _ in rows)
+        quoted = sum(bool(re.fullmatch(r'"([^"]|""|\\")+"', text)) for text, *_ in rows)
         if dialect.get("quotechar") == '"' or not quoted:
             ways.append(rows)
         # Where every text is in double quotes, they are not part of it (if there are enough rows to train on).
@@ -252,14 +271,14 @@ def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:
     header = None
     try:
         header = next(reader)
-        text, label = find_columns(header)
+        places = find_columns(header)
         for values in reader:
             values = [value.replace(ASIDE, aside) for value in values]
             if len(values) != len(header):
                 seen = f"{len(values)} values (found: {' | '.join(map(show, values[:4]))})"
                 raise WrongRow(len(rows), f"{seen}, but the header has {len(header)}. {QUOTE}")
-            check_label(len(rows), values[label])
-            rows.append((values[text], values[label]))
+            rows.append(pick(values, places))
+            check_label(len(rows) - 1, rows[-1][1])
     except csv.Error as error:
         said = f"its quotes do not match ({error}). {QUOTE}"
         raise (WrongRow(len(rows), said) if header else ValueError(f"in the header, {said}")) from error

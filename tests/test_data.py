@@ -96,6 +96,7 @@ WRONG_ROWS = {
     "label 2": (changed("label", 2), "row 3: the label is 2"),
     "label 0.5": (changed("label", 0.5), "row 3: the label is 0.5"),
     "label in words": (TEST.assign(label="great"), "row 0: the label is great, but must be 0, negative"),
+    "two labels": (TEST.assign(sentiment=TEST["label"]), r"more than one label \(label, sentiment\); it has: text"),
     "no label in a row": (changed("label", None), "row 3: the label is"),
     "blank text": (changed("text", " \n "), "row 3: the text is empty"),
     "no text in a row": (changed("text", None), "row 3: the text is empty"),
@@ -142,6 +143,14 @@ def shards(folder: Path) -> None:
         rows.to_parquet(folder / f"train-0000{shard}-of-00002.parquet")
 
 
+def one_table(folder: Path) -> None:
+    """The columns of Kaggle's imdb_master.csv, which says what each row is for."""
+    rows = pd.concat([TRAIN.assign(type="train"), TEST.assign(type="test")])
+    rows["label"] = rows["label"].map({0: "neg", 1: "pos"})
+    rows = pd.concat([rows, TEST.assign(label="unsup", type="train")])
+    rows.rename(columns={"text": "review"}).to_csv(folder / "imdb_master.csv")
+
+
 def spelled(zero: object, one: object) -> Callable[[Path], object]:
     words = {0: zero, 1: one}
     return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
@@ -176,6 +185,7 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "the hub's shape": hub,
     "shards in order": shards,
     "save_to_disk": saved,
+    "one table that names the splits": one_table,
     "a folder of shards inside": lambda folder: write(folder / "data", kind="parquet"),
     "words": spelled("negative", "positive"),
     "capital words": spelled("Neg", "POS"),
@@ -297,6 +307,12 @@ def other_tree(folder: Path) -> None:
         (folder / "test" / "neg" / name).write_text("Dull.")
 
 
+def copied_tree(folder: Path) -> None:
+    tree(folder)
+    for name in ("Review 2.txt", "02_7 (1).txt"):  # The first has its name from a person.
+        (folder / "train" / "neg" / name).write_text("Dull.")
+
+
 def numbered(*ends: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         for end in ("", *ends):
@@ -339,6 +355,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a review that is not UTF-8": (latin_tree, "pos/01_7.txt: line 1 is not UTF-8"),
     "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is not a .txt file: rename it"),
+    "a review twice": (copied_tree, r"Could not read train: neg/02_7 \(1\).txt is a copy: rename it if"),
     "a shard is missing": (
         lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
         "1 of the 2 files train-.*fetch the rest",
