@@ -71,10 +71,8 @@ def read_table(path: Path) -> Dataset:
     except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
     rows = [(text, LABELS[spell(label)], spell(split)) for text, label, split in rows if spell(label) != UNLABELLED]
-    columns = {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)}
-    if not {*SPLITS} <= {*columns["split"]}:
-        del columns["split"]
-    return Dataset.from_dict(columns)
+    names = COLUMNS if {*SPLITS} <= {split for *_, split in rows} else ("text", "label")
+    return Dataset.from_dict({name: [row[at] for row in rows] for at, name in enumerate(names)})
 
 
 def check_text(row: int, text: Any) -> None:
@@ -106,16 +104,12 @@ def show(value: Any) -> str:
 
 def find_columns(names: list) -> tuple[int, int, int | None]:
     """The places of texts, labels and splits; ValueError if a text or label is missing or may be in two columns."""
-    plain = [spell(name) for name in names]
-    places = {column: [at for at, name in enumerate(plain) if name in known] for column, known in COLUMNS.items()}
-    wrong = {column: places[column] for column in ("text", "label") if len(places[column]) != 1}
-    if wrong:
-        doubles = {column: ", ".join(show(names[at]) for at in found) for column, found in wrong.items()}
-        said = " and ".join(
-            f"more than one {name} ({of})" if of else f"no column {name}" for name, of in doubles.items()
-        )
+    places = {each: [at for at, name in enumerate(names) if spell(name) in known] for each, known in COLUMNS.items()}
+    if wrong := [column for column in ("text", "label") if len(places[column]) != 1]:
+        said = " and ".join(f"{'more than one' if places[column] else 'no'} column {column}" for column in wrong)
         seen = ", ".join(map(show, names[:8])) or "none"
-        raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each, and others otherwise")
+        more = ", and rename the other one" if any(map(places.get, wrong)) else ""
+        raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each{more}")
     return places["text"][0], places["label"][0], next(iter(places["split"]), None)
 
 

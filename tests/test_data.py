@@ -96,7 +96,10 @@ WRONG_ROWS = {
     "label 2": (changed("label", 2), "row 3: the label is 2"),
     "label 0.5": (changed("label", 0.5), "row 3: the label is 0.5"),
     "label in words": (TEST.assign(label="great"), "row 0: the label is great, but must be 0, negative"),
-    "two labels": (TEST.assign(sentiment=TEST["label"]), r"more than one label \(label, sentiment\); it has: text"),
+    "two labels": (
+        TEST.assign(sentiment=TEST["label"]),
+        "more than one column label; it has: text, label, sentiment. .*once each, and rename the other",
+    ),
     "no label in a row": (changed("label", None), "row 3: the label is"),
     "blank text": (changed("text", " \n "), "row 3: the text is empty"),
     "no text in a row": (changed("text", None), "row 3: the text is empty"),
