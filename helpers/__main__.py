@@ -56,6 +56,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def file_name(text: str) -> Path:
+    if text.endswith(("/", os.sep)) or os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name the file to write")
+    return Path(text)
+
+
 def begin(options: argparse.Namespace) -> Settings:
     """Load a verb's settings, and print them before it starts."""
     settings = load_settings(*(getattr(options, name, None) for name in ("profile", "model", "data", "precision")))
@@ -193,12 +199,12 @@ VERBS = {
     answers: [
         WHAT[0],
         ("--results", {"type": Path, "help": "results file (default: that of the last run)"}),
-        ("--out", {"type": Path, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
+        ("--out", {"type": file_name, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
     ],
     prefetch: WHAT,
     submit: [
         ("--notebooks", {"help": "folder with the saved notebooks (default: notebooks)"}),
-        ("--out", {"help": "file to write (default: submission.zip)"}),
+        ("--out", {"type": file_name, "help": "file to write (default: submission.zip)"}),
         ("--incomplete", {"action": "store_true", "help": "write the zip even if something is missing"}),
     ],
     doctor: WHAT,

@@ -16,7 +16,6 @@ from helpers.settings import Run
 # The colour map cividis, suited to all kinds of colour blindness, from guessing (0.5) to always right (1).
 SHADES = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 STOP_NOTE = "Stop at any time with the notebook's stop button (■). Finished work is kept; rerun the cell to continue."
-STOPPED_NOTE = "Stopped. Finished work is kept; run the cell again to continue from there."
 LEGEND = "accuracy from dark (0.5, guessing) to bright (1) · ★ best so far · ▸ 2/4: 2 of 4 epochs are trained"
 CELL = ("learning_rate", "batch_size")
 # All cells have the same size and border width, whatever they show: nothing moves when a figure or a star appears.
@@ -134,7 +133,7 @@ class NotebookProgress(Progress):
     def close(self) -> None:
         if self.output:
             self.known = {run: replace(state, running=False) for run, state in self.known.items()}
-            self.draw([], "" if all(state.finished for state in self.known.values()) else STOPPED_NOTE)
+            self.draw([], note="")  # What has stopped it, its error says.
 
 
 def find_best(states: Iterable[State]) -> list[State]:

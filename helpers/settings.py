@@ -212,7 +212,8 @@ def project_folder() -> Path:
 
 def find_build_folder() -> Path:
     """COURSE_BUILD, or `build`; relative to the project's folder, for notebooks and commands alike."""
-    return project_folder() / os.path.expanduser(os.environ.get("COURSE_BUILD") or "build")
+    given = os.environ.get("COURSE_BUILD", "").strip("'\" ")  # Windows and Docker keep the quotes of a value.
+    return project_folder() / os.path.expanduser(given or "build")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

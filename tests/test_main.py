@@ -45,6 +45,7 @@ def test_help_imports_no_torch():
         (["cell", "--seed", "-1"], ["seed", "from 0 to 4294967295", "-1"]),
         (["cell", "--learning-rate", "nan"], ["learning_rate", "a number of 0 or more", "nan"]),
         (["answers", "--results", "no-results.json"], ["no-results.json"]),
+        (["submit", "--out", "new/"], ["new/ is a folder"]),
         (["answers", "--results", f"{RESULTS}/lab_cost.json"], ["lab_cost.json", "history"]),
         (
             ["lab", "cost", "--scheduler", "tcp://HOST:8786", "--data", f"{RESULTS}/lab_cost.json"],

@@ -165,12 +165,12 @@ def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, pag
     assert "■" not in pages[-1]["text/html"] and "2 of 2 runs" in pages[-1]["text/html"]
 
 
-def test_a_stopped_notebook_says_what_to_do_and_leaves_no_run_in_training(pages):
+def test_a_stopped_notebook_leaves_no_run_in_training(pages):
     shown = NotebookProgress()
     shown.show([state(FULL, 1, running=True)])
     assert "▸ 1/4" in pages[-1]["text/html"]
     shown.close()
-    assert "▸" not in pages[-1]["text/html"].split("</table>")[0] and "run the cell again" in pages[-1]["text/html"]
+    assert "▸" not in pages[-1]["text/html"].split("</table>")[0] and "■" not in pages[-1]["text/html"]
 
 
 def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best():

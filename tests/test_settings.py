@@ -55,8 +55,9 @@ def test_a_folder_is_found_from_the_notebooks_folder_too(monkeypatch, tmp_path: 
     monkeypatch.chdir(tmp_path / "notebooks")
     assert load_settings(data="mine").data == str(tmp_path / "mine")
     assert load_settings().build == tmp_path / "build"
-    monkeypatch.setenv("COURSE_BUILD", "runs")
-    assert load_settings().build == tmp_path / "runs", "commands in the folder above find the same"
+    for given, name in (("runs", "runs"), ('"runs"', "runs"), (" ", "build")):
+        monkeypatch.setenv("COURSE_BUILD", given)
+        assert load_settings().build == tmp_path / name, "commands in the folder above find the same"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("a" * 300, "name too long"), ("loop", "symbolic links")])
