@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None, package: str = "helpers", verbs: Ve
     except BrokenPipeError:  # `... | head`: the reader has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = str(error) if isinstance(error, CourseError) else blame_exercises(error)
         if not said and isinstance(error, ModuleNotFoundError):
             said = f"{error} in {sys.executable}. Use the Python of the course's environment, such as .venv/bin/python."

@@ -173,7 +173,7 @@ def blame_exercises(error: BaseException) -> str | None:
     name, line = own[-1]
     reason = next(iter(str(error).splitlines()), "")
     what = name.replace("<module>", "the import")
-    return f"{what} stopped in line {line} of helpers/exercises.py with {type(error).__name__}: {reason}"
+    return f"{what} stopped in line {line} of helpers/exercises.py with {type(error).__name__}: {reason}".rstrip(": ")
 
 
 def _outline(node: Any) -> Any:

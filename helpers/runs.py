@@ -55,11 +55,11 @@ def explained() -> Iterator[None]:
         raise TrainingStopped(STOPPED) from None
     except (CourseError, BrokenPipeError):  # BrokenPipeError: the reader of the output, such as `head`, has ended.
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # The second: a student's `exit()`, which would end it all in silence.
         raise CourseError(explain(error)) from error
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """What went wrong, and what to do."""
     if isinstance(error, NotImplementedError) and str(error).startswith("Problem "):
         return str(error)  # A function that the student has not written yet.

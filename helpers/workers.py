@@ -118,7 +118,7 @@ def call(module: str, function: str, *arguments: Any) -> Any:
     """A worker's job, sent by name: unpickling a function would end the process if exercises.py cannot be imported."""
     try:
         job = getattr(import_module(module), function)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = blame_exercises(error) or f"importing {module} stopped with {type(error).__name__}: {error}"
         raise CourseError(f"A worker cannot start: {said}. Fix it, save the file, and run this again.") from error
     return job(*arguments)
