@@ -23,15 +23,19 @@ def load_reviews(settings: Settings) -> DatasetDict:
     """Load `train`, `validation` and `test`, with the columns `text` and `label` (0 negative, 1 positive).
 
     The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json, jsonl or ndjson; the text
-    formats also as .gz), directly or in a subfolder (`plain_text/train-00000-of-00001.parquet`); the unpacked aclImdb
-    tree, or just one `neg` and one `pos` folder; a `save_to_disk` folder; or one file with all reviews. A single set is
-    split as its column split (or type, or set) says if that names train and test, otherwise into halves, as IMDb is, by
-    `train_test_split(test_size=0.5, seed=3463)`: not the same halves as in the published experiment. The validation
-    reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Rows and folders called unsup, and
-    hidden files, are ignored. Raises CourseError if data is missing or malformed.
+    formats also as .gz), directly or in a subfolder (`plain_text/train-00000-of-00001.parquet`), or one of these files;
+    the unpacked aclImdb tree, or just one `neg` and one `pos` folder; a `save_to_disk` folder; or one file with all
+    reviews. A single set is split as its column split (or type, or set) says if that names train and test, otherwise
+    into halves, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same halves as in the published
+    experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Rows
+    and folders called unsup, and hidden files, are ignored. Raises CourseError if data is missing or malformed.
     """
     given = Path(settings.data)
-    sources = {"all": [given]} if os.path.isfile(given) else find_sources(find_folder(settings.data, "dataset"))
+    sources = {"all": [given]}
+    if not os.path.isfile(given):
+        sources = find_sources(find_folder(settings.data, "dataset"))
+    elif (match := TABLE.fullmatch(given.name)) and match["name"].lower() in SPLITS:  # The other one is beside it.
+        sources = find_sources(given.parent)
     sets = {split: concatenate_datasets([*map(read_table, paths)]) for split, paths in sources.items()}
     if "all" in sets and "split" in (whole := sets["all"]).column_names:
         rows = {split: [row for row, name in enumerate(whole["split"]) if name == split] for split in SPLITS}

@@ -70,9 +70,10 @@ def read_table(path: Path) -> Dataset:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
     except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
-    rows = [(text, LABELS[spell(label)], spell(split)) for text, label, split in rows if spell(label) != UNLABELLED]
-    names = COLUMNS if {*SPLITS} <= {split for *_, split in rows} else ("text", "label")
-    return Dataset.from_dict({name: [row[at] for row in rows] for at, name in enumerate(names)})
+    rows = [row for row in rows if spell(row[1]) != UNLABELLED]
+    columns = {"text": [row[0] for row in rows], "label": [LABELS[spell(row[1])] for row in rows]}
+    splits = [spell(row[2]).removesuffix("ing") for row in rows]  # such as training
+    return Dataset.from_dict(columns | ({"split": splits} if {*SPLITS} <= {*splits} else {}))
 
 
 def check_text(row: int, text: Any) -> None:

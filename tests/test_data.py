@@ -148,7 +148,7 @@ def shards(folder: Path) -> None:
 
 def one_table(folder: Path) -> None:
     """The columns of Kaggle's imdb_master.csv, which says what each row is for."""
-    rows = pd.concat([TRAIN.assign(type="train"), TEST.assign(type="test")])
+    rows = pd.concat([TRAIN.assign(type="train"), TEST.assign(type="Testing")])
     rows["label"] = rows["label"].map({0: "neg", 1: "pos"})
     rows = pd.concat([rows, TEST.assign(label="unsup", type="train")])
     rows.rename(columns={"text": "review"}).to_csv(folder / "imdb_master.csv")
@@ -273,6 +273,10 @@ def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: s
     assert fingerprint_reviews(first) == fingerprint_reviews(second)
     texts = [text for rows in first.values() for text in rows["text"]]
     assert sorted(texts) == sorted([*TRAIN["text"], *TEST["text"]])
+
+
+def test_a_file_called_train_stands_for_its_folder(tmp_path: Path) -> None:
+    assert_whole(load(write(tmp_path) / "train.csv"))
 
 
 @pytest.mark.parametrize("there", [True, False])
