@@ -144,7 +144,7 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
         _judge_draws(models)
         _judge_accuracy(seen, expected["labels"], "eval")
 
-    tester, hint = next(seen), "the tester must have the model saved in `directory`, and no training data."
+    tester, hint = next(seen), "its model must be load_classifier(directory), unchanged; give it no training data."
     for name in ("model_init", "train_dataset"):
         demand(f"the tester's {name}", "none", "there" if name in tester["given"] else "none", hint)
     _judge_arguments(tester, expected["tester"], "the tester's ")
