@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -258,11 +258,11 @@ def train(
 
     for left in folder.glob("tmp*"):  # Left over from a killed worker's `make_start`.
         shutil.rmtree(left, ignore_errors=True)
-    with patch.object(tempfile, "tempdir", str(folder)):
+    # Not all that is temporary: its name would be too long for the sockets of a student's `map(..., num_proc=2)`.
+    with patch("tempfile.TemporaryDirectory", partial(tempfile.TemporaryDirectory, dir=folder)):
         model, record = train_run(settings, run, reviews, folder, until, tell)
-    whole = with_weights and is_whole(record)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    return record, save(state) if whole else None
+    return record, save(state) if with_weights and is_whole(record) else None
 
 
 @lru_cache(1)  # Dask workers outlive searches: exercises.py may have changed since, or changed back.

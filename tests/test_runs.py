@@ -182,7 +182,8 @@ first = serve(given)
 serve(given.replace('{"accuracy":', '{"share":'))
 serve(given, first)
 found.append(list(exercises.compute_metrics(SimpleNamespace(predictions=np.eye(2), label_ids=np.arange(2)))))
-broken = given.replace("    arguments = TrainingArguments(", "    raise SystemExit\\n    TrainingArguments(", 1)
+parallel = given.replace("batched=True", "batched=True, num_proc=2")
+broken = parallel.replace("    arguments = TrainingArguments(", "    raise SystemExit\\n    TrainingArguments(", 1)
 found += [attempt(broken, workers=1), broken[: broken.index("raise SystemExit")].count("\\n") + 1]
 Path("found.json").write_text(json.dumps(found))
 """
@@ -308,7 +309,9 @@ def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
 
 def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypatch):
     def look(settings, run, reviews, folder, *rest):
-        seen.append((tempfile.gettempdir(), list(folder.glob("tmp*"))))
+        left = list(folder.glob("tmp*"))
+        with tempfile.TemporaryDirectory() as made:
+            seen.append((Path(made).parent, left))
         return training.train_run(settings, run, reviews, folder, *rest)
 
     seen, run = [], Run("head", epochs=1, head_scale=10)
@@ -316,16 +319,16 @@ def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypat
     (folder / "tmp0").mkdir(parents=True)
     monkeypatch.setattr(runs, "train_run", look)
     train_all(settings, [run], workers=0, progress=Listener())
-    assert seen == [(str(folder), [])] and not list(folder.glob("tmp*"))
+    assert seen == [(folder, [])] and not list(folder.glob("tmp*"))
 
 
 def test_a_worker_of_two_threads_trains_one_run_at_a_time(settings):
     """As `dask worker` begins one by itself; side by side, runs would draw from the same random numbers."""
-    (_, provenance), before = prepare.prepare(settings), tempfile.gettempdir()
+    (_, provenance), before = prepare.prepare(settings), tempfile.TemporaryDirectory
     many = [Run("full", epochs=1, seed=seed, head_scale=2) for seed in range(3)]
     with ThreadPoolExecutor(2) as pool:
         found = [*pool.map(lambda run: runs.train(run, settings, provenance, None, False), many)]
-    assert tempfile.gettempdir() == before
+    assert tempfile.TemporaryDirectory is before
     records = [record for record, _ in found]
     assert accuracies(records) == accuracies(train_all(settings, many, workers=0, progress=Listener()))
 
