@@ -111,7 +111,8 @@ def find_columns(names: list) -> tuple[int, int, int | None]:
         seen = ", ".join(map(show, names[:8])) or "none"
         more = ", and rename the other one" if any(map(places.get, wrong)) else ""
         raise ValueError(f"it has {said}; it has: {seen}. Name them text and label, once each{more}")
-    return places["text"][0], places["label"][0], next(iter(places["split"]), None)
+    split = min(places["split"], key=lambda at: COLUMNS["split"].index(spell(names[at])), default=None)
+    return places["text"][0], places["label"][0], split
 
 
 def pick(values: Any, places: tuple) -> tuple[Any, ...]:

@@ -151,7 +151,7 @@ def one_table(folder: Path) -> None:
     rows = pd.concat([TRAIN.assign(type="train"), TEST.assign(type="Testing")])
     rows["label"] = rows["label"].map({0: "neg", 1: "pos"})
     rows = pd.concat([rows, TEST.assign(label="unsup", type="train")])
-    rows.rename(columns={"text": "review"}).to_csv(folder / "imdb_master.csv")
+    rows.assign(set="IMDb").rename(columns={"text": "review"}).iloc[:, ::-1].to_csv(folder / "imdb_master.csv")
 
 
 def spelled(zero: object, one: object) -> Callable[[Path], object]:
