@@ -12,7 +12,7 @@ from typing import Any
 
 SOUNDS = ("al", "be", "co", "dra", "e", "fo", "gni", "ha", "ip", "ju", "kle", "lo", "mu", "no", "pra", "qui", "ro")
 MARKS = (" ", " ", " ", " ", ", ", "; ", ". ", " - ", "! ", "<br />", "'s ", " 7 ", " é ")
-MARKS += ("n't ", "-", ' "', " (", ") ", " the ", " of ", " baaad ", " 👎 ", " www.dull.org ")
+MARKS += ("n't ", "... ", "-", " *", " 7/10 ", ' "', " (", ") ", " the ", " of ", " baaad ", " 👎 ", " www.dull.org ")
 TABLES = ("relative_attention_bias", "position_bias", "bias_table", "token_biases")
 
 

@@ -17,7 +17,7 @@ from helpers.settings import Settings, write_atomically
 # Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts.
 SHORT = [
     "A quiet, honest film.",
-    'It\'s not one of the baaad ones, but (to be well-meaning) 7 "clichés" &amp; no plot: www.dull.org 👎',
+    'It\'s not the baaad one... but (well-meaning: 7/10) full of "clichés" &amp; *no* plot: www.dull.org 👎',
     "Dull!<br />I left early.",
 ]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
