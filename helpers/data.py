@@ -80,8 +80,8 @@ def find_sources(folder: Path) -> dict[str, list[Path]]:
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     raise CourseError(
         f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}. Put train.csv and test.csv there (or"
-        " parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label. Or unpack"
-        " the archive aclImdb_v1.tar.gz and give its folder aclImdb."
+        " parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label. Or"
+        " unpack the archive aclImdb_v1.tar.gz and give its folder aclImdb."
     )
 
 
