@@ -129,7 +129,7 @@ def test_a_folder_that_may_not_be_looked_into_is_not_called_empty(tmp_path: Path
 
 DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
 SECTIONS = ("a/ann", "a/bob", "b/ann", "b/di")
-PAIR, IN_SECTIONS = ["ann", "bob"], ["a_ann", "a_bob", "b_ann", "b_di"]
+PAIR, IN_SECTIONS, TRIO = ["ann", "bob"], ["a_ann", "a_bob", "b_ann", "b_di"], ["ann", "bob", "exercises_cy.py"]
 CLASSES = {
     "the folder of grades": ({"ann.zip": zipped(FILES), "grades/records/x.json": b"{}"}, ["ann"]),
     "a download in a class": ({"a/ann_7_1012_exercises.py": b"1", "a/bob_8_1013_exercises.py": b"2", "cy.zip": b""},
@@ -159,7 +159,8 @@ CLASSES = {
     "several zips in a folder of one student": ({f"{name}/week 3/{file}.zip": b"" for name in PAIR
                                                  for file in ("code", "books")}, PAIR),
     "versions in a folder of one student": ({f"{name}/HW 3/Version {n}/{FILES[0]}": b"" for name in PAIR
-                                             for n in (1, 2)}, PAIR),
+                                             for n in range(12)}, PAIR),
+    "a file beside others' zips": ({f"HW 3/{name}": b"" for name in ("ann.zip", "bob.zip", "exercises_cy.py")}, TRIO),
     "Sakai": ({f"HW 1/{name}/{file}": b"" for name in PAIR
                for file in ("timestamp.txt", "Submission attachment(s)/submission.zip")}, PAIR),
     "dots in names": ({f"HW 3/{name}/version 1..2.zip": b"" for name in PAIR}, PAIR),
@@ -180,7 +181,7 @@ def test_everybody_has_one_row(tmp_path: Path, name: str) -> None:
     files, rows = CLASSES[name]
     place = write(tmp_path / "class", files)
     assert [found.student for found in find_submissions([place], place / "grades")] == rows
-    if rows is PAIR or rows is IN_SECTIONS:  # Google Drive and Nextcloud pack such folders as they are.
+    if rows in (PAIR, IN_SECTIONS, TRIO):  # Google Drive and Nextcloud pack such folders as they are.
         (tmp_path / "class.zip").write_bytes(zipped({f"class/{file}": data for file, data in files.items()}))
         assert [found.student for found in find_submissions([tmp_path / "class.zip"], tmp_path)] == rows
 
@@ -286,14 +287,15 @@ def test_a_student_s_name_is_safe_as_a_file_s(name: str, clean: str) -> None:
 
 def test_the_nearest_to_the_top_counts_and_others_are_noted(tmp_path: Path) -> None:
     files = {
-        "old/exercises.py": b"old",
+        "old 9/exercises.py": b"older",
+        "old 10/exercises.py": b"old",
         "exercises (1).py": b"copy",
         "a/b/exercises.py": b"deep",
         "old/x/exercises.py": b"old",
     }
     found = read_one(zipped(files), tmp_path)
     assert found.files["exercises.py"] == b"old"
-    assert len(found.notes) == 2 and all("is another exercises.py" in note for note in found.notes)
+    assert len(found.notes) == 3 and all("is another exercises.py" in note for note in found.notes)
 
 
 def test_another_file_in_an_archive_beside_the_one_that_counts_is_noted(tmp_path: Path) -> None:
