@@ -85,7 +85,7 @@ def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop
 
 def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: Workshop) -> None:
     """The other two mistakes: see `test_grade`."""
-    forged, wrong = "import gc, os\nos.write(1, b'x')\n", ("1d", "2b")
+    forged, wrong = "import gc, os\nos.chdir('/')\n", ("1d", "2b")
     graded = workshop.grade_code((forged + mistaken(*wrong)).encode(), SMALL)
     assert [note.rpartition("line ")[2] for note in graded["notes"]] == ["1", "2"]
     assert graded["passed"] == {problem: problem not in wrong for problem in PROBLEMS}
