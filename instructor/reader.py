@@ -190,16 +190,18 @@ def open_zip(file: File) -> zipfile.ZipFile:
 
 
 def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The files in an archive that are not ignored, with their names (with slashes); links are skipped."""
+    """The entries of an archive that are not ignored, folders too, with their names (one slash between parts); no links."""
     for member in archive.infolist():
-        name, kind = member.filename.replace("\\", "/").removeprefix("./"), stat.S_IFMT(member.external_attr >> 16)
-        if kind in (0, stat.S_IFREG) and not IGNORED.search(name) and not name.endswith("/"):
+        path, kind = member.filename.replace("\\", "/"), stat.S_IFMT(member.external_attr >> 16)
+        name = "/".join(part for part in path.split("/") if part not in ("", "."))
+        if kind in (0, stat.S_IFREG, stat.S_IFDIR) and not IGNORED.search(name + "/" * path.endswith("/")):
             yield name, member
 
 
 def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
     """The files in an archive, or in a folder of it; Refused if they belong to several students."""
-    members = [each for each in name_members(archive) if not inside or f"{each[0]}/".startswith(f"{inside}/")]
+    files = (each for each in name_members(archive) if each[1].filename[-1:] not in ("/", "\\"))
+    members = [each for each in files if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     graded = [name for name, _ in members if not inside and is_graded(name)]
     whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name in graded]
     if all(whose) and len(students := sorted({student for student, _ in whose})) > 1:

@@ -65,6 +65,7 @@ LAYOUTS = {
                                                 + ["exercises_final_v2.py", "results (1) (1).json"])},
     "a zip without a name": {"ann/.zip": zipped(PACKED)},
     "Moodle": {"ann_7_assignsubmission_file_/submission.zip": zipped(PACKED)},
+    "odd slashes": {"./ann_7_assignsubmission_file_//submission.zip": zipped([f"/./{name}" for name in PACKED])},
     "Moodle, without folders": {"ann_7_assignsubmission_file_submission.zip": zipped(PACKED)},
     "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
     "Canvas": {"ann_7_1012_submission.zip": zipped(PACKED)},
@@ -208,11 +209,12 @@ def describe(place: Place) -> dict:
 
 
 def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) -> None:
-    files = {"ann_7_1012_a.zip": zipped(PACKED), "bob_8_1013_zeros.txt": bytes(5 * 2**20), "cy_9_1014_a.zip": b""}
+    files = {"ann_7_1012_a.zip": zipped(PACKED), "bob_8_1013_zeros.txt": bytes(5 * 2**20), "cy_9_1014_a.zip": b"",
+             "di_10_assignsubmission_file_/": b""}  # fmt: skip
     (tmp_path / "class.zip").write_bytes(zipped(files))
     found = read(tmp_path / "class.zip")
     assert len(found["ann_7"].files) == len(FILES) and "but zeros.txt" in found["bob_8"].refused
-    assert found["cy_9"].refused
+    assert found["cy_9"].refused and "it is empty" in found["di_10"].refused
 
 
 def test_a_zip_of_more_files_than_a_class_has_is_not_looked_through_where_no_limits_hold(tmp_path: Path) -> None:
