@@ -127,7 +127,7 @@ def is_copy(name: str, wanted: str) -> bool:
     """Whether a file is called `wanted`, or as Colab, Jupyter, a browser or a file manager would call a copy of it."""
     stem, _, ending = wanted.rpartition(".")
     # Hidden files (macOS's sidecars, ._NAME) and tests of the wanted file are no copies of it.
-    words = re.escape(stem).replace("_", r"[\W_]")
+    words = re.sub("^0", "0?", re.escape(stem)).replace("_", r"[\W_]")
     pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}{MORE}"
     return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 

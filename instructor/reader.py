@@ -82,22 +82,23 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     Of several files with the same name, the one outside archives, with the exact name, nearest to the top, and with the
     highest number in its path counts.
     """
-    submission, programs, names = Submission(), [], []
+    submission, strangers, names = Submission(), [], []
     try:
         level = [file for part in parts for file in _list_part(submission, *part)]
         for _ in range(3):  # as handed in, in an archive, and in an archive in an archive
             names = [file.path[-80:] for file in level] + names
             _take(level, submission)
-            others = [file for file in level if file.name.endswith(".py") and not is_copy(file.name, "exercises.py")]
-            programs += [file.path[-80:] for file in others]
+            strangers += [file.path[-80:] for file in level if not is_graded(file.name)]
             if submission.files.keys() >= LARGEST.keys():
                 break
             level = [inner for file in level for inner in _list_archive(file, submission)]
     except Exception as error:  # MemoryError and RecursionError among them
         submission = Submission(refused=_describe(error, "it"))
-    advice = [f"If its code is in {' or '.join(programs[:3])}, rename it to exercises.py."] if programs else []
+    lacking = [name for name in ("exercises.py", *NOTEBOOKS) if name not in submission.files]
+    like = {path: next((name for name in lacking if Path(name).suffix == Path(path).suffix), "") for path in strangers}
+    advice = [f"If {name} is {path}, rename it." for path, name in like.items() if name][:3]
     if submission.files:
-        submission.notes += advice if "exercises.py" not in submission.files else []
+        submission.notes += advice
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"
         nothing = f"it has neither exercises.py nor one of the course's notebooks, but {shown}."

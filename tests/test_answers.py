@@ -123,7 +123,7 @@ def test_half_a_character_harms_nothing(notebooks, tmp_path):
 
 
 COPIES = ("01_bert_inputs-Copy1.ipynb", "Copy of 01_bert_inputs.ipynb", "01_bert_inputs (1).ipynb")
-COPIES += ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb")
+COPIES += ("01_bert_inputs_Ann_Example.ipynb", "01 bert inputs.ipynb", "1_bert_inputs.ipynb")
 COPIES += ("“01_bert_inputs.ipynb”的副本", "01_bert_inputs.ipynb のコピー", "01_bert_inputs.ipynb의 사본")
 
 

@@ -106,8 +106,8 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
     (tmp_path / "grades").mkdir()
     found = read(place)
     assert len(found) == 15 and {name for name, one in found.items() if not one.refused} == {"ann"}
-    for name, words in (("bob", "bob.rar is not a zip"), ("cy", "not a zip"), ("eve.ipynb", "but eve.ipynb"),
-                        ("fay.py", "fay.py, rename it to exercises.py"), ("hal", "it is empty"), ("ida", "is a link"),
+    for name, words in (("bob", "bob.rar is not a zip"), ("cy", "not a zip"), ("eve.ipynb", "is eve.ipynb, rename"),
+                        ("fay.py", "exercises.py is fay.py, rename it"), ("hal", "it is empty"), ("ida", "is a link"),
                         ("jon", "is a link"), ("kay", "not an ordinary file"), ("loop", "is a link")):  # fmt: skip
         assert words in found[name].refused
     assert all(len(os.fsencode(f"{name}.json.1234567.part")) < 255 and "/" not in name for name in found)
