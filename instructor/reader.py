@@ -31,8 +31,9 @@ ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 # Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
-    # Not a date (possibly with a time, as phones write it), nor a student number after a sheet's: HW_3_1234567_Ann.zip
-    r"((?:anon(?:_LATE)?_\w{5}|[^_]+(?:_LATE)?_(?!\d\d?_\d{6}|20\d\d[01]\d[0-3]\d_[0-2]\d{5}_)\d+))"
+    # Canvas's names have no capitals. Not a date or year, nor a student number after a sheet's: hw_3_12345_ann
+    r"((?:anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?"
+    r"_(?!\d\d?_\d{5}|20\d\d(?:_|[01]\d[0-3]\d_[0-2]\d{5}_))[1-9]\d*))"
     r"_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",

@@ -70,6 +70,7 @@ LAYOUTS = {
     "Moodle, files": {f"ann_7_assignsubmission_file_/{name}": content(name) for name in FILES},
     "Canvas": {"ann_7_1012_submission.zip": zipped(PACKED)},
     "Canvas, late, files": {f"ann_LATE_7_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
+    "an older Canvas": {f"ann_late_7_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "Canvas, anonymous": {f"anon_ann4k_{n}_{name}": content(name) for n, name in enumerate(FILES, 1000)},
     "D2L": {"1-7 - ann - Nov 25, 2026 400 PM/submission.zip": zipped(PACKED)},
     "D2L, flat": {"1-7 - ann- Nov 25, 2026 400 PM - submission.zip": zipped(PACKED)},
@@ -143,8 +144,9 @@ CLASSES = {
     "numbers that are no platform's": ({"hw_1_2_ann.zip": b"", "hw_1_2_bob.zip": b""}, ["hw_1_2_ann", "hw_1_2_bob"]),
     "dates that are no platform's": ({"lab_2_20261125_ann.zip": b"", "lab_2_20261125_bob.zip": b""},
                                      ["lab_2_20261125_ann", "lab_2_20261125_bob"]),
-    "students' numbers that are no platform's": ({f"HW_3_123456{n}_{name}.zip": b"" for n, name in enumerate(PAIR)},
-                                                 ["HW_3_1234560_ann", "HW_3_1234561_bob"]),
+    "students' numbers that are no platform's": (
+        {f"{hw}_1234{n}_{name}.zip": b"" for hw in ("hw_3", "nlp_2026", "NLP_301") for n, name in enumerate(PAIR)},
+        [f"{hw}_1234{n}_{name}" for hw in ("hw_3", "nlp_2026", "NLP_301") for n, name in enumerate(PAIR)]),
     "a phone's pictures": ({f"{name}/{file}": b"" for name in PAIR
                             for file in ("submission.zip", "Screenshot_20261105_143022_Chrome.jpg")}, PAIR),
     "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS}, IN_SECTIONS),
