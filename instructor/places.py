@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -12,21 +11,10 @@ from itertools import chain, count
 from pathlib import Path
 
 from helpers.answers import is_copy
-from instructor.reader import (
-    ARCHIVE,
-    IGNORED,
-    LARGEST,
-    File,
-    is_graded,
-    match_platform,
-    name_members,
-    open_file,
-    open_zip,
-)
+from instructor.reader import ARCHIVE, IGNORED, LARGEST, VERSION, is_graded, list_zip, match_platform
 from instructor.sheet import read_records
 
 COURSE = {*LARGEST, "helpers", "notebooks"}
-VERSIONS = re.compile(r"vers\w* \d+", re.I)  # Teams keeps these folders next to each other in a student's folder.
 MAX_DEPTH = 8  # levels of folders searched in a download
 MAX_MEMBERS = 20_000  # of a zip that may be a download
 Look = Callable[[Path], set[str]]  # lists the names in a folder, on disk or in a zip; none for a file
@@ -89,7 +77,7 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, 
     inside = {name: _look_into(top / name, look) for name in look(top)}
     # Next to others, ann/week 3 may have code.zip and books.zip, or two versions.
     most = 0 if any(map(match_platform, inside)) else 1 if alone or top == folder else 2
-    many = _holds_many(inside, given or alone and _has_zips(inside), most) or given and not COURSE & inside.keys()
+    many = _holds_many(inside, given, most, alone) or given and not COURSE & inside.keys()
     if match_platform(folder.name) or not many:
         yield folder
         return
@@ -132,23 +120,20 @@ def _list_names(given: Path, out: Path, folder: Path) -> set[str]:
         return set()
 
 
-def _has_zips(inside: dict[str, set[str]]) -> bool:
-    """Whether several zips lie beside files that are nobody's for sure, since they have names of their own."""
-    return len([*filter(ARCHIVE.search, inside)]) > 1 and not COURSE & inside.keys()
-
-
-def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1) -> bool:
+def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1, alone: bool = False) -> bool:
     """Whether names, with their contents, are several submissions: more have the same files than one could (`most`).
 
-    Files of the course among them mean that it is one, but in the `given` folder they may be the instructor's.
+    Files of the course among them mean that it is one, but in the `given` folder they may be the instructor's; in a
+    class's only folder (`alone`), files with names of their own beside zips may be another student's.
     """
     beside = COURSE & {*inside, *(_name_kind(name) for name in inside if not inside[name])}
     telling = {"exercises.py"} if beside else COURSE - {"results.json"}
     # A zip next to the folder that was unpacked from it is not a second one.
     once = (name for name in inside if (stem := ARCHIVE.sub("", name)) == name or stem not in inside)
     held = Counter(kind for name in once for kind in inside[name] & telling)
-    many = max(held.values(), default=0) > most and not all(map(VERSIONS.fullmatch, inside))
-    return many and beside <= (LARGEST.keys() if given else set())
+    many = max(held.values(), default=0) > most and not all(map(VERSION.fullmatch, inside))
+    others = given or alone and not COURSE & inside.keys() and len([*filter(ARCHIVE.search, inside)]) > 1
+    return many and beside <= (LARGEST.keys() if others else set())
 
 
 def _split_download(path: Path, alone: bool) -> list[Path]:
@@ -158,10 +143,10 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     """
     tree = defaultdict(set)
     try:
-        members = list(name_members(open_zip(File(path.name, partial(open_file, path)))))
-        if len(members) > MAX_MEMBERS:  # There are no resource limits here.
+        names = list_zip(path)
+        if len(names) > MAX_MEMBERS:  # There are no resource limits here.
             return [path]
-        for name, _ in members:
+        for name in names:
             below = Path(path, *f"/{name}/".partition("/../")[0].split("/")[: 2 * MAX_DEPTH])
             while below != path:
                 tree[below.parent].add(below.name)
@@ -172,7 +157,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     inside = {name: _look_into(top / name, look) for name in sorted(tree[top])}
     ours = [name for name in inside if inside[name] or is_graded(name)]
     parts = [part for name in inside for part in _list_class(top / name, look, alone=len(inside) == 1)]
-    many = _holds_many(inside, _has_zips(inside)) or len(parts) > len(inside)
+    many = _holds_many(inside, alone=True) or len(parts) > len(inside)
     several = alone and many and not COURSE & inside.keys()
     return parts if several or ours and all(map(match_platform, ours)) else [path]
 

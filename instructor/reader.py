@@ -31,13 +31,13 @@ ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
 # Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
-    # Canvas's names have no capitals. Not a date or year, nor a student number after a sheet's: hw_3_12345_ann
-    r"((?:anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?"
-    r"_(?!\d\d?_\d{5}|20\d\d(?:_|[01]\d[0-3]\d_[0-2]\d{5}_))[1-9]\d*))"
+    # Canvas's names have no capitals. Not a year or date, nor a student number after a sheet's: hw_3_12345_ann.zip
+    r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20\d\d_)[1-9]\d*)"
     r"_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
+VERSION = re.compile(r"vers\w* \d+", re.I)  # Teams keeps one beside the other in a student's folder
 
 
 class Refused(Exception):
@@ -133,13 +133,13 @@ def _take(files: list[File], submission: Submission) -> None:
 
 def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[File]:
     if inside:
-        for file in _list_archive(File(path.name, partial(open_file, path)), submission, inside):
+        for file in _list_archive(File(path.name, partial(_open_file, path)), submission, inside):
             yield replace(file, path=name + file.path[len(f"{path.name}/{inside}") :])
         return
     if path.is_symlink():
         raise Refused("it is a link, not a file or folder.")
     if not path.is_dir():
-        yield File(name, partial(open_file, path))
+        yield File(name, partial(_open_file, path))
         return
     notes = submission.notes
     for folder, folders, files in os.walk(path, onerror=lambda error: notes.append(_describe(error, "a folder"))):
@@ -150,10 +150,10 @@ def _list_part(submission: Submission, name: str, path: Path, inside: str) -> It
                 notes.append(f"{each} is a link to a folder, which was not read.")
         for each in files:
             if not IGNORED.search(each):
-                yield File((here / each).relative_to(path).as_posix(), partial(open_file, here / each))
+                yield File((here / each).relative_to(path).as_posix(), partial(_open_file, here / each))
 
 
-def open_file(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise Refused(f"{path.name} is not an ordinary file: it is a link, a pipe or a device.")
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
@@ -166,7 +166,7 @@ def _list_archive(file: File, submission: Submission, inside: str = "") -> list[
             return []
         if not file.name.lower().endswith(".zip"):
             raise Refused(f"{file.name} is not a zip: unpack it into a folder, and grade again.")
-        return [replace(each, path=f"{file.path}/{each.path}") for each in _list_members(open_zip(file), inside)]
+        return [replace(each, path=f"{file.path}/{each.path}") for each in _list_members(_open_zip(file), inside)]
     except Exception as error:
         submission.notes.append(_describe(error, file.name))
         return []
@@ -184,14 +184,19 @@ def is_graded(path: str) -> bool:
     return bool(ARCHIVE.search(name)) or any(is_copy(name, wanted) for wanted in LARGEST)
 
 
-def open_zip(file: File) -> zipfile.ZipFile:
+def _open_zip(file: File) -> zipfile.ZipFile:
     stream = file.open()
     if isinstance(stream, zipfile.ZipExtFile):  # Seeking backwards in it would unpack it again from its start.
         stream = io.BytesIO(file.read(MAX_INNER))
     return zipfile.ZipFile(stream)
 
 
-def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def list_zip(path: Path) -> list[str]:
+    """The names in a zip on disk; raises whatever the library raises for a broken one."""
+    return [name for name, _ in _name_members(_open_zip(File(path.name, partial(_open_file, path))))]
+
+
+def _name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """The entries of an archive that are not ignored, folders too, with their names (one slash between parts); no links."""
     for member in archive.infolist():
         path, kind = member.filename.replace("\\", "/"), stat.S_IFMT(member.external_attr >> 16)
@@ -202,7 +207,7 @@ def name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInf
 
 def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
     """The files in an archive, or in a folder of it; Refused if they belong to several students."""
-    files = (each for each in name_members(archive) if each[1].filename[-1:] not in ("/", "\\"))
+    files = (each for each in _name_members(archive) if each[1].filename[-1:] not in ("/", "\\"))
     members = [each for each in files if not inside or f"{each[0]}/".startswith(f"{inside}/")]
     graded = [name for name, _ in members if not inside and is_graded(name)]
     whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name in graded]
