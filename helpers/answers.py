@@ -139,9 +139,7 @@ def find_notebook(folder: Path, name: str) -> Path | None:
     copies = sorted(path for path in folder.glob("*.ipynb*") if is_copy(path.name, name))
     if len(copies) > 1:
         found = ", ".join(path.name for path in copies)
-        raise CourseError(
-            f"{folder.name}/ has several copies of {name}: {found}. Rename the one to be graded to {name}."
-        )
+        raise CourseError(f"{folder.name}/ has copies of {name}: {found}. Rename the one to be graded to {name}.")
     return copies[0] if copies else None
 
 

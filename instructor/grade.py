@@ -82,30 +82,29 @@ class Grader:
         """Grade a submission, as read by `written.examine`."""
         started = time.monotonic()
         refused = found["refused"] and f"Not graded: {found['refused']}"
+        used = []
         record = found | {
-            "graded": True,
             "points": dict.fromkeys(AUTOMATIC, 0),
             "said": dict.fromkeys(AUTOMATIC, refused or "Not graded: there is no exercises.py in the submission."),
             "notebooks": [],
             "isolation": [*describe_degree(self.workshop.degree), *self.workshop.reasons],
             "limits": str(self.limits),
-            "cpu_seconds": 0.0,
-            "peak_memory": 0,
         }
         del record["exercises"], record["images"]
         if found["exercises"] is not None:
             code = base64.b64decode(found["exercises"])
-            verdict = self.workshop.grade_code(code, self.limits)
+            used.append(verdict := self.workshop.grade_code(code, self.limits))
             record["said"] = {problem: shorten(verdict["said"][problem]) for problem in AUTOMATIC}
             record["points"] = {p: most if verdict["passed"][p] else 0 for p, most in AUTOMATIC.items()}
             record["notes"] = [*(clip(note, 500) for note in verdict["notes"]), *record["notes"]]
-            _add_usage(record, verdict)
             if self.mode != "none" and verdict["broken"]:  # It would use up all its time there, too.
                 record["notebooks"] = [f"not re-executed: the code broke a limit in {', '.join(verdict['broken'])}"]
             elif self.mode != "none":
-                rerun = self.workshop.run_notebooks(code, self.notebooks, full=self.mode == "full")
+                used.append(rerun := self.workshop.run_notebooks(code, self.notebooks, full=self.mode == "full"))
                 record["notebooks"] = [clip(line, 500) for line in rerun["lines"]]
-                _add_usage(record, rerun)
+        record["graded"] = all(run["graded"] for run in used)
+        record["cpu_seconds"] = round(sum(run["cpu_seconds"] for run in used), 1)
+        record["peak_memory"] = max((run["peak_memory"] for run in used), default=0)
         if not record["graded"]:
             record["notes"].insert(0, "THE GRADER'S SANDBOX FAILED: run the same command again")
         record["automatic"] = sum(record["points"].values())
@@ -157,12 +156,6 @@ def grade_class(
     answers = sheet.write_answers(sheet.read_records(out), grader.course, read_rubric())
     write_atomically(out / "answers_to_read.md", answers)
     return records
-
-
-def _add_usage(record: dict[str, Any], used: dict[str, Any]) -> None:
-    record["cpu_seconds"] = round(record["cpu_seconds"] + used["cpu_seconds"], 1)
-    record["peak_memory"] = max(record["peak_memory"], used["peak_memory"])
-    record["graded"] &= used["graded"]
 
 
 def read_course() -> dict[str, NotebookNode]:

@@ -84,13 +84,11 @@ def make_group(memory: int) -> Group:
                     (above / name).mkdir()
                     group.folders.append(above / name)
                     break
-    limited = False
-    for folder in group.folders:
-        for name, value in LIMITS.items():
-            if (folder / name).exists():
-                (folder / name).write_text(value or str(memory))
-                limited = True
-    if not limited:
+    files = {folder / name: value or str(memory) for folder in group.folders for name, value in LIMITS.items()}
+    known = [file for file in files if file.exists()]
+    for file in known:
+        file.write_text(files[file])
+    if not known:
         group.remove()
         raise OSError(f"no group that limits memory can be created in {ROOT}")
     return group

@@ -108,9 +108,8 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
 
 
 def _describe(error: Exception, name: str) -> str:
-    if isinstance(error, Refused):
-        return str(error)
-    return f"{name} cannot be read: {type(error).__name__}: {error!s:.200}"
+    known = isinstance(error, Refused)
+    return str(error) if known else f"{name} cannot be read: {type(error).__name__}: {error!s:.200}"
 
 
 def _number(path: str) -> tuple[str, list[int]]:
@@ -123,12 +122,10 @@ def _take(files: list[File], submission: Submission) -> None:
         copies = [file for file in reversed(files) if is_copy(file.name, name)]  # as unzip, of two the last
         for file in sorted(copies, key=lambda file: (file.name != name, file.path.count("/"), *_number(file.path)))[:5]:
             try:
-                data = file.read(largest)
+                if submission.files.setdefault(name, data := file.read(largest)) != data:
+                    submission.notes.append(f"{file.path[:200]} is another {name} than the one that counts.")
             except Exception as error:
                 submission.notes.append(_describe(error, file.path[-200:]))
-                continue
-            if submission.files.setdefault(name, data) != data:
-                submission.notes.append(f"{file.path[:200]} is another {name} than the one that counts.")
 
 
 def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[File]:
