@@ -114,7 +114,7 @@ def _describe(error: Exception, name: str) -> str:
 
 def _number(path: str) -> tuple[str, list[int]]:
     """What puts `Version 10` before `Version 9`, and paths that tell apart more than numbers by their names."""
-    return re.sub(r"\d", "", path), [-int(number) for number in re.findall(r"\d{1,18}", path)]
+    return re.sub(r"\d", "", path), [-int(number or 0) for number in re.findall(r"\D(\d{0,18})", f"/{path}")]
 
 
 def _take(files: list[File], submission: Submission) -> None:

@@ -291,11 +291,12 @@ def test_a_student_s_name_is_safe_as_a_file_s(name: str, clean: str) -> None:
 
 def test_the_nearest_to_the_top_counts_and_others_are_noted(tmp_path: Path) -> None:
     files = {
-        "old 9/exercises.py": b"older",
-        "old 10/exercises.py": b"old",
+        "old /30/exercises.py": b"oldest",
+        "old 9/30/exercises.py": b"older",
+        "old 10/30/exercises.py": b"old",
         "exercises (1).py": b"copy",
-        "a/b/exercises.py": b"deep",
-        "old/x/exercises.py": b"old",
+        "a/b/c/exercises.py": b"deep",
+        "old/x/y/exercises.py": b"old",
     }
     found = read_one(zipped(files), tmp_path)
     assert found.files["exercises.py"] == b"old"
