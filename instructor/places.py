@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 
 from helpers.answers import is_copy
@@ -143,8 +143,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     """
     tree = defaultdict(set)
     try:
-        names = list_zip(path)
-        if len(names) > MAX_MEMBERS:  # There are no resource limits here.
+        if len(names := list_zip(path)) > MAX_MEMBERS:  # There are no resource limits here.
             return [path]
         for name in names:
             below = Path(path, *f"/{name}/".partition("/../")[0].split("/")[: 2 * MAX_DEPTH])
@@ -176,7 +175,7 @@ def _name_students(places: list[Place], before: dict[str, str]) -> list[Place]:
 
     for place in sorted(places, key=rank):
         name = clean_name(stems[place.key])
-        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
         place.student = next(each for each in names if each.casefold() not in taken)
         taken.add(place.student.casefold())
     return sorted(places, key=lambda place: place.student.casefold())

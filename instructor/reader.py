@@ -28,6 +28,7 @@ IGNORED = re.compile(
     r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
 ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
+PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf", ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")
 # Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
@@ -99,7 +100,8 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     like = {path: next((name for name in lacking if Path(name).suffix == Path(path).suffix), "") for path in strangers}
     advice = [f"If {name} is {path}, rename it." for path, name in like.items() if name][:3]
     if submission.files:
-        submission.notes += advice
+        papers = [path for path in strangers if path.lower().endswith(PAPERS) and {*NOTEBOOKS} & {*lacking}][:3]
+        submission.notes += advice + [f"Not read, though it may have answers: {', '.join(papers)}."] * bool(papers)
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"
         nothing = f"it has neither exercises.py nor one of the course's notebooks, but {shown}."
@@ -206,9 +208,8 @@ def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
     """The files in an archive, or in a folder of it; Refused if they belong to several students."""
     files = (each for each in _name_members(archive) if each[1].filename[-1:] not in ("/", "\\"))
     members = [each for each in files if not inside or f"{each[0]}/".startswith(f"{inside}/")]
-    graded = [name for name, _ in members if not inside and is_graded(name)]
-    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name in graded]
-    if all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
+    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name, _ in members if is_graded(name)]
+    if not inside and all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
         raise Refused(f"it has the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
     return [File(name, partial(_open_member, archive, member)) for name, member in members]
 

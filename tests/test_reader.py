@@ -115,7 +115,8 @@ def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) 
 
 
 def test_a_folder_that_may_not_be_looked_into_is_not_called_empty(tmp_path: Path, monkeypatch) -> None:
-    place = write(tmp_path / "class", {"ann/exercises.py": b"1", "ann/notebooks/x": b"", "bob/exercises.py": b"1"})
+    files = {"ann/exercises.py": b"1", "ann/notebooks/x": b"", "ann/Answers.PDF": b"", "bob/exercises.py": b"1"}
+    place = write(tmp_path / "class", files)
     real = os.scandir
 
     def scandir(path: str) -> object:  # Root may look into every folder.
@@ -127,6 +128,7 @@ def test_a_folder_that_may_not_be_looked_into_is_not_called_empty(tmp_path: Path
     found = read(place)
     assert "Permission denied" in found["bob"].refused and "empty" not in found["bob"].refused
     assert found["ann"].files and "class/ann/notebooks" in found["ann"].notes[0]
+    assert found["ann"].notes[1:] == ["Not read, though it may have answers: Answers.PDF."]
 
 
 DOWNLOAD = ("ann_7_assignsubmission_file_/exercises.py", "bob_8_assignsubmission_file_/exercises.py")
