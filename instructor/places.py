@@ -156,7 +156,7 @@ def _split_download(path: Path, alone: bool) -> list[Path]:
     inside = {name: _look_into(top / name, look) for name in sorted(tree[top])}
     ours = [name for name in inside if inside[name] or is_graded(name)]
     parts = [part for name in inside for part in _list_class(top / name, look, alone=len(inside) == 1)]
-    many = _holds_many(inside, alone=True) or len(parts) > len(inside)
+    many = _holds_many(inside, alone=True) or len(parts) > len(inside) or any(map(match_platform, ours))
     several = alone and many and not COURSE & inside.keys()
     return parts if several or ours and all(map(match_platform, ours)) else [path]
 

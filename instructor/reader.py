@@ -33,8 +33,8 @@ PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf", ".txt", ".md", ".ht
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
     # Canvas's names have no capitals. Not a year or date, nor a student number after a sheet's: hw_3_12345_ann.zip
-    r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20\d\d_)[1-9]\d*)"
-    r"_(?!20\d\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
+    r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20[23]\d_)[1-9]\d*)"
+    r"_(?!20[23]\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
@@ -196,7 +196,7 @@ def list_zip(path: Path) -> list[str]:
 
 
 def _name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The entries of an archive that are not ignored, folders too, with their names (one slash between parts); no links."""
+    """The entries of an archive, folders too, with their names (one slash between parts); no links, nothing ignored."""
     for member in archive.infolist():
         path, kind = member.filename.replace("\\", "/"), stat.S_IFMT(member.external_attr >> 16)
         name = "/".join(part for part in path.split("/") if part not in ("", "."))

@@ -215,9 +215,9 @@ def describe(place: Place) -> dict:
 def test_what_one_student_put_into_a_download_stops_nobody_else(tmp_path: Path) -> None:
     files = {"ann_7_1012_a.zip": zipped(PACKED), "bob_8_1013_zeros.txt": bytes(5 * 2**20), "cy_9_1014_a.zip": b"",
              "di_10_assignsubmission_file_/": b""}  # fmt: skip
-    (tmp_path / "class.zip").write_bytes(zipped(files))
+    (tmp_path / "class.zip").write_bytes(zipped(files | {"ed_2026_1016_exercises.py": b""}))
     found = read(tmp_path / "class.zip")
-    assert len(found["ann_7"].files) == len(FILES) and "but zeros.txt" in found["bob_8"].refused
+    assert len(found) == 5 and len(found["ann_7"].files) == len(FILES) and "but zeros.txt" in found["bob_8"].refused
     assert found["cy_9"].refused and "it is empty" in found["di_10"].refused
 
 

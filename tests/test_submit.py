@@ -186,7 +186,8 @@ def test_what_does_no_harm_is_no_gap(project, change):
     ],
 )
 def test_a_function_is_a_stub_that_may_return_nothing_before_it_says_so(body, is_stub):
-    code = f"from mine import other\ndef function(x):\n {body}".replace("STUB", "raise NotImplementedError('Write it.')")
+    code = f"from mine import other\ndef function(x):\n {body}"
+    code = code.replace("STUB", "raise NotImplementedError('Write it.')")
     assert submit.find_stubs(code) == {"function": is_stub}
 
 

@@ -115,11 +115,13 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
 
 def _judge_draws(models: list[dict[str, Any]]) -> None:
     """Every model was built with another seed, so each classifier must have other random weights."""
-    drawn = {"the classifier's initial weight": [found["parameters"]["classifier.weight"]["values"] for found in models]}
-    drawn["the next random number, as for dropout,"] = [found["next"] for found in models]
+    drawn = {
+        "the classifier's initial weight": {found["parameters"]["classifier.weight"]["values"] for found in models},
+        "the next random number, as for dropout,": {found["next"] for found in models},
+    }
     hint = "set no seed yourself, and call load_classifier in every call: the course sets each run's own seed."
     for what, draws in drawn.items():
-        kind = "different" if len(set(draws)) == len(models) else "the same"
+        kind = "different" if len(draws) == len(models) else "the same"
         demand(f"{what} with another seed", "different", kind, hint)
 
 
