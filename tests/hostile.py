@@ -169,7 +169,7 @@ def init_model(trial, model_name, use_bitfit=False):
     "spins at import": (
         at_import("while True: pass"),
         NONE,
-        {"1d": "could not be imported; stopped: it took more than 5 s of CPU"},
+        {"1d": "could not be imported; stopped: it used more than 5 s of CPU"},
     ),
 }
 LOOKS_FOR_AN_INSTALLED_SOLUTION = (
