@@ -39,10 +39,10 @@ help: ## list the targets (the default)
 assignment: $(BASE) ## run the whole experiment and print both tables; run again, it continues where it stopped
 	$(PY) -m helpers assignment
 
-test: $(TEST) ## run the tests and all notebooks, whose outputs are compared with the committed ones
+test: $(TEST) ## run the tests, then all notebooks, comparing their outputs with the committed ones
+	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist loadgroup tests
 	rm -rf build/nbval
-	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" \
-		$(PY) -m pytest --nbval -n auto --dist loadgroup notebooks tests
+	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
 
 notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick profile
 	$(QUICK) COURSE_PROGRESS=plain $(PY) -m nbconvert --to notebook --execute --inplace \

@@ -21,7 +21,7 @@ from helpers.submit import FUNCTIONS, find_stubs
 RELEASED = (
     *("LICENSE", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".gitattributes", ".gitignore"),
     *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/*.ipynb"),
-    *("tests/conftest.py", "tests/test_exercises.py", "tests/nbval_sanitize.cfg"),
+    *("tests/test_exercises.py", "tests/nbval_sanitize.cfg"),
     "results/lab_*.json",
 )
 LEFT_OUT = re.compile(r"(^|/)(\.(?!git)|__pycache__/)|\.part$")

@@ -29,20 +29,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process executes all notebooks, in their order: each needs what the ones before it have trained."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group("notebooks"))
-
-
-@pytest.fixture(autouse=True)
-def plain_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Show lines where nothing else is asked for, as in CI; the notebooks' kernels have their live display."""
-    monkeypatch.setenv("COURSE_PROGRESS", "plain")
-
-
 @pytest.fixture(autouse=True)
 def quick_garbage_collection() -> Iterator[None]:
     """The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out."""
@@ -117,6 +103,7 @@ def settings(sources: Path, tmp_path: Path) -> Settings:
 def shown(monkeypatch) -> list[dict[str, str]]:
     """What is displayed, as plain text unless a test asks for more."""
     bundles = []
+    monkeypatch.setenv("COURSE_PROGRESS", "plain")
     monkeypatch.delenv("CI", raising=False)
     for place in ("helpers.tokens.display", "IPython.display.display"):
         monkeypatch.setattr(place, lambda bundle, **options: bundles.append(bundle))
