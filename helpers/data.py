@@ -35,7 +35,7 @@ def load_reviews(settings: Settings) -> DatasetDict:
     if not os.path.isfile(given):
         sources = find_sources(find_folder(settings.data, "dataset"))
     elif (match := TABLE.fullmatch(given.name)) and match["name"].lower() in SPLITS:  # The other one is beside it.
-        sources = find_sources(given.parent)
+        sources = find_sources(given)
     sets = {split: concatenate_datasets([*map(read_table, paths)]) for split, paths in sources.items()}
     if "all" in sets and "split" in (whole := sets["all"]).column_names:
         rows = {split: [row for row, name in enumerate(whole["split"]) if name == split] for split in SPLITS}
@@ -59,10 +59,11 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
     return digest.hexdigest()[:16]
 
 
-def find_sources(folder: Path) -> dict[str, list[Path]]:
-    """Where `train` and `test`, or `all`, are: files in order, or a folder; those directly in `folder` come first."""
+def find_sources(given: Path) -> dict[str, list[Path]]:
+    """Where `train` and `test`, or `all`, are: beside a file; in a folder, or else in one of its subfolders."""
+    folder = given if os.path.isdir(given) else given.parent
     inside = [path for path in list_visible(folder) if os.path.isdir(path) and path.name.lower() not in SPLITS]
-    inside = [path for path in inside if os.access(path, os.R_OK | os.X_OK)]  # `lost+found` cannot be read.
+    inside = [path for path in inside if given == folder and os.access(path, os.R_OK | os.X_OK)]  # not `lost+found`
     there = {base: find_splits(base) for base in (folder, *inside)}
     whole = [base for base, found in there.items() if len(found) == len(SPLITS)]
     if len(whole) > 1 and folder not in whole:

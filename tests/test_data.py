@@ -276,6 +276,10 @@ def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: s
 
 
 def test_a_file_called_train_stands_for_its_folder(tmp_path: Path) -> None:
+    write(tmp_path / "old")
+    TRAIN.to_csv(tmp_path / "train.csv")
+    with pytest.raises(CourseError, match="No test reviews in"):
+        load(tmp_path / "train.csv")
     assert_whole(load(write(tmp_path) / "train.csv"))
 
 

@@ -25,7 +25,11 @@ from helpers.settings import Settings
 SHARED: dict[str, tuple[Callable, Callable, Any]] = {
     "default data type": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     "recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled, True),
-    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    "use of TF32": (
+        lambda: torch.backends.cuda.matmul.fp32_precision == "tf32",
+        lambda used: torch.set_float32_matmul_precision("high" if used else "highest"),
+        os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",  # as in Nvidia's containers
+    ),
 }
 
 
