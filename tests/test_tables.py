@@ -91,6 +91,12 @@ def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
     assert read_table(path)[:] == {"text": ["It's good", "No"] * 6, "label": [1, 0] * 6}
 
 
+def test_quotes_in_a_column_that_may_name_the_splits_make_no_text_doubtful(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label,type\n" + "Good,1,'film'\nBad,0,'film'\n" * 6)
+    assert read_table(path)[:] == {"text": ["Good", "Bad"] * 6, "label": [1, 0] * 6}
+
+
 @pytest.mark.parametrize("separator", [", ", ",", " , "])
 def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
     path = tmp_path / "train.csv"
