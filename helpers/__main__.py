@@ -57,8 +57,8 @@ def positive(text: str) -> int:
 
 
 def file_name(text: str) -> Path:
-    if text.endswith(("/", os.sep)) or os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text} is a folder: name the file to write")
+    if text.endswith(("/", os.sep)) or os.path.isdir(text or "."):  # Path("") is the working folder.
+        raise argparse.ArgumentTypeError(f"{text or '.'} is a folder: name the file to write")
     return Path(text)
 
 

@@ -46,6 +46,7 @@ def test_help_imports_no_torch():
         (["cell", "--learning-rate", "nan"], ["learning_rate", "a number of 0 or more", "nan"]),
         (["answers", "--results", "no-results.json"], ["no-results.json"]),
         (["submit", "--out", "new/"], ["new/ is a folder"]),
+        (["submit", "--out", ""], [". is a folder"]),
         (["answers", "--results", f"{RESULTS}/lab_cost.json"], ["lab_cost.json", "history"]),
         (
             ["lab", "cost", "--scheduler", "tcp://HOST:8786", "--data", f"{RESULTS}/lab_cost.json"],
