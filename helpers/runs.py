@@ -78,7 +78,7 @@ def explain(error: BaseException) -> str:
         return f"{said}{room} Finished work is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    said = (said or str(error)).removesuffix(".")
+    said = (said or str(error)).rstrip(".: ")
     advice = "the checks of problems 1d, 2a and 2b test exercises.py, and `python -m helpers doctor` tests this machine"
     return f"{said}. To find the cause: {advice}."
 

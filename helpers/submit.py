@@ -141,7 +141,7 @@ def check_code(content: bytes) -> None:
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
-    """For every name that the code defines, whether it is a function not written yet; may raise SyntaxError.
+    """For every name that the code itself defines, whether it is a function not written yet; may raise SyntaxError.
 
     Such a function raises NotImplementedError before it returns anything; functions defined inside it do not count.
     """
