@@ -5,7 +5,6 @@ import gc
 import json
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
@@ -13,7 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from traceback import extract_tb
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -74,8 +75,7 @@ def explain(error: BaseException) -> str:
         place = getattr(error, "filename", None) or find_build_folder()
         known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError))
         room = "" if known else " Is there room on the disk, and in your quota?"
-        said = f"Could not read or write {place}: {reason.removesuffix('.')}."
-        return f"{said}{room} Finished work is kept; run it again."
+        return f"Could not read or write {place}: {reason.rstrip('.')}.{room} Finished work is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).rstrip(".: ")
@@ -258,8 +258,8 @@ def train(
 
     for left in folder.glob("tmp*"):  # Left over from a killed worker's `make_start`.
         shutil.rmtree(left, ignore_errors=True)
-    # Not all that is temporary: its name would be too long for the sockets of a student's `map(..., num_proc=2)`.
-    with patch("tempfile.TemporaryDirectory", partial(tempfile.TemporaryDirectory, dir=folder)):
+    # Only `make_start` works in this folder: a path in it is too long for the sockets of a student's `map(num_proc=2)`.
+    with patch("helpers.prepare.tempfile", SimpleNamespace(TemporaryDirectory=partial(TemporaryDirectory, dir=folder))):
         model, record = train_run(settings, run, reviews, folder, until, tell)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     return record, save(state) if with_weights and is_whole(record) else None

@@ -310,7 +310,7 @@ def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
 def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypatch):
     def look(settings, run, reviews, folder, *rest):
         left = list(folder.glob("tmp*"))
-        with tempfile.TemporaryDirectory() as made:
+        with prepare.tempfile.TemporaryDirectory() as made:
             seen.append((Path(made).parent, left))
         return training.train_run(settings, run, reviews, folder, *rest)
 
