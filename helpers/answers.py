@@ -127,9 +127,9 @@ def is_copy(name: str, wanted: str) -> bool:
     """Whether a file is called `wanted`, or as Colab, Jupyter, a browser or a file manager would call a copy of it."""
     stem, _, ending = wanted.rpartition(".")
     # Hidden files (macOS's sidecars, ._NAME) and tests of the wanted file are no copies of it.
-    words = re.sub("^0", "0?", re.escape(stem)).replace("_", r"[\W_]")
-    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-]){words}{COPY}\.{ending}{MORE}"
-    return re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
+    words = re.escape(stem.removeprefix("0")).replace("_", r"[\W_]")
+    pattern = rf"(?!\.)(.*[\W_])?(?<!test[_-])0?{words}{COPY}\.{ending}{MORE}"
+    return f".{ending}" in name.lower() and re.fullmatch(pattern, name, re.IGNORECASE | re.DOTALL) is not None
 
 
 def find_notebook(folder: Path, name: str) -> Path | None:

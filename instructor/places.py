@@ -88,8 +88,7 @@ def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, 
 
 def _look_into(part: Path, look: Look, deeper: int = MAX_DEPTH) -> set[str]:
     """Which files of the course a part contains, according to the names nearest to its top."""
-    whole = ARCHIVE.search(part.name) or match_platform(part.name)
-    names = [part.name] if whole else look(part)
+    names = [part.name] if ARCHIVE.search(part.name) or match_platform(part.name) else look(part)
     kinds = {_name_kind(name) for name in names} & COURSE
     below = [part / name for name in names if deeper and not kinds and not IGNORED.search(f"{name}/")]
     return kinds.union(*(_look_into(each, look, deeper - 1) for each in below))

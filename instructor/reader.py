@@ -33,7 +33,7 @@ PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf", ".txt", ".md", ".ht
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
     # Canvas's names have no capitals. Not a year or date, nor a student number after a sheet's: hw_3_12345_ann.zip
-    r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20[23]\d_)[1-9]\d*)"
+    r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20[23]\d(?:[01]\d[0-3]\d)?_)[1-9]\d*)"
     r"_(?!20[23]\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
@@ -96,11 +96,11 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
             level = [inner for file in level for inner in _list_archive(file, submission)]
     except Exception as error:  # MemoryError and RecursionError among them
         submission = Submission(refused=_describe(error, "it"))
-    lacking = [name for name in ("exercises.py", *NOTEBOOKS) if name not in submission.files]
-    like = {path: next((name for name in lacking if Path(name).suffix == Path(path).suffix), "") for path in strangers}
-    advice = [f"If {name} is {path}, rename it." for path, name in like.items() if name][:3]
+    lacking = {Path(name).suffix: name for name in ("exercises.py", *NOTEBOOKS[::-1]) if name not in submission.files}
+    like = {path: lacking[end] for path in strangers if (end := os.path.splitext(path)[1]) in lacking}
+    advice = [f"If {name} is {path}, rename it." for path, name in like.items()][:3]
     if submission.files:
-        papers = [path for path in strangers if path.lower().endswith(PAPERS) and {*NOTEBOOKS} & {*lacking}][:3]
+        papers = [path for path in strangers if path.lower().endswith(PAPERS) and ".ipynb" in lacking][:3]
         submission.notes += advice + [f"Not read, though it may have answers: {', '.join(papers)}."] * bool(papers)
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"

@@ -150,7 +150,7 @@ CLASSES = {
         {f"{hw}_1234{n}_{name}.zip": b"" for hw in ("hw_3", "nlp_2026", "NLP_301") for n, name in enumerate(PAIR)},
         [f"{hw}_1234{n}_{name}" for hw in ("hw_3", "nlp_2026", "NLP_301") for n, name in enumerate(PAIR)]),
     "a phone's pictures": ({f"{name}/{file}": b"" for name in PAIR
-                            for file in ("submission.zip", "Screenshot_20261105_143022_Chrome.jpg")}, PAIR),
+                            for file in ("submission.zip", "screenshot_20261105_143022_chrome.jpg")}, PAIR),
     "projects in sections": ({f"{name}/project/helpers/{FILES[0]}": b"" for name in SECTIONS}, IN_SECTIONS),
     "two folders too many": ({f"download/week 3/{name}.zip": b"" for name in PAIR}, PAIR),
     "a folder in each section": ({f"{part}/week 3/{name}.zip": b"" for part in "ab" for name in (*PAIR, "di")},
