@@ -41,10 +41,10 @@ PUBLISHED = (
 )
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
 # How Markdown and HTML introduce an image; the last alternative is a reference definition.
-IMAGE = r"""!\[(?:!(?!\[)|[^\]!])*\]\(|<img\b[^<>]*?\bsrc\s*=\s*["']?"""
+IMAGE = r"""!\[(?:!(?!\[)|[^\]!])*\]\(|<img\b[^<>]*?\bsrc\s*=(?:\s*["'])?"""
 IMAGE += r"|^\[[^\]\n]+\]:(?=\s*\S+\.(?:png|jpe?g|gif|svg|webp)\b)"
 LOCAL_IMAGE = re.compile(
-    rf"""(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?=\s*[)"'>\n]|\s+\w+=|$)""", re.I | re.M
+    rf"""(?im)(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?<!\s)(?=\s*(?:[)"'>\n]|$)|\s+\w+=)"""
 )
 CODE = re.compile(r"^(```|~~~).*?^\1|(?<!`)(`+)(?!`)[^`\n]+\2", re.M | re.S)
 URL = ";,/?:@&=+$-_.!~*'()#"  # characters that browsers do not write as %..

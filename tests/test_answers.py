@@ -174,6 +174,7 @@ IMAGES = {
     "![x](<https://c.org/a.png>) ![](https://c.org/b.png)\n\n[c]: https://c.org/c.png": [],
     "![][image1] of [2]\n\n[image1]: <data:image/png;base64,AAAA>\n\n[2]: notes.md": [],
     "![](data:image/svg+xml;utf8,<svg></svg>)" + "<img " * 9000 + "`" * 9000 + "![" * 99_000 + "\n[a" * 99_000: [],
+    "<img src=" + " " * 40_000 + ">": [],
 }
 
 
