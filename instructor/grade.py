@@ -80,9 +80,8 @@ class Grader:
 
     def grade(self, found: dict[str, Any]) -> dict[str, Any]:
         """Grade a submission, as read by `written.examine`."""
-        started = time.monotonic()
+        started, used = time.monotonic(), []
         refused = found["refused"] and f"Not graded: {found['refused']}"
-        used = []
         record = found | {
             "points": dict.fromkeys(AUTOMATIC, 0),
             "said": dict.fromkeys(AUTOMATIC, refused or "Not graded: there is no exercises.py in the submission."),

@@ -105,7 +105,6 @@ def observe(problem: str, given: dict[str, Any], exercises: bytes, end: int) -> 
     from helpers.checks.observe import observe, quiet_workshop
     from helpers.recipe import FUNCTIONS
 
-    stopped = None
     try:  # Before anything is quiet and in a folder of its own, as in a notebook.
         module = import_exercises(exercises)
     except (Exception, SystemExit) as error:
@@ -114,8 +113,8 @@ def observe(problem: str, given: dict[str, Any], exercises: bytes, end: int) -> 
         stopped = f"exercises.py cannot be imported: {type(error).__name__}: {first}{line}"
     else:
         solutions = tuple(getattr(module, name, None) for name in FUNCTIONS[problem])
-        if missing := [name for name in FUNCTIONS[problem] if not callable(getattr(module, name, None))]:
-            stopped = f"exercises.py has no function {', '.join(missing)}."
+        missing = [name for name in FUNCTIONS[problem] if not callable(getattr(module, name, None))]
+        stopped = missing and f"exercises.py has no function {', '.join(missing)}."
     with quiet_workshop():
         seen = {"records": [], "stopped": stopped} if stopped else observe(problem, solutions, given)
         write_all(end, json.dumps(seen, allow_nan=False).encode())

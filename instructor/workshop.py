@@ -233,7 +233,7 @@ def find_copies() -> tuple[str, ...]:
     roots = [path for path in ("/usr", *list_python()) if os.path.isdir(path)]
     words = [word for name in COPIES for word in ("-o", "-name", name)][1:]
     done = subprocess.run(["find", *roots, *words], capture_output=True, check=False)
-    found = {Path(os.fsdecode(line)).resolve() for line in done.stdout.splitlines()}
+    found = {Path(os.fsdecode(line)) for line in done.stdout.splitlines()}
     found |= {path.parent for path in found if (path.parent / "checks").is_dir()}
     found |= {PROJECT / name for name in KNOW_SOLUTIONS}
     return tuple(str(path) for path in sorted(found) if found.isdisjoint(path.parents))

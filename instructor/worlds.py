@@ -171,21 +171,24 @@ def describe_world(readable: tuple[str, ...], hidden: tuple[str, ...], disk: int
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--hostname", "sandbox"]
     options += ["--as-pid-1", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
     for folder in FOLDERS:
-        size = disk if folder == SCRATCH else SMALL
-        options += ["--perms", "0777", "--size", str(size), "--tmpfs", folder]
+        options += ["--perms", "0777", "--size", str(disk if folder == SCRATCH else SMALL), "--tmpfs", folder]
     shown, closed = {*SYSTEM, *list_python(), *readable}, ["--remount-ro", "/dev", "--remount-ro", "/"]
-    secret = {*filter(os.path.exists, hidden)} - shown
+    ends = {path: f"{os.path.realpath(path)}/" for path in shown}
+    secret = {*map(os.path.realpath, filter(os.path.exists, hidden))}  # Below a link, each has another name, too.
+    secret |= {f"{path}/{far[len(end) :]}" for path, end in ends.items() for far in secret if far.startswith(end)}
     # Hidden paths may be in shown ones, and the other way round; paths through a link come with the link's target.
     for path in sorted(shown | secret, key=len):
-        if path in secret:
+        if any(map(os.path.islink, shown.intersection(map(str, Path(path).parents)))):
+            continue
+        if path in secret - shown:
             if next((above for above in map(str, Path(path).parents) if above in shown | secret), "") in shown:
                 folder = os.path.isdir(path)
                 options += ["--perms", "0755", "--tmpfs", path] if folder else ["--ro-bind", "/dev/null", path]
                 closed += ["--remount-ro", path] if folder else []
-        elif os.path.lexists(path) and not any(map(os.path.islink, shown.intersection(map(str, Path(path).parents)))):
+        elif os.path.lexists(path):
             for folder in reversed(Path(path).parents[:-1]):  # bwrap would copy a private folder's mode.
                 options += ["--perms", "0755", "--dir", str(folder)]
-            options += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+            options += ["--symlink" if os.path.islink(path) else "--ro-bind", os.path.realpath(path), path]
     return [*options, *closed]
 
 

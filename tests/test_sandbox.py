@@ -371,10 +371,13 @@ def test_what_each_degree_keeps_from_the_code(setting: Setting) -> None:
 def test_what_lies_behind_a_link_is_not_put_there_twice(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "python-3.11.7/bin").mkdir(parents=True)
     (tmp_path / "python-3.11").symlink_to(tmp_path / "python-3.11.7")  # as uv makes it; bwrap makes no folder below it
-    folders = [str(tmp_path / name) for name in ("python-3.11", "python-3.11.7", "python-3.11/bin")]
+    (tmp_path / "home").symlink_to(tmp_path)
+    names = ("python-3.11", "python-3.11.7", "home/python-3.11.7", "python-3.11/bin")
+    folders = [str(tmp_path / name) for name in names]
     monkeypatch.setattr(worlds, "list_python", lambda: folders)
-    shown = worlds.describe_world((), (), 2**20)
-    assert [word in shown for word in folders] == [True, True, False]
+    shown = worlds.describe_world((), (f"{folders[1]}/bin",), 2**20)
+    assert [word in shown for word in folders] == [True, True, True, False]
+    assert f"{folders[1]}/bin" in shown and f"{folders[2]}/bin" in shown, "hidden under one name only"
 
 
 def test_the_best_degree_that_works_is_taken_and_the_others_are_explained(monkeypatch) -> None:

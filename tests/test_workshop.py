@@ -227,9 +227,11 @@ def test_what_knows_the_expectations_is_not_in_the_sandbox(workshop: Workshop) -
 
 
 def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
-    """The course in the site-packages of the very Python that grades, a link to an environment made from another."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "envs" / "course"], check=True)
-    (venv := tmp_path / "venv").symlink_to(tmp_path / "envs" / "course")
+    """The course in the site-packages of the very Python that grades, links to an environment made from another."""
+    (tmp_path / "disk").mkdir()
+    (home := tmp_path / "home").symlink_to(tmp_path / "disk")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "course"], check=True)
+    (venv := home / "venv").symlink_to("course")
     between, python = tmp_path / "between" / "bin" / "python", venv / "bin" / "python"
     between.parent.mkdir(parents=True)
     between.symlink_to(python.resolve())
