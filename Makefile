@@ -40,7 +40,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 	$(PY) -m helpers assignment
 
 test: $(TEST) ## run the tests, then all notebooks, comparing their outputs with the committed ones
-	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n auto --dist loadgroup tests
+	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n logical --dist loadgroup tests
 	rm -rf build/nbval
 	$(QUICK) $(OFFLINE) COURSE_BUILD="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval notebooks
 

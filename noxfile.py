@@ -64,7 +64,7 @@ def try_row(session: nox.Session, constraints: str, extras: str, **variables: st
     env = CLEAN | {"COURSE_BUILD": str(folder / "build")} | variables
     row = {"name": session.name, "versions": json.loads(session.run("python", "-c", VERSIONS, silent=True))}
     row["hardware"] = describe_machine()
-    for step, arguments in {"tests": ("-n", "auto", "--dist", "loadgroup"), "notebooks": ("--nbval",)}.items():
+    for step, arguments in {"tests": ("-n", "logical", "--dist", "loadgroup"), "notebooks": ("--nbval",)}.items():
         report = folder / f"{step}.xml"
         command = ("python", "-m", "pytest", f"--junitxml={report}", *arguments, step)
         session.run(*command, env=env, success_codes=[0, 1])

@@ -24,11 +24,6 @@ BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than cores: many tests wait for processes of their own."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(autouse=True)
 def quick_garbage_collection() -> Iterator[None]:
     """The Trainer collects garbage several times a run: half a second each time, unless what is loaded is left out."""
