@@ -56,7 +56,7 @@ def explained() -> Iterator[None]:
         raise TrainingStopped(STOPPED) from None
     except (CourseError, BrokenPipeError):  # BrokenPipeError: the reader of the output, such as `head`, has ended.
         raise
-    except (Exception, SystemExit) as error:  # The second: a student's `exit()`, which would end it all in silence.
+    except (Exception, SystemExit) as error:  # SystemExit: a student's `exit()`, else a silent end.
         raise CourseError(explain(error)) from error
 
 

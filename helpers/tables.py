@@ -116,7 +116,7 @@ def find_columns(names: list) -> tuple[int, int, int | None]:
 
 
 def pick(values: Any, places: tuple) -> tuple[Any, ...]:
-    """Of a row's values those that count; None for a split that is not there."""
+    """The values of a row that are used; None for the split if there is no such column."""
     return tuple(None if place is None else values[place] for place in places)
 
 

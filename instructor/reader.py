@@ -115,7 +115,7 @@ def _describe(error: Exception, name: str) -> str:
 
 
 def _number(path: str) -> tuple[str, list[int]]:
-    """What puts `Version 10` before `Version 9`, and paths that tell apart more than numbers by their names."""
+    """A key that sorts `Version 10` before `Version 9`, and paths that differ in more than numbers by name."""
     return re.sub(r"\d", "", path), [-int(number or 0) for number in re.findall(r"\D(\d{0,18})", f"/{path}")]
 
 
@@ -196,7 +196,7 @@ def list_zip(path: Path) -> list[str]:
 
 
 def _name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """The entries of an archive, folders too, with their names (one slash between parts); no links, nothing ignored."""
+    """The entries of an archive and their names, folders too; without links and what is ignored. Slashes are single."""
     for member in archive.infolist():
         path, kind = member.filename.replace("\\", "/"), stat.S_IFMT(member.external_attr >> 16)
         name = "/".join(part for part in path.split("/") if part not in ("", "."))
