@@ -138,8 +138,8 @@ def grade_class(
         print(*describe_degree(workshop.degree), *workshop.reasons, sep="\n", flush=True)
         usual = min(count_cores(), workshop.memory // SANDBOX_MEMORY)
         with ThreadPoolExecutor(max(1, min(workers or usual, len(places)))) as pool:
-            waiting = [pool.submit(grader.grade_place, place) for place in places]
             try:
+                waiting = [pool.submit(grader.grade_place, place) for place in places]
                 for number, done in enumerate(as_completed(waiting), start=1):
                     record = done.result()
                     why = f" ({record['refused']})" if record["refused"] else ""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,7 @@ class Workshop:
         self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
+        self.tidy = weakref.finalize(self, remove_tree, str(self.folder))  # Also if `with` is interrupted as it begins.
         self.folder.chmod(0o711)
         self.preparer: subprocess.Popen | None = None
         self.lock, self.stopped = threading.Lock(), threading.Event()
@@ -87,7 +89,7 @@ class Workshop:
 
     def __exit__(self, *error: Any) -> None:
         self.stop()
-        remove_tree(str(self.folder))
+        self.tidy()
 
     def check_going(self) -> None:
         if self.stopped.is_set():

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hostile import ALL, NONE, SOLUTION, mistaken, write_files
 
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
-from instructor import autograder, workshop
+from instructor import autograder, grade, workshop
 from instructor.__main__ import VERBS, main
 from instructor.grade import grade_class, read_course, read_rubric
 from instructor.limits import MEBI, Limits
@@ -269,6 +270,19 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
         assert process.wait(30) == 130, said
     assert "Stopped." in said and "Traceback" not in said and not list(tmp_path.glob("grading-*"))
     assert not list((tmp_path / "out").rglob("*.md")) and not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_an_interruption_while_submissions_are_handed_out_ends_those_that_have_begun(tmp_path, monkeypatch) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *given):
+            super().submit(*given)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(grade, "ThreadPoolExecutor", Pool)
+    class_ = write(tmp_path / "class", ann={"exercises.py": b"import time\ntime.sleep(1e6)"})
+    with pytest.raises(KeyboardInterrupt):
+        grade_class([class_], tmp_path / "grades", notebooks="none", limits=Limits(seconds=10))
+    assert not list((tmp_path / "grades").rglob("*.*"))
 
 
 def test_what_is_not_there_or_both_is_named(tmp_path: Path) -> None:
