@@ -21,6 +21,11 @@ FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for na
 EXERCISES = Path(__file__).with_name("exercises.py")
 # The errors that reading a student's code may raise; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+# The modules of this package, which the grader has, too.
+COURSE = """
+    __main__ answers checkpoints checks data doctor exercises figures hub lab lab_plots models offline plots prepare
+    progress recipe report results runs settings speed submit sweep tables tokens training workers
+""".split()  # noqa: SIM905
 
 
 @contextmanager
@@ -138,6 +143,24 @@ def check_code(content: bytes) -> None:
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Fix it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
         raise CourseError(f"exercises.py: missing (at the top level), or not written yet: {', '.join(missing)}.")
+    if own := find_own_modules(content):
+        raise CourseError(f"exercises.py imports {', '.join(own)}, which is not handed in: move that code into it.")
+
+
+def find_own_modules(code: bytes | str) -> list[str]:
+    """The files of the student's own that code imports from: those in this package, the project and `notebooks/`."""
+    found = []
+    for statement in ast.walk(ast.parse(code)):
+        before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
+        before = f"helpers.{before}" if getattr(statement, "level", 0) else before
+        for alias in statement.names if isinstance(statement, (ast.Import, ast.ImportFrom)) else ():
+            first, second, *_ = [*filter(None, f"{before}{alias.name}".split(".")), ""]
+            if first == "helpers":
+                places = [EXERCISES.parent / second] * (second not in COURSE)
+            else:
+                places = [project_folder() / first, project_folder() / "notebooks" / first]
+            found += [path.name for path in places if path.with_suffix(".py").exists()]
+    return found
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:

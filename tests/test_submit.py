@@ -74,6 +74,16 @@ def code(old, new):
     return spoil
 
 
+def add(name, line):
+    """A module of the student's own, and a line that imports it."""
+
+    def spoil(project):
+        (project / name).write_text("")
+        code("import numpy as np\n", f"{line}\nimport numpy as np\n")(project)
+
+    return spoil
+
+
 def copy(*names):
     def spoil(project):
         for name in names:
@@ -118,6 +128,8 @@ SPOILERS = {
     "code gone": ([lambda p: (p / "exercises.py").unlink()], ["exercises.py"]),
     "function renamed": ([code("def init_tester", "def tester")], ["init_tester (problem 2b)"]),
     "stub left": ([code("    model = load_", "    raise NotImplementedError\n    model = load_")], ["init_model (pro"]),
+    "code beside exercises.py": ([add("mine.py", "import re\nfrom .mine import clean")], ["imports mine, which is"]),
+    "code beside the notebooks": ([add("notebooks/mine.py", "import os, mine as own")], ["imports mine, which is"]),
     "nothing trained": ([lambda p: shutil.rmtree(p / "build")], ["There is no results file"]),
     "results cut short": ([lambda p: (p / RESULTS).write_text("{")], ["results.json cannot be read"]),
     "results of the old shape": ([results(lambda r: r.update(schema=1))], ["another version of the course"]),
@@ -163,6 +175,11 @@ def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
     _, gaps = submit.collect_hand_in()
     assert len(gaps) == len(words), gaps
     assert all(word in gap for gap, word in zip(gaps, words, strict=True)), gaps
+
+
+def test_the_modules_of_the_course_are_known_by_name():
+    found = (ROOT / "helpers").iterdir()
+    assert sorted(submit.COURSE) == sorted(path.stem for path in found if path.stem not in ("__init__", "__pycache__"))
 
 
 @pytest.mark.parametrize("change", HARMLESS)
