@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import wait_until
 from hostile import ALL, NONE, SOLUTION, mistaken, write_files
@@ -262,9 +263,13 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
     command = [sys.executable, "-m", "instructor", "grade", str(tmp_path / "bob"), "--out", str(tmp_path / "out")]
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE}
+
+    def running() -> bool:
+        words = [word for each in psutil.process_iter(["cmdline"]) for word in each.info["cmdline"] or ()]
+        return any(word.startswith(str(tmp_path)) and word.endswith("/runner.py") for word in words)
+
     with subprocess.Popen([*command, "--no-notebooks"], **options) as process:
-        assert wait_until(lambda: list(tmp_path.glob("grading-*/tmp*")))
-        time.sleep(1)
+        assert wait_until(running)
         process.terminate()
         said = process.stderr.read().decode()
         assert process.wait(30) == 130, said
