@@ -24,7 +24,7 @@ CONDA_NAMES = {
 }
 TARGETS = {
     "assignment": "-m helpers assignment",
-    "test": "-m pytest --nbval notebooks",
+    "test": "-m pytest --nbval notebooks/0",
     "lint": "-m ruff check",
     "notebooks": "nbconvert --to notebook --execute --inplace",
     "answers": "-m helpers answers",
