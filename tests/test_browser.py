@@ -144,6 +144,8 @@ def page(request, lab, browser):
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     print(f"{page.name}: run in {time.monotonic() - started:.0f} s")
     yield page
+    # Otherwise its kernel would go on, counting, if pytest opens the same notebook again.
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()
 
 
