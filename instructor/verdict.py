@@ -48,9 +48,9 @@ def describe_rerun(name: str, ended: Outcome, limits: Limits) -> str:
     if ended.reason or not ended.result:
         return f"{name}: did not run to its end: {ended.describe(limits)}"
     found = re.findall(r"^(PASSED|FAILED|ERROR) .*?Cell (\d{1,6})", ended.result, re.MULTILINE)
-    cells = {int(cell) for _, cell in found}
-    broken = sorted({int(cell) for state, cell in found if state != "PASSED"})
+    cells = {int(cell) + 1 for _, cell in found}  # as Jupyter shows them; nbval begins with 0
+    broken = sorted({int(cell) + 1 for state, cell in found if state != "PASSED"})
     if not cells:
-        return f"{name}: did not run. {clip(ended.result.strip()[-300:], 300)}"
-    stopped = f"; stopped with an error: {', '.join(map(str, broken[:12]))}" if broken else ""
+        return f"{name}: did not run to its end. {clip(ended.result.strip()[-300:], 300)}"
+    stopped = f"; stopped with an error: {', '.join(f'[{cell}]' for cell in broken[:12])}" if broken else ""
     return f"{name}: {len(cells) - len(broken)} of {len(cells)} code cells ran{stopped}"
