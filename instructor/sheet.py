@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,11 @@ def neutralise(text: str) -> str:
 
 
 def fence(text: str) -> str:
-    """A fenced block that shows the text as it is: no Markdown or HTML in it is rendered, and nothing in it ends it."""
+    """A fenced block that shows the text as it is: no Markdown or HTML in it is rendered, and nothing in it ends it.
+
+    Long lines are broken, since nothing else does that in a fence; rows of tables are not.
+    """
+    text = "\n".join(line if line[:1] == "|" else textwrap.fill(line, 110) for line in text.split("\n"))
     longest = max(map(len, re.findall("`+", text)), default=0)
     marks = "`" * max(3, longest + 1)
     return f"{marks}text\n{text}\n{marks}"

@@ -194,6 +194,13 @@ def test_a_spreadsheet_takes_nothing_for_a_formula(tmp_path: Path, text: str, se
     assert neutralise("=" + "x" * 10**6)[:2] == "'=" and len(neutralise("x" * 10**6)) <= 300
 
 
+def test_a_paragraph_on_one_line_is_read_without_scrolling() -> None:
+    text = f"  {'word ' * 99}\n\n| {'cell | ' * 40}\n{'字' * 300}"
+    lines = fence(text).splitlines()
+    assert max(len(line) for line in lines if line[0:1] != "|") <= 110 and text.split("\n")[2] in lines
+    assert lines[1].startswith("  word word") and "".join("".join(lines[1:-1]).split()) == "".join(text.split())
+
+
 @pytest.mark.parametrize("text", ["```", "``````\n# Title", "<!-- -->", "a\n````\nb"])
 def test_a_fence_cannot_be_closed_from_within(text: str) -> None:
     first, *_, last = fence(text).splitlines()
