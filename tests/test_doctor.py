@@ -131,7 +131,8 @@ for proxy in sys.argv[1:]:  # A fork for each: a client of the network remembers
 
 
 def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
-    done = run_python("-c", FETCH, *PROXIES, HF_HOME=str(tmp_path), REQUESTS_CA_BUNDLE="")
+    alone = "-W", "ignore::DeprecationWarning", "-c", FETCH  # of a fork
+    done = run_python(*alone, *PROXIES, HF_HOME=str(tmp_path), REQUESTS_CA_BUNDLE="")
     lines = done.stdout.splitlines()
     assert len(lines) == 5 * len(PROXIES) and not done.stderr, done.stderr
     for row, (proxy, word) in enumerate(PROXIES.items()):
