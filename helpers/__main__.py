@@ -146,7 +146,6 @@ def prefetch(options: argparse.Namespace) -> None:
     from helpers.data import load_reviews
     from helpers.models import load_classifier, load_tokenizer
 
-    options.profile = options.profile or "full"
     settings = begin(options)
     load_classifier(settings.model)
     load_tokenizer(settings.model)
@@ -201,7 +200,7 @@ VERBS = {
         ("--results", {"type": Path, "help": "results file (default: that of the last run)"}),
         ("--out", {"type": file_name, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
     ],
-    prefetch: WHAT,
+    prefetch: [("--profile", {"default": "full", "help": "default: %(default)s"}), *WHAT[1:]],
     submit: [
         ("--notebooks", {"help": "folder with the saved notebooks (default: notebooks)"}),
         ("--out", {"type": file_name, "help": "file to write (default: submission.zip)"}),

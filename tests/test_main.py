@@ -34,6 +34,14 @@ def test_help_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
 
 
+def test_the_help_names_the_profile_that_is_taken(capsys):
+    for verb, default in (("prefetch", "full"), ("doctor", "quick")):
+        with suppress(SystemExit):
+            main([verb, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"default: {default}" in said or f"{default} (default" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
