@@ -96,7 +96,7 @@ class Progress:
         """How many runs and epochs are done, the time left, and each policy's best accuracy."""
         done, left = self.count()
         finished = sum(each.finished for each in self.known.values())
-        parts = [f"{finished} of {len(self.known)} runs", f"{int(done)} of {done + left:g} epochs"]
+        parts = [f"{finished} of {len(self.known)} runs", f"{int(done) if left else done:g} of {done + left:g} epochs"]
         parts += [self.describe_left()] if left else []
         parts += [f"best {best.run.policy} {best.accuracy:.3f}" for best in find_best(self.known.values())]
         return ", ".join(filter(None, parts))

@@ -165,6 +165,13 @@ def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, pag
     assert "■" not in pages[-1]["text/html"] and "2 of 2 runs" in pages[-1]["text/html"]
 
 
+def test_what_is_finished_is_all_done_where_epochs_are_no_whole_number():
+    shown = Progress()
+    for done, said in ((0.1, "0 of 1.2 epochs"), (0.6, "1.2 of 1.2 epochs")):
+        shown.show([state(replace(run, epochs=0.6), done, 0.6, until=0.6) for run in (FULL, SLOW)])
+        assert said in shown.describe_status()
+
+
 def test_a_stopped_notebook_leaves_no_run_in_training(pages):
     shown = NotebookProgress()
     shown.show([state(FULL, 1, running=True)])
