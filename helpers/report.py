@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.results import best_run, is_whole, list_policies, reached
-from helpers.settings import CourseError
+from helpers.settings import CourseError, Run
 
 ROW_NAMES = {
     "full": "Without BitFit",
@@ -99,7 +99,7 @@ def name_run(run: dict[str, Any], fields: Iterable[str]) -> str:
 
 
 def describe_source(results: dict[str, Any], note: str = "") -> str:
-    """Say how the figures were made: profile, model, data, reviews (if the same for all runs), precision, seeds."""
+    """Say how the figures were made: profile, model, data, what all runs share (if unusual), precision, seeds."""
     run, runs = results["provenance"], results["runs"]
     parts = [f"Profile {run['profile']}"]
     for what, name, real in (("model", run["model"]["name"], "bert-tiny"), ("data", run["data"]["name"], "IMDb")):
@@ -108,7 +108,9 @@ def describe_source(results: dict[str, Any], note: str = "") -> str:
     seeds = {one["seed"] for one in runs if "seed" in one}
     if len(counts) == 1:
         parts.append(f"{counts.pop():,} training reviews")
-    parts.append(run["recipe"]["precision"])
+    common = [name for name in FIELDS if name not in (*list_varied(runs), "reviews", "validation", "seed")]
+    changed = [name for name in common if runs[0].get(name, getattr(Run, name)) != getattr(Run, name)]
+    parts += [*(FIELDS[name][1](runs[0][name]) for name in changed), run["recipe"]["precision"]]
     if seeds:
         parts.append(f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds")
     return " · ".join([*parts, note] if note else parts)

@@ -1,6 +1,7 @@
 """Figures, tables and sentences from the committed results: nothing cut off, the source named, messages that follow."""
 
 import copy
+import re
 from pathlib import Path
 
 import ipywidgets
@@ -250,6 +251,15 @@ def test_a_list_that_a_student_shortened_is_drawn_too(name, policy):
         figure = LAB[name](results)
         assert_nothing_cut_off(figure)
         assert "nan" not in all_text(figure)
+
+
+def test_a_figure_says_what_all_runs_have_in_common_and_the_assignment_has_not(quick):
+    rates = load("lab_rate")
+    longer = keep(rates, lambda run: run["learning_rate"] == 3e-4)
+    longer = longer | {"runs": [run | {"epochs": 16, "batch_size": 32} for run in longer["runs"]]}
+    assert "4,000 training reviews · batch 32 · 16 epochs · fp32" in report.describe_source(longer)
+    for results in (rates, quick, load("lab_cost"), load("lab_steps")):
+        assert not re.search(r"epoch|batch|rate|tokens|encoder", report.describe_source(results))
 
 
 def test_a_finding_compares_like_with_like_where_a_list_was_changed():
