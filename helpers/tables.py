@@ -1,7 +1,8 @@
 """Read labelled reviews from one place: csv in its many dialects, json, parquet, a `datasets` folder, or text files.
 
 A text is never read differently from how it was written: a file that can be read in two ways, or not at all, is
-rejected, and the message names the row. Rows are counted from 0, without the header.
+rejected, and the message names the row. Only double quotes around a whole text, as the csv standard has them, are never
+part of it. Rows are counted from 0, without the header.
 """
 
 import codecs
@@ -204,7 +205,6 @@ def read_json(content: str) -> Rows:
 def read_csv(content: str) -> Rows:
     """Read a table in every dialect in which it makes sense, and reject it if these disagree on a text."""
     ways: list[Rows] = []
-    doubtful: list[Rows] = []
     nearest: ValueError | None = None  # Only one is kept: its traceback holds all rows read so far.
     content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in its own line.
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
@@ -220,15 +220,9 @@ def read_csv(content: str) -> Rows:
         except ValueError as error:
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
-        quoted = sum(bool(re.fullmatch(r'"([^"]|""|\\")+"', text)) for text, *_ in rows)
-        if dialect.get("quotechar") == '"' or not quoted:
+        if dialect.get("quotechar") == '"' or not any(re.fullmatch(r'"([^"]|""|\\")+"', text) for text, *_ in rows):
             ways.append(rows)
-        # Where every text is in double quotes, they are not part of it (if there are enough rows to train on).
-        elif len(rows) < 10 or quoted < len(rows):
-            doubtful.append(rows)
-    if ways:  # Otherwise double quotes are in use, and a row in which they do not match is wrong.
-        ways += doubtful
-    else:  # The dialect that read the most rows is closest to the file's; in a tie, that of the likeliest separator.
+    if not ways:  # The dialect that read the most rows is closest; in a tie, that of the likeliest separator.
         raise nearest
     for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
         for other in others:

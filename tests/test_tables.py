@@ -58,6 +58,9 @@ def write(path: Path, texts: list[str], labels: list, columns: list[str], writer
     ENCODINGS,
 )
 def test_a_table_gives_its_texts_or_is_refused(texts, data, names, columns, writer, by, encoding):
+    if writer["quotechar"] == "'" or writer["quoting"] == csv.QUOTE_NONE:
+        # Double quotes around a whole text are taken for those of the csv standard.
+        texts = [text.strip('"') or "x" for text in texts]
     numbers = data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.csv")
@@ -74,8 +77,9 @@ def test_a_table_gives_its_texts_or_is_refused(texts, data, names, columns, writ
 @settings(max_examples=200, deadline=None)
 @given(REVIEWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from(",;\t|"), st.booleans(), ENCODINGS)
 def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding):
-    """One review with a quote and a backslash is enough to show what these mean in the whole file."""
-    texts = ['AC\\DC said: "no, thanks; not\t| now"', *texts]
+    """Where quotes, backslashes or lines are in doubt, one review can show what they mean in the whole file."""
+    if set("'\\\r\n") & set("".join(texts)):
+        texts = ['AC\\DC said: "no, thanks; not\t| now"', *texts]
     labels = [number % 2 for number in range(len(texts))]
     rows = pd.DataFrame({"text": texts, "label": labels})
     with tempfile.TemporaryDirectory() as folder:
@@ -85,10 +89,19 @@ def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding)
         assert read_table(path)[:] == {"text": texts, "label": labels}
 
 
-def test_quotes_around_every_text_are_no_part_of_it(tmp_path):
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ('"It\'s good"', "It's good"),
+        ('"He said ""no"" to it"', 'He said "no" to it'),  # as pandas and Excel write it
+        ('"\\"AC\\DC\\" on film"', '"AC\\DC" on film'),  # as R does
+    ],
+)
+@pytest.mark.parametrize("others", ["No", '"No"'])
+def test_double_quotes_around_a_text_are_no_part_of_it(tmp_path, written, text, others):
     path = tmp_path / "train.csv"
-    path.write_text("text,label\n" + '"It\'s good",1\n"No",0\n' * 6)
-    assert read_table(path)[:] == {"text": ["It's good", "No"] * 6, "label": [1, 0] * 6}
+    path.write_text("text\tlabel\n" + f"{others}\t0\n" * 9 + f"{written}\t1\n")
+    assert read_table(path)[:] == {"text": ["No"] * 9 + [text], "label": [0] * 9 + [1]}
 
 
 def test_quotes_in_a_column_that_may_name_the_splits_make_no_text_doubtful(tmp_path):
@@ -109,7 +122,6 @@ def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
     [
         "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
         "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
-        "label\ttext\n" + "1\tFine\n0\tDull\n" * 6 + '0\t"\\"AC\\DC\\" on film"\n',
         # R, and a text that ends in a backslash
         "text,label\n" + '"Fine",1\n"Dull",0\n' * 6 + '"\\"Good\\", and\\or \\",0\n"Great",1\n',
     ],
