@@ -148,7 +148,7 @@ def check_code(content: bytes) -> None:
 
 
 def find_own_modules(code: bytes | str) -> list[str]:
-    """The files of the student's own that code imports from: those in this package, the project and `notebooks/`."""
+    """The student's own modules and packages that code imports: from this package, the project and `notebooks/`."""
     found = []
     for statement in ast.walk(ast.parse(code)):
         before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
@@ -156,10 +156,10 @@ def find_own_modules(code: bytes | str) -> list[str]:
         for alias in statement.names if isinstance(statement, (ast.Import, ast.ImportFrom)) else ():
             first, second, *_ = [*filter(None, f"{before}{alias.name}".split(".")), ""]
             if first == "helpers":
-                places = [EXERCISES.parent / second] * (second not in COURSE)
+                places = [EXERCISES.parent / second] * (second not in ("", *COURSE))
             else:
                 places = [project_folder() / first, project_folder() / "notebooks" / first]
-            found += [path.name for path in places if path.with_suffix(".py").exists()]
+            found += [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
     return found
 
 

@@ -78,6 +78,7 @@ def add(name, line):
     """A module of the student's own, and a line that imports it."""
 
     def spoil(project):
+        (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text("")
         code("import numpy as np\n", f"{line}\nimport numpy as np\n")(project)
 
@@ -129,6 +130,7 @@ SPOILERS = {
     "function renamed": ([code("def init_tester", "def tester")], ["init_tester (problem 2b)"]),
     "stub left": ([code("    model = load_", "    raise NotImplementedError\n    model = load_")], ["init_model (pro"]),
     "code beside exercises.py": ([add("mine.py", "import re\nfrom .mine import clean")], ["imports mine, which is"]),
+    "a folder of code": ([add("mine/my.py", "import helpers\nfrom .mine.my import x")], ["imports mine, which is"]),
     "code beside the notebooks": ([add("notebooks/mine.py", "import os, mine as own")], ["imports mine, which is"]),
     "nothing trained": ([lambda p: shutil.rmtree(p / "build")], ["There is no results file"]),
     "results cut short": ([lambda p: (p / RESULTS).write_text("{")], ["results.json cannot be read"]),
