@@ -142,9 +142,8 @@ def read_tree(folder: Path) -> Rows:
         raise ValueError(f"{folder.name} has a folder {more[0]} (stars?), but labels are 0 or 1: move it elsewhere")
     files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
     for path, _ in files:
-        first = path.with_name(path.stem.split(" ")[0] + path.suffix)  # of `3_7 (1).txt`, as file managers name copies
-        if (is_copy := first != path and first.exists()) or path.suffix.lower() != ".txt":
-            said = f"{path.parent.name}/{path.name} is {'a copy' if is_copy else 'not a .txt file'}"
+        if path.suffix.lower() != ".txt":
+            said = f"{path.parent.name}/{path.name} is not a .txt file"
             raise ValueError(f"{said}: rename it if it is another review, or move it elsewhere")
     return [(read_text(path), label, None) for path, label in files]
 

@@ -1,8 +1,6 @@
 import gzip
-import io
 import json
 import pickle
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -27,7 +25,9 @@ TEXTS = [
 ]
 TRAIN = pd.DataFrame({"text": [f"{text}{index}" for index in range(3) for text in TEXTS], "label": [0, 1] * 12})
 TRAIN.loc[:7, "text"] = TEXTS
-TEST = pd.DataFrame({"text": [f"Test {index}" for index in range(12)], "label": [1, 0, 0] * 4})
+TEST = pd.DataFrame({"text": [f"00{index}" for index in range(12)], "label": [1, 0, 0] * 4})
+SETS = {"train": TRAIN, "test": TEST}
+CSV = TEST.to_csv(index=False).encode()
 
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
@@ -55,12 +55,6 @@ def assert_whole(reviews, train: pd.DataFrame = TRAIN, test: pd.DataFrame = TEST
         assert reviews[split].column_names == ["text", "label"]
         assert list(reviews[split]["text"]) == list(wanted["text"])
         assert list(reviews[split]["label"]) == list(wanted["label"])
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_texts_that_look_like_numbers_stay_texts(tmp_path: Path, kind: str) -> None:
-    test = TEST.assign(text=[f"00{number}" for number in range(12)])
-    assert list(load(write(tmp_path, test=test, kind=kind))["test"]["text"]) == list(test["text"])
 
 
 def tree(folder: Path, names: tuple[str, str] = ("neg", "pos")) -> None:
@@ -159,30 +153,22 @@ def spelled(zero: object, one: object) -> Callable[[Path], object]:
     return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
 
 
-def each(change: Callable[[pd.DataFrame, Path], object]) -> Callable[[Path], None]:
+def each(change: Callable[[pd.DataFrame, Path], object]) -> Callable[[Path], object]:
     """Write both sets with one writer, which is told the path without an ending."""
     return lambda folder: [change(rows, folder / split) for split, rows in SETS.items()]
 
 
-def capitals(folder: Path) -> None:
-    for split, rows in SETS.items():
-        rows.to_csv(folder / f"{split.title()}.csv", index=False)
-    TEST.to_csv(folder / "Valid.csv", index=False)
+def files(*names: str, content: bytes = CSV, beside: Callable[[Path], object] = lambda folder: None) -> Callable:
+    """Write files of these names, all with one content, and what `beside` writes."""
+    return lambda folder: [beside(folder), *((folder / name).write_bytes(content) for name in names)]
 
 
 def locked(folder: Path) -> None:
-    """A folder that only the administrator may read."""
-    write(folder)
+    """A folder of macOS's, and one that only the administrator may read."""
+    (write(folder) / "__MACOSX").mkdir()
     (folder / "lost+found").mkdir(mode=0)
 
 
-def sidecars(folder: Path) -> None:
-    write(folder)
-    (folder / "._train.csv").write_bytes(b"\0\5\26\7")
-    (folder / "__MACOSX").mkdir()
-
-
-SETS = {"train": TRAIN, "test": TEST}
 PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     **{kind: lambda folder, kind=kind: write(folder, kind=kind) for kind in WRITERS},
     "the hub's shape": hub,
@@ -196,9 +182,10 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "floats": spelled(0.0, 1.0),
     "csv.gz": each(lambda rows, path: rows.to_csv(f"{path}.csv.gz", index=False)),
     "jsonl.gz": each(lambda rows, path: rows.to_json(f"{path}.jsonl.gz", orient="records", lines=True)),
-    "Train.csv": capitals,
-    "sidecar files": sidecars,
-    "lost+found": locked,
+    "Train.csv": files(
+        "Valid.csv", beside=each(lambda rows, path: rows.to_csv(path.with_name(f"{path.name.title()}.csv")))
+    ),
+    "sidecar files": files("._train.csv", content=b"\0\5\26\7", beside=locked),
     "Excel's separator": each(
         lambda rows, path: Path(f"{path}.csv").write_text("sep=;\n" + rows.to_csv(sep=";", index=False))
     ),
@@ -303,121 +290,71 @@ def test_a_data_set_of_the_hub_in_one_file_or_in_none(tmp_path: Path, monkeypatc
             load("scikit-learn/imdb")
 
 
-def raw(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: [write(folder), (folder / name).write_bytes(content)]
-
-
-def latin_tree(folder: Path) -> None:
-    tree(folder)
-    (folder / "train" / "pos" / "01_7.txt").write_bytes("schön".encode("latin-1"))
-
-
-def other_tree(folder: Path) -> None:
-    tree(folder)
-    for name in ("98_7.TXT", "99_7.text"):
-        (folder / "test" / "neg" / name).write_text("Dull.")
-
-
-def copied_tree(folder: Path) -> None:
-    tree(folder)
-    for name in ("Review 2.txt", "02_7 (1).txt"):  # The first has its name from a person.
-        (folder / "train" / "neg" / name).write_text("Dull.")
-
-
-def numbered(*ends: str) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        for end in ("", *ends):
-            TEST.to_csv(folder / f"{'train' if end else 'test'}{end}.csv", index=False)
-
-    return make
-
-
-def tar(content: bytes) -> bytes:
-    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("train.csv"), io.BytesIO(content))
-    return file.getvalue()
+def both(content: bytes, ending: str = "csv") -> Callable[[Path], object]:
+    return files(f"train.{ending}", f"test.{ending}", content=content)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 BINARY = "train.csv is binary, not UTF-8 text: unpack an archive"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an empty folder": (lambda folder: None, "No train reviews in .*which has: nothing.*text and label"),
-    "no test": (lambda folder: [write(folder), (folder / "test.csv").unlink()], "No test reviews in .*text and label"),
+    "an empty folder": (files(), "No train reviews in .*which has: nothing.*text and label"),
+    "no test": (files("train.csv"), "No test reviews in .*text and label"),
     "a separator in a text": (
-        raw("train.csv", b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
+        both(b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
         r"train.csv, row 0: 3 values \(found: Good film \| really 0 \| 0\)",
     ),
     "no header, texts with a separator": (
-        raw("train.csv", b'"Good film, really",0\n"Bad film",1\n' * 6),
+        both(b'"Good film, really",0\n"Bad film",1\n' * 6),
         "no column text and no column label; it has: Good film, really, 0. Name them",
     ),
-    "a header's quotes": (raw("train.csv", b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not"),
+    "a header's quotes": (both(b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not"),
     "pandas' JSON by parts": (
-        each(lambda rows, path: rows.to_json(f"{path}.json", orient="split")),
+        both(TEST.to_json(orient="split").encode(), "json"),
         "no column label; it has: columns, index, data. Name them",
     ),
     "JSON lists": (
-        each(lambda rows, path: path.with_suffix(".json").write_text(json.dumps(rows.values.tolist()))),
+        both(json.dumps(TEST.values.tolist()).encode(), "json"),
         r"train.json, row 0: it is \[.*, but must be an object such as",
     ),
-    "a label that is a list": (
-        lambda folder: write(folder, test=TEST.assign(label=[[1]] * 12), kind="jsonl"),
-        r"row 0: the label is \[1\]",
+    "a label that is a list": (both(b'{"text": "Fine.", "label": [1]}', "jsonl"), r"row 0: the label is \[1\]"),
+    "a review that is not UTF-8": (
+        files("train/pos/01_7.txt", content="schön".encode("latin-1"), beside=tree),
+        "pos/01_7.txt: line 1 is not UTF-8",
     ),
-    "a review that is not UTF-8": (latin_tree, "pos/01_7.txt: line 1 is not UTF-8"),
-    "a review of another ending": (other_tree, "Could not read test: neg/99_7.text is not a .txt file: rename it"),
-    "a review twice": (copied_tree, r"Could not read train: neg/02_7 \(1\).txt is a copy: rename it if"),
-    "a shard is missing": (
-        lambda folder: each(lambda rows, path: rows.to_csv(f"{path}-00000-of-00002.csv", index=False))(folder),
-        "1 of the 2 files train-.*fetch the rest",
+    "a review of another ending": (
+        files("test/neg/98_7.TXT", "test/neg/99_7.text", beside=tree),
+        "Could not read test: neg/99_7.text is not a .txt file: rename it",
     ),
-    "parts of unknown number": (numbered("-1", "-2"), "No train reviews in .*which has: test.csv, train-1.csv"),
-    "a number twice": (
-        numbered("-00000-of-00002-aaaa", "-00000-of-00002-bbbb"),
-        "has train-00000-of-00002-aaaa.csv and train-00000-of-00002-bbbb.csv: which are the reviews",
+    "a part is missing": (files("train-0-of-2.csv", "test.csv"), "1 of the 2 files train-.*fetch the rest"),
+    "parts of unknown number": (
+        files("test.csv", "train-1.csv", "train-2.csv"),
+        "No train reviews in .*which has: test.csv, train-1.csv",
     ),
-    "parts of two sets": (numbered("-00000-of-00002", "-00001-of-00003"), "which are the reviews.*or the parts of one"),
+    "a part twice": (
+        files("test.csv", "train-0-of-2-aaaa.csv", "train-0-of-2-bbbb.csv"),
+        "has train-0-of-2-aaaa.csv and train-0-of-2-bbbb.csv: which are the reviews",
+    ),
+    "parts of two sets": (
+        files("test.csv", "train-0-of-2.csv", "train-1-of-3.csv"),
+        "which are the reviews.*or the parts of one",
+    ),
     "two files of one name": (
-        lambda folder: [write(folder), write(folder, kind="parquet")],
+        files("test.csv", "train.csv", "train.parquet"),
         "train.csv and train.parquet: which are the reviews",
     ),
     "two folders": (lambda folder: [write(folder / "a"), write(folder / "b")], "reviews in a and b"),
-    "not unpacked": (lambda folder: (folder / "archive.zip").touch(), "which has: archive.zip. Put train.csv"),
-    "no header": (
-        each(lambda rows, path: rows.to_csv(f"{path}.csv", index=False, header=False)),
-        r"train.csv: .*no column text and no column label; it has: Good., 0. Name them",
-    ),
+    "not unpacked": (files("archive.zip"), "which has: archive.zip. Put train.csv"),
     "a sign that nobody sees": (spelled(0, "1\u200b"), r"train.csv, row 1: the label is 1\\u200b, but must be 0"),
-    "star ratings": (spelled(1, 7), "train.csv, row 1: the label is 7, but must be 0, negative"),
-    "a number for a text": (
-        lambda folder: write(folder, TRAIN.astype(object).assign(text=[*TRAIN["text"][:-1], 1984]), kind="jsonl"),
-        "train.jsonl, row 23: the text is 1984, of the type int",
-    ),
-    "half a character": (
-        lambda folder: [
-            write(folder, kind="jsonl"),
-            (folder / "test.jsonl").write_text('{"text": "\\ud83d", "label": 1}\n' * 12),
-        ],
-        "test.jsonl, row 0: .*half a character",
-    ),
-    "gzip cut short": (
-        lambda folder: [
-            PEOPLE_HAVE["csv.gz"](folder),
-            (folder / "test.csv.gz").write_bytes(gzip.compress(b"a" * 99)[:20]),
-        ],
-        "Could not read test.csv.gz",
-    ),
-    "a zip called csv": (raw("train.csv", b"PK\3\4\x14\0\x08\0\x9f"), BINARY),
-    "a tar called csv": (raw("train.csv", tar(TEST.to_csv(index=False).encode())), BINARY),
-    "a pickle called csv": (raw("train.csv", pickle.dumps(TEST)), BINARY),
-    "a pointer": (raw("test.csv", POINTER), "test.csv is a Git LFS pointer, not the file: run git lfs pull"),
+    "a number for a text": (both(b'{"text": 1984, "label": 1}', "jsonl"), "row 0: the text is 1984, of the type int"),
+    "half a character": (both(b'{"text": "\\ud83d", "label": 1}', "jsonl"), "train.jsonl, row 0: .*half a character"),
+    "gzip cut short": (both(gzip.compress(b"a" * 99)[:20], "csv.gz"), "Could not read train.csv.gz"),
+    "a zip called csv": (both(b"PK\3\4\x14\0\x08\0\x9f"), BINARY),
+    "a tar called csv": (both(b"train.csv" + b"\0" * 99), BINARY),
+    "a pickle called csv": (both(pickle.dumps(TEST)), BINARY),
+    "a pointer": (both(POINTER), "train.csv is a Git LFS pointer, not the file: run git lfs pull"),
     "links without their files": (
         lambda folder: [(folder / f"{split}.parquet").symlink_to("../../blobs/0f") for split in SETS],
         "train.parquet is a link to a file that is not here: copy the file itself",
-    ),
-    "a parquet pointer": (
-        lambda folder: [write(folder, kind="parquet"), (folder / "train.parquet").write_bytes(POINTER)],
-        "train.parquet is a Git LFS pointer",
     ),
 }
 
