@@ -45,6 +45,11 @@ COUNTS = {
 }
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_bert(tmp_path / "my-model", **SMALL)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_parameter_counts(bert_tiny: Path, policy: str) -> None:
     model = apply_policy(load_classifier(str(bert_tiny)), "head")
@@ -122,8 +127,7 @@ def test_a_fine_tuned_folder_keeps_its_classifier(small_bert: Path, tmp_path: Pa
     assert not torch.equal(load_classifier(str(small_bert)).classifier.weight, model.classifier.weight)
 
 
-def test_a_loaded_model_has_nothing_to_do_with_its_file_any_more(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path, **SMALL)
+def test_a_loaded_model_has_nothing_to_do_with_its_file_any_more(folder: Path) -> None:
     model, weights = load_classifier(str(folder)), folder / "model.safetensors"
     before = {name: value.clone() for name, value in model.bert.named_parameters()}
     with weights.open("r+b") as file:
@@ -175,8 +179,7 @@ def change_a_shard(folder: Path) -> None:
         (split_weights, lambda folder: (folder / "model.safetensors.index.json").write_text("{}")),
     ],
 )
-def test_every_file_that_decides_a_model_is_in_its_fingerprint(tmp_path: Path, first, then) -> None:
-    folder = save_bert(tmp_path, **SMALL)
+def test_every_file_that_decides_a_model_is_in_its_fingerprint(folder: Path, first, then) -> None:
     if first:
         first(folder)
     before = fingerprint_model(str(folder))
@@ -188,28 +191,26 @@ def test_every_file_that_decides_a_model_is_in_its_fingerprint(tmp_path: Path, f
     assert fingerprint_model(str(folder)) != before
 
 
-def test_weights_in_shards_are_the_same_model(small_bert: Path, tmp_path: Path) -> None:
-    folder = save_bert(tmp_path, **SMALL)
+def test_weights_in_shards_are_the_same_model(small_bert: Path, folder: Path) -> None:
     split_weights(folder)
     assert_same_encoder(load_classifier(str(folder)), BertModel.from_pretrained(small_bert).state_dict())
 
 
-def test_a_tokenizer_as_transformers_5_saves_it(tmp_path: Path) -> None:
+def test_a_tokenizer_as_transformers_5_saves_it(folder: Path) -> None:
     """Of a vocabulary alone: see the folder of the hub's old shape."""
-    save_tokenizer(folder := save_bert(tmp_path, **SMALL))
+    save_tokenizer(folder)
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
-def test_a_tokenizer_saved_without_segments_or_with_padding_on_the_left_is_read_as_berts(tmp_path: Path) -> None:
-    folder, names = save_bert(tmp_path, **SMALL), ["input_ids", "attention_mask"]
+def test_a_tokenizer_saved_without_segments_or_with_padding_on_the_left_is_read_as_berts(folder: Path) -> None:
+    names = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_input_names": names, "padding_side": "left"}))
     assert load_tokenizer(str(folder))("Hello", "world")["token_type_ids"] == [0, 0, 0, 1, 1]
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
 @pytest.mark.parametrize("special", [False, True])
-def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path: Path, special: bool) -> None:
-    folder = save_bert(tmp_path, **SMALL)
+def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(folder: Path, special: bool) -> None:
     tokenizer, model = BertTokenizerFast.from_pretrained(folder), BertModel.from_pretrained(folder)
     tokenizer.add_tokens(["[NEW]"], special_tokens=special)
     tokenizer.save_pretrained(folder)
@@ -220,12 +221,11 @@ def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(tmp_path
     assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
 
 
-def test_what_a_model_was_asked_for_besides_its_logits_is_no_hindrance(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path, **SMALL)
+def test_what_a_model_was_asked_for_besides_its_logits_is_no_hindrance(folder: Path) -> None:
     configured(output_attentions=True, output_hidden_states=True)(folder)
     model = load_classifier(str(folder))
     assert list(model(torch.tensor([[101, 102]]))) == ["logits"]
-    model.save_pretrained(tmp_path / "again")
+    model.save_pretrained(folder / "again")
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(30522, 30521), (30522, 9000), (30528, 9000), (30531, 30522), (5, 30522)])
@@ -313,16 +313,6 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG_MODELS)
-def test_wrong_models_are_named(tmp_path: Path, case: str) -> None:
-    folder = save_bert(tmp_path / "my-model", **SMALL)
-    change, message = WRONG_MODELS[case]
-    change(folder)
-    with pytest.raises(CourseError, match=message) as caught:
-        load_classifier(str(folder))
-    assert "my-model" in str(caught.value)
-
-
 WRONG_TOKENIZERS: dict[str, tuple[str, bytes, str]] = {
     "a page": ("tokenizer_config.json", b"<!DOCTYPE html>", "its tokenizer_config.json is no JSON object"),
     "cut short": ("special_tokens_map.json", b'{"sep_token"', "its special_tokens_map.json is no JSON object"),
@@ -336,23 +326,20 @@ WRONG_TOKENIZERS: dict[str, tuple[str, bytes, str]] = {
     "another vocabulary": ("vocab.txt", b"one\ntwo\n", "its vocab.txt, which begins with 'one'"),
     "a vocabulary in UTF-16": ("vocab.txt", b"\xff\xfe[PAD]", "Could not load the tokenizer .*: .*UTF-8"),
     "a vocabulary with a mark": ("vocab.txt", b"\xef\xbb\xbfa\n" + MARKS, "its vocab.txt, which begins with .*feff"),
-    "a pointer": ("vocab.txt", POINTER, "vocab.txt is a Git LFS pointer"),
 }
+CASES = {name: (load_classifier, *case) for name, case in WRONG_MODELS.items()}
+CASES |= {name: (load_tokenizer, with_file(*file), said) for name, (*file, said) in WRONG_TOKENIZERS.items()}
+NO_VOCABULARY = "there is no vocab.txt and no tokenizer.json"
+CASES["no vocabulary"] = load_tokenizer, lambda folder: (folder / "vocab.txt").unlink(), NO_VOCABULARY
 
 
-@pytest.mark.parametrize("case", WRONG_TOKENIZERS)
-def test_wrong_tokenizers_are_named(tmp_path: Path, case: str) -> None:
-    folder = save_bert(tmp_path, **SMALL)
-    name, content, message = WRONG_TOKENIZERS[case]
-    (folder / name).write_bytes(content)
-    with pytest.raises(CourseError, match=message):
-        load_tokenizer(str(folder))
-
-
-def test_a_model_without_a_vocabulary_is_named(tmp_path: Path) -> None:
-    (save_bert(tmp_path, **SMALL) / "vocab.txt").unlink()
-    with pytest.raises(CourseError, match="there is no vocab.txt and no tokenizer.json"):
-        load_tokenizer(str(tmp_path))
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_models_and_tokenizers_are_named(folder: Path, case: str) -> None:
+    load, change, message = CASES[case]
+    change(folder)
+    with pytest.raises(CourseError, match=message) as caught:
+        load(str(folder))
+    assert "my-model" in str(caught.value)
 
 
 @pytest.mark.parametrize("load", [load_classifier, load_tokenizer, fingerprint_model])
