@@ -66,7 +66,9 @@ def find_folder(name: str, kind: str = "model") -> Path:
 def find_cached(name: str, kind: str) -> Path | None:
     """The snapshot in the hub's cache, at the revision that the course uses, if it is complete."""
     try:
-        found = snapshot_download(name, repo_type=kind, revision=REVISIONS.get(name), local_files_only=True)
+        # Without patterns, version 2 would ask for every file of the repository, also for those never fetched.
+        options = {"allow_patterns": [], "local_files_only": True}
+        found = snapshot_download(name, repo_type=kind, revision=REVISIONS.get(name), **options)
     except Exception:  # Not there, or in a cache that cannot be read.
         return None
     return Path(found) if is_whole(Path(found), kind) else None

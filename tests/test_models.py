@@ -361,6 +361,10 @@ def cache(home: Path, kind: str, name: str, source: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         blob.write_bytes(path.read_bytes())
         link.symlink_to(os.path.relpath(blob, link.parent))
+    # As huggingface_hub 2 does: a list of all files, of which some have not been fetched.
+    (repository / "trees").mkdir()
+    listed = {"format_version": 1, "files": {"README.md": {"size": 9, "blob_id": f"{9:040x}"}}}
+    (repository / "trees" / f"{REVISIONS[name]}.json").write_text(json.dumps(listed))
 
 
 SCRIPT = """
