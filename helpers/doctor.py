@@ -114,9 +114,10 @@ def check_inputs(settings: Settings) -> str:
     """Load the model and the reviews of this profile; nothing is downloaded."""
     from helpers.hub import find_cached
 
-    for name, kind in ((settings.model, "model"), (settings.data, "dataset")):
+    for option, name, kind in (("--model", settings.model, "model"), ("--data", settings.data, "dataset")):
         if is_hub_id(name) and not Path(name).is_dir() and not find_cached(name, kind):
-            raise CourseError(f"{name} is not in the hub's cache. With a network, run: {PYTHON} -m helpers prefetch")
+            fetch = f"{PYTHON} -m helpers prefetch {option} {name}"
+            raise CourseError(f"{name} is not in the hub's cache. With a network, run: {fetch}")
 
     from helpers.data import load_reviews
     from helpers.models import count_parameters, load_classifier, load_tokenizer

@@ -37,7 +37,7 @@ def broken(tmp_path_factory):
         ("variables", "warn", ["COURSE_PROFIL", "COURSE_PROFILE"]),
         ("versions", "FAIL", [">=3.99", "<4,>=3", "no-such-package is not installed", "pip install"]),
         ("notebooks", "FAIL", ["01.ipynb", "not a readable notebook"]),
-        ("inputs", "FAIL", ["prajjwal1/bert-tiny", "prefetch"]),
+        ("inputs", "FAIL", ["not in the hub's cache", "prefetch --model prajjwal1/bert-tiny"]),
         ("machine", "FAIL", ["libgomp.so.1", "pip install"]),
         ("build folder", "FAIL", ["COURSE_BUILD", "Cannot write"]),
         ("network", "warn", ["127.0.0.1:9", "HF_ENDPOINT"]),
@@ -147,6 +147,7 @@ def test_a_proxy_that_does_not_work_is_one_sentence(tmp_path):
     [
         ("model", "prajjwal1/bert-tiny", ["config.json", "pytorch_model.bin", "vocab.txt"]),
         ("dataset", "stanfordnlp/imdb", ["plain_text/train-00000-of-00001.parquet", "plain_text/test-0.parquet"]),
+        ("dataset", "stanfordnlp/imdb", ["IMDB Dataset.csv"]),
     ],
 )
 def test_the_cache_counts_only_when_every_file_is_there(tmp_path, monkeypatch, kind, name, files):
