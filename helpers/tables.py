@@ -204,6 +204,7 @@ def read_json(content: str) -> Rows:
 def read_csv(content: str) -> Rows:
     """Read a table in every dialect in which it makes sense, and reject it if these disagree on a text."""
     ways: list[Rows] = []
+    doubtful: list[Rows] = []
     nearest: ValueError | None = None  # Only one is kept: its traceback holds all rows read so far.
     content = re.sub(r"\A(?i:sep=).(\r\n|\r|\n)", "", content)  # Excel names the separator in its own line.
     header, end = re.match("([^\r\n]*)(\r\n|\r|\n|)", content).groups()
@@ -219,11 +220,14 @@ def read_csv(content: str) -> Rows:
         except ValueError as error:
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
-        if dialect.get("quotechar") == '"' or not any(re.fullmatch(r'"([^"]|""|\\")+"', text) for text, *_ in rows):
+        if dialect.get("quotechar") == '"':
             ways.append(rows)
+        else:  # If double quotes are in use, and not as in the csv standard, one of them may be missing.
+            unquoted = [(unquote(text), *others) for text, *others in rows]
+            (ways if unquoted == rows else doubtful).append(unquoted)
     if not ways:  # The dialect that read the most rows is closest; in a tie, that of the likeliest separator.
         raise nearest
-    for row, (first, *others) in enumerate(zip_longest(*ways, fillvalue=("", ""))):
+    for row, (first, *others) in enumerate(zip_longest(*ways, *doubtful, fillvalue=("", ""))):
         for other in others:
             if other[:2] != first[:2]:  # their texts and labels
                 raise WrongRow(
@@ -233,6 +237,11 @@ def read_csv(content: str) -> Rows:
                     " quotes.",
                 )
     return ways[0]
+
+
+def unquote(text: str) -> str:
+    """A text without double quotes around all of it, and without their doubles or escapes inside it."""
+    return re.sub(r'""|\\"', '"', text[1:-1]) if re.fullmatch(r'"([^"]|""|\\")+"', text) else text
 
 
 def list_dialects(content: str, header: str) -> Iterator[dict[str, Any]]:

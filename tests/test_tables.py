@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.settings import CourseError
-from helpers.tables import read_table
+from helpers.tables import read_table, unquote
 
 PIECES = ["Good film", "don't", "''", '"x"', '""', "\\\\", '\\"', "\r\n", ", 0", "\n1,", *",;\t|\r\n'\""]
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
@@ -58,9 +58,6 @@ def write(path: Path, texts: list[str], labels: list, columns: list[str], writer
     ENCODINGS,
 )
 def test_a_table_gives_its_texts_or_is_refused(texts, data, names, columns, writer, by, encoding):
-    if writer["quotechar"] == "'" or writer["quoting"] == csv.QUOTE_NONE:
-        # Double quotes around a whole text are taken for those of the csv standard.
-        texts = [text.strip('"') or "x" for text in texts]
     numbers = data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.csv")
@@ -71,7 +68,9 @@ def test_a_table_gives_its_texts_or_is_refused(texts, data, names, columns, writ
         except CourseError as refusal:
             assert "train.csv" in str(refusal)
             return
-    assert read == {"text": texts, "label": numbers}
+    # Where other quotes or none are in use, double quotes around a whole text are taken for those of the standard.
+    same = str if writer["quotechar"] == '"' and writer["quoting"] != csv.QUOTE_NONE else unquote
+    assert [*map(same, read["text"])] == [*map(same, texts)] and read["label"] == numbers
 
 
 @settings(max_examples=200, deadline=None)
@@ -122,6 +121,8 @@ def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
     [
         "text\tlabel\n" + '"He said ""no"" twice"\t0\nFine\t1\n' * 6 + '"Great" film\t1\n',
         "text;label\n" + '"Good film";1\n"Bad film";0\n' * 6 + '"He said "no" to it";0\n',
+        # Two texts, each with one quote, and not one text with a line end in it
+        "text\tlabel\n" + "Fine\t1\nDull\t0\n" * 6 + '"Great film\t1\nBad, he said"\t0\n"Okay"\t1\n',
         # R, and a text that ends in a backslash
         "text,label\n" + '"Fine",1\n"Dull",0\n' * 6 + '"\\"Good\\", and\\or \\",0\n"Great",1\n',
     ],
