@@ -143,14 +143,9 @@ def answers(options: argparse.Namespace) -> None:
 
 def prefetch(options: argparse.Namespace) -> None:
     """download the full profile's model and data into the hub's cache, for work without a network"""
-    from helpers.data import load_reviews
-    from helpers.models import load_classifier, load_tokenizer
+    from helpers.doctor import load_inputs
 
-    settings = begin(options)
-    load_classifier(settings.model)
-    load_tokenizer(settings.model)
-    reviews = load_reviews(settings)
-    print(f"Cached: {', '.join(f'{len(rows):,} {split}' for split, rows in reviews.items())} reviews.")
+    print(f"Cached: {load_inputs(begin(options))}.")
 
 
 def submit(options: argparse.Namespace) -> None:

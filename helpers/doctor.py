@@ -117,8 +117,12 @@ def check_inputs(settings: Settings) -> str:
     for option, name, kind in (("--model", settings.model, "model"), ("--data", settings.data, "dataset")):
         if is_hub_id(name) and not Path(name).is_dir() and not find_cached(name, kind):
             fetch = f"{PYTHON} -m helpers prefetch {option} {name}"
-            raise CourseError(f"{name} is not in the hub's cache. With a network, run: {fetch}")
+            raise CourseError(f"{name} is no folder here and not in the hub's cache. With a network, run: {fetch}")
+    return load_inputs(settings)
 
+
+def load_inputs(settings: Settings) -> str:
+    """Load the model and the reviews, from the hub if necessary, and say how large they are."""
     from helpers.data import load_reviews
     from helpers.models import count_parameters, load_classifier, load_tokenizer
 
