@@ -133,10 +133,20 @@ def load_inputs(settings: Settings) -> str:
 
 
 def check_network(settings: Settings) -> str:
-    from helpers.hub import call_hub
+    """Ask the hub for a page, as its own library does."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    if trouble := call_hub():
-        raise Doubt(f"{trouble}. Only what is not in the hub's cache needs a network; the quick profile never does.")
+    from helpers.hub import describe_variables, first_line
+
+    needed = "Only what is not in the hub's cache needs a network; the quick profile never does."
+    if constants.HF_HUB_OFFLINE:
+        raise Doubt(f"not tried, since HF_HUB_OFFLINE is set. {needed}")
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)
+    except Exception as error:  # Proxies alone cause five kinds of errors, such as ImportError.
+        reason = f"{first_line(error)}{describe_variables()}"
+        raise Doubt(f"{constants.ENDPOINT} does not answer ({reason}). {needed}") from error
     return "the hub answers"
 
 

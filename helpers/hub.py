@@ -5,8 +5,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.utils import get_session
+from huggingface_hub import HfApi, snapshot_download
 
 from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
 
@@ -102,14 +101,3 @@ def describe_variables() -> str:
     """Which of these variables are set, without their values: a proxy's may contain a password."""
     found = [name for name in VARIABLES if name in os.environ or name.lower() in os.environ]
     return f"; check {', '.join(found)}, set here" if found else ""
-
-
-def call_hub() -> str:
-    """Check that the hub answers, as its library does; returns why it does not, or an empty text."""
-    if constants.HF_HUB_OFFLINE:
-        return "not tried, since HF_HUB_OFFLINE is set"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=3)
-    except Exception as error:  # Proxies alone cause five kinds of errors, such as ImportError.
-        return f"{constants.ENDPOINT} does not answer ({first_line(error)}{describe_variables()})"
-    return ""

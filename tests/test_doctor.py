@@ -111,7 +111,7 @@ PROXIES = {"socks5://127.0.0.1:9": "socks", "http://[half": "", "http//127.0.0.1
 FETCH = """
 import os, sys
 from helpers.data import load_reviews
-from helpers.hub import call_hub
+from helpers.doctor import check_network
 from helpers.models import fingerprint_model, load_classifier, load_tokenizer
 from helpers.settings import CourseError, load_settings
 settings = load_settings("full")
@@ -120,10 +120,11 @@ for proxy in sys.argv[1:]:  # A fork for each: a client of the network remembers
         os.wait()
         continue
     os.environ |= {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy}
-    print(call_hub())
-    for action in (load_classifier, load_tokenizer, fingerprint_model, lambda model: load_reviews(settings)):
+    steps = [(check_network, settings), (load_reviews, settings)]
+    steps += [(load, settings.model) for load in (load_classifier, load_tokenizer, fingerprint_model)]
+    for step, given in steps:
         try:
-            action(settings.model)
+            step(given)
         except CourseError as error:
             print(error, flush=True)
     os._exit(0)
