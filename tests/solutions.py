@@ -51,7 +51,7 @@ def change_row(change: Callable) -> Callable:
     return preprocess(lambda data: data.map(change))
 
 
-CLEAN = ("[0-9]", "[^ -~]", "'s", "-", '"', "[()]", r"www\S+", r"\bthe\b", "aa")  # what people like to remove
+CLEAN = ("[0-9]", "[^ -~]", "’", "n't", "_", r"@\w+", r"www\S+", r"\bwas\b", "aa")  # what people like to remove
 
 
 def truncated_on_the_left(dataset, tokenizer):

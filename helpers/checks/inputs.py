@@ -2,6 +2,7 @@
 
 import json
 import os
+import string
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings, write_atomically
 
-# Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts.
+# Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts:
+# every sign on the keyboard, and small words.
 SHORT = [
     "A quiet, honest film.",
-    'It\'s not the baaad one... but (well-meaning: 7/10) full of "clichés" &amp; *no* plot: www.dull.org 👎',
+    "It's the baaad #1 that @you said it was once; isn't, I’d say, 7/10: “clichés” &amp; no www.dull.org 👎 :) "
+    + string.punctuation,
     "Dull!<br />I left early.",
 ]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
