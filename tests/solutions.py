@@ -492,7 +492,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ),
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
-        ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 1)), "found as good"),
+        ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 3)), "found as good"),
         ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "and must return one"),
         ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),

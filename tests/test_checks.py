@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -171,11 +172,12 @@ def test_check_and_training_agree_on_every_field(public, monkeypatch, tmp_path: 
         assert f"{name}: expected" in str(caught.value) and changed != plain
 
 
-def test_a_model_with_special_tokens_of_its_own_is_checked(bert_tiny: Path, tmp_path: Path) -> None:
-    text = (bert_tiny / "vocab.txt").read_text(encoding="utf-8")
-    (tmp_path / "vocab.txt").write_text(text.replace("[CLS]", "<s>"), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text('{"cls_token": "<s>"}')
-    problem_1d(exercises.preprocess_dataset, model=tmp_path)
+def test_a_model_with_special_tokens_of_its_own_is_checked(small_bert: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(small_bert, tmp_path / "model")
+    text = (model / "vocab.txt").read_text(encoding="utf-8")
+    (model / "vocab.txt").write_text(text.replace("[CLS]", "<s>"), encoding="utf-8")
+    (model / "tokenizer_config.json").write_text('{"cls_token": "<s>"}')
+    problem_1d(exercises.preprocess_dataset, model=model)
 
 
 def test_what_training_and_testing_set_themselves_is_said(small_bert: Path, capsys) -> None:

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from helpers.checks.describe import describe_data, describe_model, make_plain
 from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
-from helpers.settings import Settings, write_atomically
+from helpers.settings import Settings
 
 # Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts:
 # every sign on the keyboard, and small words.
@@ -40,42 +40,34 @@ SLIPS: dict[str, dict[str, Any]] = {
 
 def give_public(problem: str, model: str) -> dict[str, Any]:
     """The inputs of the student's own checks, always the same; 2b's saved model is in the working folder."""
+    if problem == "2c":
+        cells = Settings().cells
+        # They differ by as little as one review in 5,000, to notice what is rounded, or mixed with the loss.
+        return {"accuracies": [[cell, 0.8 + 0.0002 * (7 * index % len(cells))] for index, cell in enumerate(cells)]}
+    model = change_model(model, Path.cwd() / "changed")
     if problem == "1d":
         # Only short reviews show whether a solution pads to 512 or to the longest.
-        return give_1d(change_vocabulary(model, "changed"), SHORT, LONG, [0, 1] * 4)
+        return give_1d(model, SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
-        return {"model": change_model(model, "changed"), "table": "relative_attention_bias"}
-    if problem == "2b":
-        return give_2b(
-            change_model(model, "changed"), os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)]
-        )
-    cells = Settings().cells
-    return {"accuracies": [[cell, 0.5 + 0.02 * (7 * index % len(cells))] for index, cell in enumerate(cells)]}
+        return {"model": model, "table": "relative_attention_bias"}
+    return give_2b(model, os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)])
 
 
-def change_model(model: str, folder: str) -> str:
-    """Save a model like this one with other weights, so that functions must load it by the name they are given.
+def change_model(model: str, folder: Path) -> str:
+    """Save a model like this one with other weights and ids, so that functions must use what they are given.
 
     In half precision, like the course's own; only `load_classifier` converts it to single precision.
     """
-    classifier = load_classifier(model)
+    classifier, tokenizer = load_classifier(model), load_tokenizer(model)
     with torch.no_grad():
         for parameter in classifier.bert.parameters():
             parameter += 0.001
     classifier.bert.half().save_pretrained(folder)
-    load_tokenizer(model).save_pretrained(folder)
-    return os.path.abspath(folder)
-
-
-def change_vocabulary(model: str, folder: str) -> str:
-    """Save a tokenizer like this model's with other ids, which functions cannot get under a name of their own."""
-    tokenizer = load_tokenizer(model)
     ids = tokenizer.get_vocab()
     words = sorted(ids, key=ids.get)
-    write_atomically(Path(folder, "vocab.txt"), "\n".join(words[:1000] + words[:999:-1]))
-    write_atomically(Path(folder, "tokenizer_config.json"), json.dumps(tokenizer.special_tokens_map))
-    load_tokenizer(folder).save_pretrained(folder)
-    return os.path.abspath(folder)
+    (folder / "vocab.txt").write_text("\n".join(words[:1000] + words[:999:-1]), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.special_tokens_map))
+    return str(folder)
 
 
 def give_1d(model: str, short: list[str], long: list[str], labels: list[int]) -> dict[str, Any]:
