@@ -432,7 +432,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         (
             "optimizer set",
             trainer_with(change=lambda t: setattr(t, "optimizer", SGD)),
-            "optimizers: expected none, found SGD",
+            "optimizer: expected none, found SGD",
         ),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),

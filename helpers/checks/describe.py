@@ -99,7 +99,7 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     """What a Trainer was given, and which parts of it training does not use (see `recipe`).
 
     `overridden` lists the fields that the course sets itself and that differ from the library's defaults; `left_out`
-    names what training would silently leave out.
+    has what training would silently leave out, each as a pair: what it is, and its name.
     """
     arguments, library = read_arguments(trainer.args), read_arguments(TrainingArguments(trainer.args.output_dir))
     others = [name for name in arguments if name not in (*CHECKED, *QUIET)]
@@ -113,24 +113,18 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _find_left_out(trainer: Trainer) -> dict[str, str]:
-    """The names of a Trainer's parts that are not the library's own (its collators and reporting callbacks are)."""
-    names = ("compute_loss_func", "optimizer_cls_and_kwargs", "preprocess_logits_for_metrics")
-    found = {name: [getattr(trainer, name)] for name in names}
-    found["optimizers"] = [trainer.optimizer, trainer.lr_scheduler]
-    found["callbacks"] = [
-        each
-        for each in trainer.callback_handler.callbacks
-        if not type(each).__module__.startswith("transformers.") or isinstance(each, EarlyStoppingCallback)
-    ]
+def _find_left_out(trainer: Trainer) -> list[tuple[str, str]]:
+    """A Trainer's parts that are not the library's own (its collators and reporting callbacks are), and their names."""
+    names = ["compute_loss_func", "optimizer", "lr_scheduler"]
+    names += ["optimizer_cls_and_kwargs", "preprocess_logits_for_metrics"]
+    parts = [(name, getattr(trainer, name)) for name in names]
+    for callback in trainer.callback_handler.callbacks:
+        if not type(callback).__module__.startswith("transformers.") or isinstance(callback, EarlyStoppingCallback):
+            parts.append(("callbacks", callback))
     if trainer.data_collator is not default_data_collator and type(trainer.data_collator) not in PADDING:
-        found["data_collator"] = [trainer.data_collator]
-    told = {
-        what: [getattr(value, "__name__", type(value).__name__) for value in values if value is not None]
-        for what, values in found.items()
-    }
-    told["own methods"] = [name for name in _list_own_methods(trainer, Trainer) if name != "log"]
-    return {what: ", ".join(names) for what, names in told.items() if names}
+        parts.append(("data_collator", trainer.data_collator))
+    named = [(what, getattr(part, "__name__", type(part).__name__)) for what, part in parts if part is not None]
+    return named + [("own method", name) for name in _list_own_methods(trainer, Trainer) if name != "log"]
 
 
 def _list_own_methods(found: object, library: type) -> list[str]:

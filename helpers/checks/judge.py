@@ -166,9 +166,10 @@ def _judge_arguments(found: dict[str, Any], wanted: dict[str, Any], whose: str) 
         hints = ["4 epochs, evaluation after each, nothing saved during training"] if ASKED.keys() & wrong else []
         hints += [f"leave {others} at the default, since all runs have the same recipe"] if others else []
         raise Mistake(f"{whose}TrainingArguments, {told[:300]}. Hint: {'; '.join(hints)[:200]}.")
-    for name, given in found["left_out"].items():
+    if found["left_out"]:
+        what, name = found["left_out"][0]
         hint = "leave it out: the course uses only the model_init and compute_metrics of your Trainer."
-        demand(f"{whose}{name}", "none", given, hint)
+        raise Mistake(f"{whose}{what}: expected none, found {name}. Hint: {hint}")
 
 
 def _judge_accuracy(seen: Iterator, labels: list[int], prefix: str) -> None:
