@@ -91,12 +91,27 @@ def model_with(
     return init_model
 
 
-def load_with(**options: Any) -> Callable:
-    options = {"num_labels": 2, "dtype": torch.float32} | options
-    return lambda model_name: BertForSequenceClassification.from_pretrained(model_name, **options)
-
-
 load_once = functools.cache(load_classifier)
+
+
+def load_then(change: Callable[[torch.nn.Module], Any]) -> Callable:
+    """Load the classifier, then change it or the whole process."""
+
+    def load(model_name):
+        model = load_classifier(model_name)
+        change(model)
+        return model
+
+    return load
+
+
+def load_with(kind: type[BertForSequenceClassification] = BertForSequenceClassification, **options: Any) -> Callable:
+    options = {"num_labels": 2, "dtype": torch.float32} | options
+    return lambda model_name: kind.from_pretrained(model_name, **options)
+
+
+def load_from_hub(model_name: str) -> torch.nn.Module:
+    return load_with(local_files_only=True)("nobody/bert-tiny")
 
 
 def load_seeded(model_name: str) -> torch.nn.Module:
@@ -104,33 +119,25 @@ def load_seeded(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name)
 
 
-def load_then_seed(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
-    torch.manual_seed(42)
-    return model
-
-
-def load_in_double(model_name: str) -> torch.nn.Module:
+def set_double(model: torch.nn.Module) -> None:
     torch.set_default_dtype(torch.float64)
-    return load_classifier(model_name)
 
 
-def load_xavier(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
+def draw_otherwise(model: torch.nn.Module) -> None:
     torch.nn.init.xavier_uniform_(model.classifier.weight)
-    return model
 
 
-def load_with_linear(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
-    model.classifier = torch.nn.Linear(model.config.hidden_size, 2)
-    return model
+def set_a_bias(model: torch.nn.Module) -> None:
+    torch.nn.init.ones_(model.classifier.bias)
 
 
-def load_with_sequence(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
+def add_dropout(model: torch.nn.Module) -> None:
     model.classifier = torch.nn.Sequential(torch.nn.Dropout(0.1), model.classifier)
-    return model
+
+
+def change_a_value(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[2000, 0] += 1e-4
 
 
 class Weighted(BertForSequenceClassification):
@@ -140,29 +147,9 @@ class Weighted(BertForSequenceClassification):
         return output
 
 
-def load_weighted(model_name: str) -> torch.nn.Module:
-    return Weighted.from_pretrained(model_name, num_labels=2, dtype=torch.float32)
-
-
 class Counted(BertForSequenceClassification):
     def count(self):
         return self.num_parameters(only_trainable=True)
-
-
-def load_counted(model_name: str) -> torch.nn.Module:
-    return Counted.from_pretrained(model_name, num_labels=2, dtype=torch.float32)
-
-
-def load_zeroed(model_name: str) -> torch.nn.Module:
-    model = load_classifier(model_name)
-    for name, parameter in model.named_parameters():
-        if is_bias(name):
-            torch.nn.init.zeros_(parameter)
-    return model
-
-
-def load_from_hub(model_name: str) -> torch.nn.Module:
-    return BertForSequenceClassification.from_pretrained("nobody/bert-tiny", local_files_only=True)
 
 
 def asserts_too_few(trial, model_name, use_bitfit=False):
@@ -263,15 +250,8 @@ def make_tester(make: Callable[[str], dict[str, Any]], metrics: Callable | None 
     return init_tester
 
 
-def saved(directory: str) -> dict[str, Any]:
-    return {"model": load_classifier(directory)}
-
-
-def trained_a_little(directory: str) -> dict[str, Any]:
-    model = load_classifier(directory)
-    with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[2000, 0] += 1e-4
-    return {"model": model}
+def saved(directory: str, load: Callable[[str], torch.nn.Module] = load_classifier) -> dict[str, Any]:
+    return {"model": load(directory)}
 
 
 SGD = torch.optim.SGD([torch.zeros(1)])
@@ -396,25 +376,21 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("head trained", model_with(lambda name, p: is_bias(name) or "classifier" in name), "random weight stays"),
         ("head frozen", model_with(lambda name, p: is_bias(name) and "bert" in name), "classifier.bias (2 values)"),
         ("full freezes the table", model_with(is_bias, lambda name: "word" not in name), "(3,906,816 values)"),
-        ("the same model again", model_with(load=load_once), "the saved values of bert."),
+        ("the same model again", model_with(load=load_once), "values of bert."),
         ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
-        (
-            "a seed set afterwards",
-            model_with(load=load_then_seed),
-            "the next random number, as for dropout, with another",
-        ),
-        ("double for all", model_with(load=load_in_double), "PyTorch's default data type: expected torch.float32"),
-        ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "the saved values of bert."),
+        ("a seed afterwards", model_with(load=load_then(lambda model: torch.manual_seed(42))), "the next random"),
+        ("double for all", model_with(load=load_then(set_double)), "default data type: expected torch.float32"),
+        ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
-        ("a loss of its own", model_with(load=load_weighted), "expected None, found own method: forward"),
-        ("more layers in the head", model_with(load=load_with_sequence), "change no layer of the classifier"),
+        ("a loss of its own", model_with(load=load_with(Weighted)), "expected None, found own method: forward"),
+        ("more layers in the head", model_with(load=load_then(add_dropout)), "change no layer of the classifier"),
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
-        ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("straight from the library", model_with(load=load_with(dtype="auto")), "torch.float32, found torch.float16"),
+        ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("three labels", model_with(load=load_with(num_labels=3)), "number of labels: expected 2, found 3"),
         ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
-        ("a head of its own", model_with(load=load_with_linear), "initial weight: expected as drawn, found"),
-        ("biases zeroed", model_with(load=load_zeroed), "and change none of its values"),
+        ("a head drawn otherwise", model_with(load=load_then(draw_otherwise)), "initial weight: expected as drawn"),
+        ("a bias set", model_with(load=load_then(set_a_bias)), "values of classifier.bias, found others"),
         ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
         ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
         ("the course's function", by_policy, "expected a loop of your own"),
@@ -477,7 +453,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             make_tester(lambda path: saved(path) | {"train_dataset": [1]}),
             "train_dataset: expected none",
         ),
-        ("trained a little", make_tester(trained_a_little), "saved values of bert.embeddings.word_embeddings.weight"),
+        ("trained a little", make_tester(lambda path: saved(path, load_then(change_a_value))), "values of bert."),
+        ("its own forward", make_tester(lambda path: saved(path, load_with(Weighted))), "found own method: forward"),
         ("no metric", make_tester(saved, metrics=None), "found only test_loss"),
         ("a last batch left out", make_tester(saved, dataloader_drop_last=True), "drop_last: expected False"),
         ("loss only", make_tester(saved, prediction_loss_only=True), "the tester's TrainingArguments, prediction_loss"),
@@ -493,7 +470,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 3)), "found as good"),
-        ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "and must return one"),
+        (
+            "several numbers",
+            search_with(compute_objective=lambda m: [m["eval_accuracy"]]),
+            "expected a number, found list",
+        ),
         ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
@@ -539,7 +520,7 @@ OTHER_RIGHT = {
     "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a from the library, in single precision": model_with(load=load_with()),
-    "2a a subclass with more methods": model_with(load=load_counted),
+    "2a a subclass with more methods": model_with(load=load_with(Counted)),
     "2a counts for itself": counts_for_itself,
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),

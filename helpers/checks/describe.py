@@ -37,7 +37,9 @@ HINTS = {
     "does not support item assignment": "compute_metrics must return a dict that maps metric names to numbers.",
     "must be a list of `minimize`|(bool|int)' object has no attribute 'upper'": "direction must be the word minimize or"
     " the word maximize.",
-    "No trials are|'>=' not supported between .* 'int' and": "n_trials must be a whole number: one trial per cell.",
+    "No trials are|'>=' not supported between .* 'int' and": "n_trials must be a whole number, one trial per cell, and"
+    " every trial must end with an objective.",
+    "in the given grid": "the sampler's grid needs the names that hp_space suggests, each with all its values.",
     "attribute 'before_trial'": "the sampler must be an object of one of Optuna's classes, and know the grid.",
     "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, not a data set or a batch;"
     " list(dataset['text']) turns a column into a list.",
@@ -51,8 +53,8 @@ HINTS = {
     "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
     "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
     "HPSearchBackend|You picked the": 'use the backend "optuna", which needs no other package.',
-    r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions)|supposed to be a float": "compute_objective"
-    " gets a dict of metrics, with names such as eval_accuracy, and must return one number.",
+    r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"
+    " metrics, with names such as eval_accuracy.",
 }
 
 
@@ -69,13 +71,14 @@ def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
         }
         for name, parameter in classifier.named_parameters()
     }
-    config, weight = classifier.config, classifier.state_dict().get("classifier.weight", torch.zeros(1))
+    weight = classifier.state_dict().get("classifier.weight", torch.zeros(1))
     parts = [line.strip() for line in str(classifier).splitlines()[1:]]
     own = [f"own method: {name}" for name in _list_own_methods(classifier, BertForSequenceClassification)]
+    kind = classifier.config.problem_type or "single_label_classification"
     return {
-        "labels": config.num_labels,
+        "labels": classifier.num_labels,
         "dtype": str(classifier.dtype),
-        "parts": [*parts, f"problem_type: {config.problem_type or 'single_label_classification'}", *own],
+        "parts": [*parts, f"problem_type: {kind}", *own],
         "head": float(weight.float().square().mean().sqrt()),
         "parameters": parameters,
     }
@@ -142,7 +145,7 @@ def make_plain(value: Any) -> Any:
 
 def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str:
     """Say what went wrong, with the line of the student's file if it happened there."""
-    reason = "".join(str(error).splitlines()[:1])
+    reason = "".join(str(error).strip().splitlines()[:1])
     if isinstance(error, Mistake):
         return reason[:500]
     files = {solution.__code__.co_filename for solution in solutions if hasattr(solution, "__code__")}

@@ -90,9 +90,9 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
     hint = "each call must load the model again, with load_classifier(model_name), and change none of its values."
     demand("number of labels", 2, found["labels"], hint)
     demand("data type", "torch.float32", found["dtype"], hint)
-    _judge_values(parameters, wanted, "init_model's model", hint)
     strange = sorted({*parameters} ^ {*wanted})
     demand("missing or extra parameters", [], strange, "change no layer of the classifier.")
+    _judge_values(parameters, wanted, "init_model's model", hint)
     # In 2b init_model is the check's own.
     hint = "without BitFit every parameter is trained." if table else "model_init must pass use_bitfit to init_model."
     if table and policy == "bitfit":
@@ -106,8 +106,7 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
         demand(what, STATES[wanted[name]["trained"]], STATES[facts["trained"]], hint)
     hint = "leave its parts and its initial weights as load_classifier returns them: all runs must have the same ones."
     parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]
-    for right, part in zip_longest(expected["parts"], parts):
-        demand("a part of init_model's model", right, part, hint)
+    _judge_parts(parts, expected["parts"], "init_model's model", hint)
     times = found["head"] / expected["head"]
     size = "as drawn" if 0.4 < times < 2 else f"{times:.1f} times that"
     demand("the scale of the classifier's initial weight", "as drawn", size, hint)
@@ -128,7 +127,12 @@ def _judge_draws(models: list[dict[str, Any]]) -> None:
 def _judge_values(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
     for name, facts in wanted.items():
         if facts["values"] not in (None, found.get(name, {}).get("values")):
-            raise Mistake(f"{whose}: expected the saved values of {name}, found others. Hint: {hint}")
+            raise Mistake(f"{whose}: expected load_classifier's values of {name}, found others. Hint: {hint}")
+
+
+def _judge_parts(found: list[str], wanted: list[str], whose: str, hint: str) -> None:
+    for right, part in zip_longest(wanted, found):
+        demand(f"a part of {whose}", right, part, hint)
 
 
 def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
@@ -150,7 +154,8 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
     for name in ("model_init", "train_dataset"):
         demand(f"the tester's {name}", "none", "there" if name in tester["given"] else "none", hint)
     _judge_arguments(tester, expected["tester"], "the tester's ")
-    _judge_values(tester["parameters"], expected["saved"], "the tester's model", hint)
+    _judge_values(tester["parameters"], expected["saved"]["parameters"], "the tester's model", hint)
+    _judge_parts(tester["parts"], expected["saved"]["parts"], "the tester's model", hint)
     _judge_accuracy(seen, expected["labels"], "test")
     overridden = ", ".join(dict.fromkeys(map(str, trainer["overridden"] + tester["overridden"])))
     own = f" The sweep sets these fields itself, whatever you gave: {overridden}." if overridden else ""

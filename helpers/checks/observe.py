@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification, BertModel, PrinterCallba
 from helpers.checks.describe import describe_error, describe_model, describe_trainer, make_plain
 from helpers.models import POLICIES, apply_policy, load_classifier, load_tokenizer, quiet_library
 from helpers.recipe import CHOICES, COLUMNS, HARMLESS, MEANINGS, SEARCH, UNUSED, Mistake, demand, read_rows, require
-from helpers.settings import Settings
+from helpers.settings import Settings, to_number
 
 # Settings of the whole process that a student's code may change: how to read one, how to set it, and its default.
 SHARED: dict[str, tuple[Callable, Callable, Any]] = {
@@ -144,9 +144,12 @@ def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dat
             model.classifier.bias.copy_(torch.tensor(logits))
         metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
-            kind = "a number" if isinstance(value, (int, float)) else type(value).__name__
-            demand(name, "a number", kind, "the Trainer logs only numbers.")
+            _require_number(name, value, "the Trainer logs only numbers.")
         yield {name: value for name, value in metrics.items() if not name.endswith(("time", "second"))}
+
+
+def _require_number(what: str, found: Any, hint: str) -> None:
+    demand(what, "a number", "a number" if isinstance(found, (int, float)) else type(found).__name__, hint)
 
 
 def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable) -> Iterator[dict]:
@@ -173,16 +176,17 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
             wanted = found if found in map(repr, grid[name]) else f"one of {allowed}"
             demand(name, wanted, found, "let the trial choose one of these values.")
         cell = tuple(chosen[name] for name in CHOICES)
-        hint = "this sampler can repeat a cell; a sampler for grids does not."
+        hint = "let the trial choose, with a sampler for grids, which repeats no cell."
         demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
         cells.append(cell)
         if toy.hp_name:
             toy.hp_name(trial)
         times = dict.fromkeys(("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"), 1.0)
         measured = {"eval_loss": next(losses), "eval_accuracy": accuracies[cell], **times, "epoch": 1.0}
-        toy.objective = toy.compute_objective(measured)
+        toy.objective = to_number(toy.compute_objective(measured))
+        _require_number("what compute_objective returns", toy.objective, "return a metric, such as eval_accuracy.")
         trial.report(toy.objective, step=1)
-        values.append(float(toy.objective))
+        values.append(toy.objective)
 
     toy = _build_quiet_trainer(model_init=lambda: torch.nn.Linear(1, 1))
     toy.train = rehearse
