@@ -135,7 +135,7 @@ def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
     for name, notebook in job["notebooks"].items():
         Path("notebooks", name).write_text(notebook, encoding="utf-8")
     python = [sys.executable, "-m"]
-    pytest = [*python, "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+    pytest = [*python, "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     for name in job["notebooks"]:
         environment = os.environ | {"COURSE_PROFILE": job["profiles"][name], "PYTHONPATH": os.getcwd()}
         if name == job["sweep_before"]:
@@ -144,7 +144,7 @@ def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
         with open("said", "w+b") as log:  # Unlike a pipe, it ends even if a process keeps it open.
             done = subprocess.run(command, stdout=log, stderr=log, env=environment)
             kill_others()
-            log.seek(0)
+            log.seek(max(0, log.seek(0, os.SEEK_END) - MOST_OF_A_LOG))  # The summary is at its end.
             tell(name, log.read(MOST_OF_A_LOG).decode("utf-8", "replace"), done.returncode)
 
 

@@ -9,6 +9,8 @@ from helpers.checks.judge import CheckFailed, judge
 from instructor.limits import Limits, Outcome
 from instructor.written import clip
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # what a terminal takes for colours
+
 
 def read_told(result: str) -> dict[str, Outcome]:
     """How each of a runner's tasks ended; the first line for a name counts, as submissions may have added more."""
@@ -52,5 +54,11 @@ def describe_rerun(name: str, ended: Outcome, limits: Limits) -> str:
     broken = sorted({int(cell) + 1 for state, cell in found if state != "PASSED"})
     if not cells:
         return f"{name}: did not run to its end. {clip(ended.result.strip()[-300:], 300)}"
-    stopped = f"; stopped with an error: {', '.join(f'[{cell}]' for cell in broken[:12])}" if broken else ""
-    return f"{name}: {len(cells) - len(broken)} of {len(cells)} code cells ran{stopped}"
+    said = f"{name}: {len(cells) - len(broken)} of {len(cells)} code cells ran"
+    if not broken:
+        return said
+    said += f"; stopped with an error: {', '.join(f'[{cell}]' for cell in broken[:12])}"
+    # The last line of the first error says what it was: perhaps the machine's fault, and not the student's.
+    first = re.search(r"^Traceback:.*?^(?=[_=]{5})", COLOUR.sub("", ended.result), re.MULTILINE | re.DOTALL)
+    reasons = re.findall(r"^\w+: .*", first[0] if first else "", re.MULTILINE)
+    return f"{said}, the first with {clip(reasons[-1], 300)}" if reasons else said
