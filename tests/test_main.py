@@ -8,10 +8,10 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT, run_python
 
 from helpers.__main__ import main
 from helpers.answers import PROMPT
@@ -19,13 +19,8 @@ from helpers.data import load_reviews
 from helpers.results import load_results
 from helpers.settings import Run
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 SCRIPTS = [path for room in ("scripts", "benchmarks") for path in sorted((ROOT / room).glob("*.py"))]
-
-
-def run(*arguments, **kwargs):
-    return subprocess.run([sys.executable, "-m", "helpers", *arguments], capture_output=True, text=True, **kwargs)
 
 
 def test_the_help_names_the_profile_that_is_taken(capsys):
@@ -65,17 +60,17 @@ def test_a_mistake_gets_one_message_and_exit_code_2(arguments, words, tmp_path, 
 
 
 def test_the_process_ends_with_that_code_and_developers_alone_get_a_traceback(tmp_path):
-    done = run("sweep", "--profile", "fast", cwd=tmp_path)
+    command = "-m", "helpers", "sweep", "--profile", "fast"
+    done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    done = run("sweep", "--profile", "fast", "--traceback", cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" in done.stderr and "--traceback" not in run("sweep", "--help").stdout
+    done = run_python(*command, "--traceback", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "--traceback" not in run_python(*command, "--help").stdout
 
 
 @pytest.mark.parametrize("command", ["helpers submit", "helpers lab head", "instructor grade x"])
 def test_a_python_without_the_packages_says_which_one_to_use(command):
-    module, *arguments = command.split()
-    bare = [sys.executable, "-S", "-m", module, *arguments]
-    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    done = run_python("-S", "-m", *command.split())
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "No module named" in done.stderr and sys.executable in done.stderr and ".venv/bin/python" in done.stderr
 
