@@ -88,6 +88,12 @@ def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding)
         assert read_table(path)[:] == {"text": texts, "label": labels}
 
 
+def read(folder: Path, content: str) -> dict:
+    path = folder / "train.csv"
+    path.write_text(content, newline="")
+    return read_table(path)[:]
+
+
 @pytest.mark.parametrize(
     ("written", "text"),
     [
@@ -98,22 +104,18 @@ def test_what_pandas_writes_is_read(texts, end, separator, everywhere, encoding)
 )
 @pytest.mark.parametrize("others", ["No", '"No"'])
 def test_double_quotes_around_a_text_are_no_part_of_it(tmp_path, written, text, others):
-    path = tmp_path / "train.csv"
-    path.write_text("text\tlabel\n" + f"{others}\t0\n" * 9 + f"{written}\t1\n")
-    assert read_table(path)[:] == {"text": ["No"] * 9 + [text], "label": [0] * 9 + [1]}
+    found = read(tmp_path, "text\tlabel\n" + f"{others}\t0\n" * 9 + f"{written}\t1\n")
+    assert found == {"text": ["No"] * 9 + [text], "label": [0] * 9 + [1]}
 
 
 def test_quotes_in_a_column_that_may_name_the_splits_make_no_text_doubtful(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text("text,label,type\n" + "Good,1,'film'\nBad,0,'film'\n" * 6)
-    assert read_table(path)[:] == {"text": ["Good", "Bad"] * 6, "label": [1, 0] * 6}
+    assert read(tmp_path, "text,label,type\nGood,1,'film'\n")["text"] == ["Good"]
 
 
 @pytest.mark.parametrize("separator", [", ", ",", " , "])
 def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
-    path = tmp_path / "train.csv"
-    path.write_text(separator.join(["label", "text"]) + f'\n1{separator}"It\'s good, really"\n0{separator}No\n' * 6)
-    assert read_table(path)[:] == {"text": ["It's good, really", "No"] * 6, "label": [1, 0] * 6}
+    rows = [("label", "text"), ("1", '"It\'s good, really"'), ("0", "No")]
+    assert read(tmp_path, "\n".join(map(separator.join, rows)))["text"] == ["It's good, really", "No"]
 
 
 @pytest.mark.parametrize(
@@ -128,33 +130,27 @@ def test_a_space_after_the_separator_is_no_part_of_a_text(tmp_path, separator):
     ],
 )
 def test_a_row_whose_quotes_do_not_fit_changes_no_other_text(tmp_path, content):
-    path = tmp_path / "train.csv"
-    path.write_text(content)
     with pytest.raises(CourseError, match="train.csv, row 12: (its quotes do not match|it can be read as)"):
-        read_table(path)
+        read(tmp_path, content)
 
 
 def test_a_large_table_takes_no_more_memory_than_a_few_copies_of_it(tmp_path):
     """Every dialect in which it cannot be read was kept with all that had been read: 3.5 GB for IMDb's 66 MB."""
-    path = tmp_path / "train.csv"
-    path.write_text("text,label\n" + f'"{"A good, long film. " * 20}",1\n' * 3000)
+    content = "text,label\n" + f'"{"A good, long film. " * 20}",1\n' * 3000
     tracemalloc.start()
-    read_table(path)
+    read(tmp_path, content)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 15 * path.stat().st_size
+    assert peak < 15 * len(content)
 
 
 def test_the_old_mac_s_ends_before_a_text_that_begins_with_the_other_sign(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_bytes(b"text,label,stars\r" + b"\nGood,positive,10\r")
     with pytest.raises(CourseError, match="train.csv: its lines end both in"):
-        read_table(path)
+        read(tmp_path, "text,label,stars\r\nGood,positive,10\r")
 
 
 def test_r_puts_a_backslash_before_a_double_quote_alone(tmp_path: Path) -> None:
     """As in Kaggle's labeledTrainData.tsv."""
     texts = ['"Brilliant", and\\or odd :\\ to me', "a\tplain\none"] * 6
     lines = [f'"{row}_8"\t{row % 2}\t"{text}"' for row, text in enumerate(text.replace('"', '\\"') for text in texts)]
-    (path := tmp_path / "labeledTrainData.tsv").write_text("\n".join(["id\tsentiment\treview", *lines]))
-    assert list(read_table(path)["text"]) == texts
+    assert read(tmp_path, "\n".join(["id\tsentiment\treview", *lines]))["text"] == texts
