@@ -220,11 +220,10 @@ def read_csv(content: str) -> Rows:
         except ValueError as error:
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
             continue
-        if dialect.get("quotechar") == '"':
-            ways.append(rows)
-        else:  # If double quotes are in use, and not as in the csv standard, one of them may be missing.
-            unquoted = [(unquote(text), *others) for text, *others in rows]
-            (ways if unquoted == rows else doubtful).append(unquoted)
+        # Where double quotes are in use, one of them may be missing if the file can only be read with others.
+        with_others = dialect.get("quotechar") != '"'
+        unquoted = [(unquote(text), *others) for text, *others in rows] if with_others else rows
+        (ways if unquoted == rows else doubtful).append(unquoted)
     if not ways:  # The dialect that read the most rows is closest; in a tie, that of the likeliest separator.
         raise nearest
     for row, (first, *others) in enumerate(zip_longest(*ways, *doubtful, fillvalue=("", ""))):
