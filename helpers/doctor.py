@@ -78,13 +78,13 @@ def check_versions(settings: Settings) -> str:
 
 
 def check_notebooks(settings: Settings) -> str:
-    """Whether the notebooks' kernels exist on this machine, and import the helpers that the student edits."""
+    """Whether the course's notebooks have kernels on this machine, and these import the helpers that students edit."""
     from jupyter_client.kernelspec import KernelSpecManager
 
     from helpers.answers import find_notebooks, read_notebook
 
     specs, kernels, folder = KernelSpecManager().get_all_specs(), {"python3"}, find_notebooks()
-    for path in folder.glob("[!.]*.ipynb"):
+    for path in folder.glob("0*.ipynb"):
         kernel = (read_notebook(path).metadata.get("kernelspec") or {}).get("name", "python3")
         kernels.add(kernel)
         if kernel not in specs:

@@ -69,6 +69,7 @@ def test_a_kernel_that_does_not_import_the_student_s_helpers(tmp_path, monkeypat
     (tmp_path / "elsewhere").symlink_to(ROOT)
     content = {"cells": [], "metadata": {"kernelspec": {"name": kernel}}}
     (tmp_path / "notebooks" / "02.ipynb").write_text(json.dumps(content))
+    (tmp_path / "notebooks" / "Untitled.ipynb").write_text("{")  # the student's own
     if argv:
         (tmp_path / "kernels" / kernel).mkdir(parents=True)
         spec = {"argv": argv, "display_name": kernel, "language": "python"}
