@@ -178,20 +178,6 @@ def check_build_folder(settings: Settings) -> str:
     return f"{folder} is writable; {free:.1f} GiB free, needed: {needed}"
 
 
-def check_sandbox(settings: Settings) -> str:
-    """Only for graders: students have no folder instructor/."""
-    if not (found := shutil.which("bwrap")):
-        raise Doubt("bwrap is missing; without it, grading is less isolated. On Debian: apt install bubblewrap")
-    command = [found, "--unshare-user", "--ro-bind", "/", "/", "true"]
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if tried.returncode:
-        raise Doubt(
-            f"{found} does not work here ({tried.stderr.strip()[:200]}). Since Ubuntu 24.04, AppArmor forbids it unless"
-            " /etc/apparmor.d has a profile for bwrap with `userns,`; otherwise only root can grade, less isolated."
-        )
-    return found
-
-
 CHECKS: dict[str, Callable[[Settings], str]] = {
     "variables": check_variables,
     "versions": check_versions,
@@ -201,5 +187,3 @@ CHECKS: dict[str, Callable[[Settings], str]] = {
     "build folder": check_build_folder,
     "network": check_network,
 }
-if (Path(__file__).parents[1] / "instructor").is_dir():
-    CHECKS["sandbox"] = check_sandbox
