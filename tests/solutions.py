@@ -47,6 +47,11 @@ def preprocess(change: Callable = lambda data: data, text: Callable[[str], str] 
     return preprocess_dataset
 
 
+def map_with(change: Callable, **options: Any) -> Callable:
+    """Solve Problem 1d by mapping a function of the rows and the tokenizer."""
+    return lambda data, tokenizer: data.map(lambda rows: change(rows, tokenizer), **options)
+
+
 def change_row(change: Callable) -> Callable:
     return preprocess(lambda data: data.map(change))
 
@@ -301,36 +306,20 @@ def space_by_index(trial):
 WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "1d": [
         ("format set in place", lambda data, tokenizer: data.set_format("torch"), "such as set_format return None"),
-        (
-            "a column put in",
-            lambda data, tokenizer: operator.setitem(data, "x", 1),
-            "cannot be changed in place; its methods",
-        ),
+        ("a column put in", lambda data, tokenizer: operator.setitem(data, "x", 1), "cannot be changed in place"),
         ("a batch to the tokenizer", lambda data, tokenizer: data.map(tokenizer, batched=True), "not a data set"),
-        (
-            "one text of a batch",
-            lambda data, tokenizer: data.map(lambda batch: tokenizer(batch["text"][0]), batched=True),
-            "one row per review: for a batch",
-        ),
-        (
-            "the old name of a call",
-            lambda data, tokenizer: data.map(lambda row: tokenizer.encode_plus(row["text"])),
-            "call the tokenizer itself",
-        ),
+        ("one text only", map_with(lambda rows, tokenizer: tokenizer(rows["text"][0]), batched=True), "one row per"),
+        ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "call the tokenizer"),
         ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "came back unchanged: `map`"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest text"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews must be filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
         ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the given tokenizer's"),
+        ("cut to 400 words", preprocess(text=lambda text: " ".join(text.split()[:400])), "good ...), position 401"),
         (
-            "text cut to 400 words",
-            preprocess(text=lambda text: " ".join(text.split()[:400])),
-            "input_ids of review 5 (good good good good ...), position 401",
-        ),
-        (
-            "a tokenizer of a name of its own",
-            lambda data, tokenizer: exercises.preprocess_dataset(data, load_tokenizer(MODEL)),
-            "they are the given tokenizer's",
+            "another tokenizer",
+            lambda data, given: exercises.preprocess_dataset(data, load_tokenizer(MODEL)),
+            "given tokenizer's",
         ),
         ("text cut to 512 letters", preprocess(text=lambda text: text[:512]), "BERT's limit counts tokens"),
         *(
@@ -338,11 +327,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             for signs in CLEAN
         ),
         ("entities read", preprocess(text=html.unescape), "for the text as it is"),
-        (
-            "a list in a list",
-            lambda data, tokenizer: data.map(lambda batch: tokenizer([batch["text"]]), batched=True),
-            "takes a list of texts",
-        ),
+        ("nested lists", map_with(lambda rows, tokenizer: tokenizer([rows["text"]]), batched=True), "a list of texts"),
         ("breaks removed", preprocess(text=lambda text: text.replace("<br />", "")), "`<br />` is part of it"),
         ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
         ("padded on the left", preprocess(padding_side="left"), "padding comes before the text"),
@@ -351,7 +336,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         (
             "mask inverted",
             change_row(lambda row: {"attention_mask": [1 - x for x in row["attention_mask"]]}),
-            "wrong way round",
+            "wrong way",
         ),
         ("mask of twos", change_row(lambda row: {"attention_mask": [2] * 512}), "position 0: expected 1, found 2"),
         ("mask too short", change_row(lambda row: {"attention_mask": [1] * 9}), "512 token_type_ids, 9 attention_mask"),
@@ -405,11 +390,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("stopped early", trainer_with(callbacks=[EarlyStoppingCallback(1)]), "callbacks: expected none, found Early"),
         ("weighted loss", trainer_with(compute_loss_func=weighted), "compute_loss_func: expected none, found weighted"),
         ("SGD given", trainer_with(optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1})), "optimizer_cls_and_kwargs"),
-        (
-            "optimizer set",
-            trainer_with(change=lambda t: setattr(t, "optimizer", SGD)),
-            "optimizer: expected none, found SGD",
-        ),
+        ("optimizer set", trainer_with(change=lambda t: setattr(t, "optimizer", SGD)), "none, found SGD"),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
         ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),
@@ -418,26 +399,14 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "it is called eval_strategy"),
         ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name: correct"),
         ("no reports, in another word", trainer_with(args={"report_to": "None"}), 'report_to="none"'),
-        (
-            "trial left out",
-            trainer_of(lambda *given: lambda: exercises.init_model(*given)),
-            "init_model takes the trial",
-        ),
+        ("trial left out", trainer_of(lambda *given: lambda: exercises.init_model(*given)), "takes the trial"),
         ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
         ("optimizers", trainer_with(optimizers=(SGD, None)), "leave `optimizers` out"),
         ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics must return a dict"),
         ("no metric", trainer_with(metrics=None), "found only eval_loss"),
         ("precision", trainer_with(metrics=precision), "always predicts 0"),
-        (
-            "a table logged",
-            trainer_with(metrics=lambda p: {"table": [[1, 2]]}),
-            "eval_table: expected a number, found list",
-        ),
-        (
-            "use_bitfit ignored",
-            trainer_with(lambda trial, name, bitfit: load_classifier(name)),
-            "must pass use_bitfit to",
-        ),
+        ("a table logged", trainer_with(metrics=lambda p: {"table": [[1, 2]]}), "eval_table: expected a number"),
+        ("use_bitfit ignored", trainer_with(lambda trial, name, bitfit: load_classifier(name)), "must pass use_bitfit"),
         ("trained already", trainer_with(change=train_a_step), "it must only build the Trainer"),
         ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
@@ -448,11 +417,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("the folder alone", make_tester(lambda folder: {"model": folder}), "must be a loaded model"),
         ("model_init", make_tester(lambda folder: {"model_init": lambda: load_classifier(folder)}), "model_init"),
         ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
-        (
-            "training data",
-            make_tester(lambda path: saved(path) | {"train_dataset": [1]}),
-            "train_dataset: expected none",
-        ),
+        ("training data", make_tester(lambda path: saved(path) | {"train_dataset": [1]}), "train_dataset: expected"),
         ("trained a little", make_tester(lambda path: saved(path, load_then(change_a_value))), "values of bert."),
         ("its own forward", make_tester(lambda path: saved(path, load_with(Weighted))), "found own method: forward"),
         ("no metric", make_tester(saved, metrics=None), "found only test_loss"),
@@ -462,19 +427,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "2c": [
         ("returns nothing", returns_nothing, "expected dict, found NoneType"),
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
-        (
-            "least loss",
-            search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]),
-            "compute_objective",
-        ),
+        ("least loss", search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]), "found worse"),
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
         ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 3)), "found as good"),
-        (
-            "several numbers",
-            search_with(compute_objective=lambda m: [m["eval_accuracy"]]),
-            "expected a number, found list",
-        ),
+        ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "a number, found list"),
         ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
@@ -504,8 +461,8 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
 }
 
 OTHER_RIGHT = {
-    "1d one at a time, the limit the tokenizer's": (
-        lambda data, tokenizer: data.map(lambda row: tokenizer(row["text"], padding="max_length", truncation=True))
+    "1d one at a time, the limit the tokenizer's": map_with(
+        lambda row, tokenizer: tokenizer(row["text"], padding="max_length", truncation=True)
     ),
     "1d the given tokenizer, loaded again": (
         lambda data, given: exercises.preprocess_dataset(data, AutoTokenizer.from_pretrained(given.name_or_path))
