@@ -40,7 +40,6 @@ HINTS = {
     "No trials are|'>=' not supported between .* 'int' and": "n_trials must be a whole number, one trial per cell, and"
     " every trial must end with an objective.",
     "in the given grid": "the sampler's grid needs the names that hp_space suggests, each with all its values.",
-    "attribute 'before_trial'": "the sampler must be an object of one of Optuna's classes, and know the grid.",
     "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, not a data set or a batch;"
     " list(dataset['text']) turns a column into a list.",
     "but got length": "one row per review: for a batch of reviews, return lists with one entry for each of them.",

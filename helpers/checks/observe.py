@@ -31,6 +31,7 @@ SHARED: dict[str, tuple[Callable, Callable, Any]] = {
         os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",  # as in Nvidia's containers
     ),
 }
+OBJECTS = {"sampler": optuna.samplers.BaseSampler, "pruner": optuna.pruners.BasePruner}
 
 
 def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]) -> dict[str, Any]:
@@ -205,8 +206,8 @@ def _check_keys(search: dict[str, Any]) -> None:
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
-        if name in ("pruner", "sampler") and isinstance(value, (type, str)):
-            kind = f"the class {value.__name__}" if isinstance(value, type) else f"the text {value!r}"
+        if name in OBJECTS and not isinstance(value, (OBJECTS[name], type(None))):
+            kind = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
             demand(f"key {name}", "an object", kind, "call one of Optuna's classes, with (), to get an object.")
         if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
             hint = "the search calls it for each trial: give the function itself, not what it returns."
