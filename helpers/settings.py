@@ -154,14 +154,18 @@ def load_settings(
     profile: str | None = None, model: str | None = None, data: str | None = None, precision: str | None = None
 ) -> Settings:
     """Build the settings from the arguments, else from COURSE_PROFILE, COURSE_MODEL and so on, else from `quick`."""
-    profile = profile or os.environ.get("COURSE_PROFILE") or "quick"
+    profile = profile or _variable("PROFILE") or "quick"
     if profile not in PROFILES:
         raise CourseError(f"Unknown profile {profile!r}. Choose one of: {', '.join(PROFILES)}.")
     settings = replace(Settings(profile=profile), **PROFILES[profile])
     for name, value in (("model", model), ("data", data), ("precision", precision)):
-        if value := value or os.environ.get(f"COURSE_{name.upper()}"):
+        if value := value or _variable(name.upper()):
             settings = replace(settings, **{name: value if name == "precision" else local_folder(value)})
     return settings
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(f"COURSE_{name}", "").strip("'\" ")  # Windows and Docker keep the quotes of a value.
 
 
 def local_folder(name: str | Path) -> str:
@@ -212,8 +216,7 @@ def project_folder() -> Path:
 
 def find_build_folder() -> Path:
     """COURSE_BUILD, or `build`; relative to the project's folder, for notebooks and commands alike."""
-    given = os.environ.get("COURSE_BUILD", "").strip("'\" ")  # Windows and Docker keep the quotes of a value.
-    return project_folder() / os.path.expanduser(given or "build")
+    return project_folder() / os.path.expanduser(_variable("BUILD") or "build")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -43,7 +43,7 @@ def test_a_grid_that_makes_no_sense_is_refused_at_once(name: str, value: object)
 def test_an_argument_wins_over_the_environment_and_that_over_the_profile(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COURSE_PROFILE", "full")
     monkeypatch.setenv("COURSE_MODEL", "owner/from-environment")
-    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    monkeypatch.setenv("COURSE_DATA", f'"{tmp_path}"')
     settings = load_settings(model="owner/from-argument")
     assert (settings.profile, settings.model, settings.data) == ("full", "owner/from-argument", str(tmp_path))
     assert load_settings("quick").profile == "quick"
