@@ -15,15 +15,11 @@ from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings
 
-# Not sorted by length or alphabet, to notice solutions that sort; and with all that people tend to clean out of texts:
-# every sign on the keyboard, and small words.
-SHORT = [
-    "A quiet, honest film.",
-    "It's the baaad #1 that @you said it was once; isn't, I’d say, 7/10: “clichés” &amp; no www.dull.org 👎 :) "
-    + string.punctuation,
-    "Dull!<br />I left early.",
-]
+SHORT = ["A quiet, honest film.", "It's long.", "Dull!<br />I left early."]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
+# What people tend to clean out of texts: small words, and every sign on the keyboard.
+CLEANED = " the baaad #1 that @you said was it; isn't, I’d say, 7/10: “clichés” &amp; no www.dull.org 👎 :) "
+CLEANED += string.punctuation
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 512}
 # Hints for common mistakes in 1d, with the changes that cause them: other options of the tokenizer, or another text.
 SLIPS: dict[str, dict[str, Any]] = {
@@ -71,6 +67,8 @@ def change_model(model: str, folder: Path) -> str:
 
 
 def give_1d(model: str, short: list[str], long: list[str], labels: list[int]) -> dict[str, Any]:
+    """Short reviews, then these and long ones, in no order: neither by length nor by alphabet."""
+    short = [short[0], short[1] + CLEANED, *short[2:]]
     reviews = [{"text": texts, "label": labels[: len(texts)]} for texts in (short, [*short, *long])]
     return {"model": model, "reviews": reviews}
 
