@@ -505,5 +505,5 @@ OTHER_RIGHT = {
     "2c cells by index": search_with(hp_space=space_by_index, sampler=optuna.samplers.GridSampler({"cell": range(20)})),
     "2c harmless keys": search_with(**HARMLESS),
     "2c the sum of what is no time": search_with(compute_objective=sum_of_metrics),
-    "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=None),
+    "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=()),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from datasets import Dataset
 from solutions import OTHER_RIGHT, WRONG, make_tester, saved, trainer_with
 from transformers import BertModel, Trainer, TrainingArguments
@@ -25,12 +26,7 @@ from helpers.models import count_parameters, load_tokenizer
 from helpers.recipe import FUNCTIONS
 from helpers.settings import Settings
 
-RIGHT = {
-    "1d": (exercises.preprocess_dataset,),
-    "2a": (exercises.init_model,),
-    "2b": (exercises.init_trainer, exercises.init_tester),
-    "2c": (exercises.hyperparameter_search_settings,),
-}
+RIGHT = {problem: tuple(getattr(exercises, name) for name in names) for problem, names in FUNCTIONS.items()}
 CHECKS = {"1d": problem_1d, "2a": problem_2a, "2b": problem_2b, "2c": problem_2c}
 SAID = {
     "1d": "Every review is 512 ids, segments and mask values, and keeps its label.",
@@ -146,9 +142,10 @@ def test_a_model_with_special_tokens_of_its_own_is_checked(small_bert: Path, tmp
 
 
 def test_what_training_and_testing_set_themselves_is_said(small_bert: Path, capsys) -> None:
-    trainer, tester = trainer_with(args={"learning_rate": 0.1}), make_tester(saved, fp16_full_eval=True)
-    problem_2b(trainer, tester, model=small_bert)
-    assert capsys.readouterr().out.endswith("whatever you gave: learning_rate, fp16_full_eval.\n")
+    trainer = trainer_with(args={"learning_rate": 0.1, "full_determinism": True})
+    problem_2b(trainer, make_tester(saved, fp16_full_eval=True), model=small_bert)
+    assert capsys.readouterr().out.endswith("whatever you gave: learning_rate, full_determinism, fp16_full_eval.\n")
+    assert not torch.are_deterministic_algorithms_enabled(), "they would stay on in the kernel"
 
 
 def test_every_argument_of_a_trainer_is_taken_or_refused_or_harmless() -> None:

@@ -239,6 +239,7 @@ def quiet_workshop() -> Iterator[None]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         for read, put, _ in SHARED.values():
             restore.callback(put, read())
+        restore.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
         # The Trainer collects garbage several times per run: half a second each, unless loaded objects are exempt.
         restore.callback(gc.unfreeze)
         gc.freeze()
