@@ -228,10 +228,6 @@ def swap(trainer: Trainer) -> None:
     trainer.train_dataset, trainer.eval_dataset = trainer.eval_dataset, trainer.train_dataset
 
 
-def cut(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name][:128] for name in IDS}
-
-
 def weighted(outputs, labels, num_items_in_batch=None):
     return torch.nn.functional.cross_entropy(outputs["logits"], labels, weight=torch.tensor([1.0, 2.0]))
 
