@@ -1,12 +1,10 @@
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, VOCABULARY, run_python, save_bert, tokenised
+from conftest import SMALL, VOCABULARY, save_bert, tokenised
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -24,10 +22,8 @@ from helpers.models import (
     load_classifier,
     load_tokenizer,
 )
-from helpers.settings import REVISIONS, CourseError, Run, Settings
+from helpers.settings import CourseError, Run, Settings
 from helpers.training import build_trainer
-
-BERT_TINY, IMDB = "prajjwal1/bert-tiny", "stanfordnlp/imdb"
 
 # The hub's file to the byte: no model_type, no architectures, 285 bytes.
 OLD_CONFIG = (
@@ -349,54 +345,3 @@ def test_wrong_models_and_tokenizers_are_named(folder: Path, case: str) -> None:
 def test_a_missing_folder_is_named(load: Callable, folder: str) -> None:
     with pytest.raises(CourseError, match=r"no model folder .*nowhere.*Give a hub id \(OWNER/NAME\) or a folder\."):
         load(folder)
-
-
-def cache(home: Path, kind: str, name: str, source: Path) -> None:
-    """Put a folder's files into a hub cache on disk: blobs, and a snapshot of links to them, without a ref."""
-    repository = home / "hub" / f"{kind}--{name.replace('/', '--')}"
-    for number, path in enumerate(sorted(path for path in source.rglob("*") if path.is_file())):
-        blob = repository / "blobs" / f"{number:040x}"
-        link = repository / "snapshots" / REVISIONS[name] / path.relative_to(source)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        blob.write_bytes(path.read_bytes())
-        link.symlink_to(os.path.relpath(blob, link.parent))
-    # As huggingface_hub 2 does: a list of all files, of which some have not been fetched.
-    (repository / "trees").mkdir()
-    listed = {"format_version": 1, "files": {"README.md": {"size": 9, "blob_id": f"{9:040x}"}}}
-    (repository / "trees" / f"{REVISIONS[name]}.json").write_text(json.dumps(listed))
-
-
-SCRIPT = """
-import json
-from helpers.data import load_reviews
-from helpers.models import fingerprint_model, load_classifier, load_tokenizer
-from helpers.settings import load_settings
-
-settings = load_settings("full")
-print(json.dumps({
-    "model": float(load_classifier(settings.model).bert.pooler.dense.weight.double().sum()),
-    "tokenizer": load_tokenizer(settings.model)("Hello world!")["input_ids"],
-    "fingerprint": fingerprint_model(settings.model),
-    "data": {split: len(rows) for split, rows in load_reviews(settings).items()},
-}))
-"""
-
-
-def test_the_hub_s_cache_serves_without_network(tmp_path: Path) -> None:
-    """In a new process, for the library is set up when it is imported; what is not cached: see `test_doctor`."""
-    source = old_folder(tmp_path / "model")
-    cache(tmp_path / "home", "models", BERT_TINY, source)
-    (tmp_path / "data" / "plain_text").mkdir(parents=True)
-    for split, count in (("train", 20), ("test", 10)):
-        rows = pd.DataFrame({"text": [f"{split} {row}" for row in range(count)], "label": [0, 1] * (count // 2)})
-        rows.to_parquet(tmp_path / "data" / "plain_text" / f"{split}-00000-of-00001.parquet")
-    cache(tmp_path / "home", "datasets", IMDB, tmp_path / "data")
-
-    process = run_python("-W", "ignore", "-c", SCRIPT, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
-    assert process.returncode == 0, process.stderr
-    found, weights = json.loads(process.stdout), torch.load(source / "pytorch_model.bin")
-    assert found["model"] == float(weights["bert.pooler.dense.weight"].double().sum())
-    assert found["tokenizer"] == [101, 7592, 2088, 999, 102]
-    assert found["fingerprint"] == fingerprint_model(str(source))
-    assert found["data"] == {"train": 16, "validation": 4, "test": 10}
