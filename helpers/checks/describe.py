@@ -58,9 +58,10 @@ HINTS = {
 
 
 def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
-    """Number of labels, dtype, modules, the root mean square of the classifier's weight, and all parameters.
+    """Modules and what else decides the loss, the scale of the classifier's weight, and all parameters.
 
-    For each parameter: its size, whether it is trained, and a hash of its values as float32.
+    The scale is 1 for a weight drawn as the library does. For each parameter: its size, whether it is trained, and a
+    hash of its values as float32.
     """
     parameters = {
         name: {
@@ -70,17 +71,13 @@ def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
         }
         for name, parameter in classifier.named_parameters()
     }
-    weight = classifier.state_dict().get("classifier.weight", torch.zeros(1))
+    config, weight = classifier.config, classifier.state_dict().get("classifier.weight", torch.zeros(1))
     parts = [line.strip() for line in str(classifier).splitlines()[1:]]
-    own = [f"own method: {name}" for name in _list_own_methods(classifier, BertForSequenceClassification)]
-    kind = classifier.config.problem_type or "single_label_classification"
-    return {
-        "labels": classifier.num_labels,
-        "dtype": str(classifier.dtype),
-        "parts": [*parts, f"problem_type: {kind}", *own],
-        "head": float(weight.float().square().mean().sqrt()),
-        "parameters": parameters,
-    }
+    parts += [f"data type: {classifier.dtype}", f"number of labels: {getattr(classifier, 'num_labels', None)}"]
+    parts += [f"problem_type: {config.problem_type or 'single_label_classification'}"]
+    parts += [f"own method: {name}" for name in _list_own_methods(classifier, BertForSequenceClassification)]
+    scale = float(weight.float().square().mean().sqrt()) / config.initializer_range
+    return {"parts": parts, "scale": scale, "parameters": parameters}
 
 
 def describe_data(dataset: Any) -> dict[str, Any]:

@@ -87,12 +87,9 @@ def _judge_2a(seen: Iterator, expected: dict[str, Any]) -> str:
 def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, table: str = "") -> None:
     """The model must be the checkpoint's, with 2 labels, in float32, and train what the policy says."""
     parameters, wanted = found["parameters"], expected["parameters"]
-    hint = "each call must load the model again, with load_classifier(model_name), and change none of its values."
-    demand("number of labels", 2, found["labels"], hint)
-    demand("data type", "torch.float32", found["dtype"], hint)
-    strange = sorted({*parameters} ^ {*wanted})
-    demand("missing or extra parameters", [], strange, "change no layer of the classifier.")
-    _judge_values(parameters, wanted, "init_model's model", hint)
+    same = "load the model in each call, with load_classifier(model_name), and leave its parts and values alone."
+    parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]
+    _judge_same(found | {"parts": parts}, expected, "init_model's model", same)
     # In 2b init_model is the check's own.
     hint = "without BitFit every parameter is trained." if table else "model_init must pass use_bitfit to init_model."
     if table and policy == "bitfit":
@@ -104,12 +101,8 @@ def _judge_model(found: dict[str, Any], expected: dict[str, Any], policy: str, t
         if name == table:
             what += ", an empty tensor that this check adds, named as in T5, where it is not a bias term"
         demand(what, STATES[wanted[name]["trained"]], STATES[facts["trained"]], hint)
-    hint = "leave its parts and its initial weights as load_classifier returns them: all runs must have the same ones."
-    parts = [part for part in found["parts"] if not table or table.split(".")[1] not in part]
-    _judge_parts(parts, expected["parts"], "init_model's model", hint)
-    times = found["head"] / expected["head"]
-    size = "as drawn" if 0.4 < times < 2 else f"{times:.1f} times that"
-    demand("the scale of the classifier's initial weight", "as drawn", size, hint)
+    scale = "as drawn" if 0.4 < found["scale"] < 2 else f"{found['scale']:.1f} times that"
+    demand("the scale of the classifier's initial weight", "as drawn", scale, same)
 
 
 def _judge_draws(models: list[dict[str, Any]]) -> None:
@@ -124,15 +117,15 @@ def _judge_draws(models: list[dict[str, Any]]) -> None:
         demand(f"{what} with another seed", "different", kind, hint)
 
 
-def _judge_values(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
-    for name, facts in wanted.items():
-        if facts["values"] not in (None, found.get(name, {}).get("values")):
-            raise Mistake(f"{whose}: expected load_classifier's values of {name}, found others. Hint: {hint}")
-
-
-def _judge_parts(found: list[str], wanted: list[str], whose: str, hint: str) -> None:
-    for right, part in zip_longest(wanted, found):
+def _judge_same(found: dict[str, Any], wanted: dict[str, Any], whose: str, hint: str) -> None:
+    """A model must have the wanted parts and parameters, with the wanted values unless they are random (None)."""
+    for right, part in zip_longest(wanted["parts"], found["parts"]):
         demand(f"a part of {whose}", right, part, hint)
+    strange = sorted({*found["parameters"]} ^ {*wanted["parameters"]})
+    demand(f"missing or extra parameters of {whose}", [], strange, hint)
+    for name, facts in wanted["parameters"].items():
+        if facts["values"] not in (None, found["parameters"][name]["values"]):
+            raise Mistake(f"{whose}: expected load_classifier's values of {name}, found others. Hint: {hint}")
 
 
 def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
@@ -154,8 +147,7 @@ def _judge_2b(seen: Iterator, expected: dict[str, Any]) -> str:
     for name in ("model_init", "train_dataset"):
         demand(f"the tester's {name}", "none", "there" if name in tester["given"] else "none", hint)
     _judge_arguments(tester, expected["tester"], "the tester's ")
-    _judge_values(tester["parameters"], expected["saved"]["parameters"], "the tester's model", hint)
-    _judge_parts(tester["parts"], expected["saved"]["parts"], "the tester's model", hint)
+    _judge_same(tester, expected["saved"], "the tester's model", hint)
     _judge_accuracy(seen, expected["labels"], "test")
     overridden = ", ".join(dict.fromkeys(map(str, trainer["overridden"] + tester["overridden"])))
     own = f" The sweep sets these fields itself, whatever you gave: {overridden}." if overridden else ""
