@@ -22,7 +22,6 @@ from instructor import sheet
 from instructor.limits import MEBI, Limits
 from instructor.places import Place, find_submissions
 from instructor.release import clear_notebook
-from instructor.sandbox import describe_degree
 from instructor.sheet import AUTOMATIC, WRITTEN
 from instructor.workshop import PROJECT, Workshop
 from instructor.written import Course, clip, describe_course, examine_apart, shorten
@@ -86,7 +85,7 @@ class Grader:
             "points": dict.fromkeys(AUTOMATIC, 0),
             "said": dict.fromkeys(AUTOMATIC, refused or "Not graded: there is no exercises.py in the submission."),
             "notebooks": [],
-            "isolation": [*describe_degree(self.workshop.degree), *self.workshop.reasons],
+            "isolation": self.workshop.isolation,
             "limits": str(self.limits),
         }
         del record["exercises"], record["images"]
@@ -135,7 +134,7 @@ def grade_class(
     with Workshop(degree, (*paths, out)) as workshop:
         workshop.alone = len(places) == 1
         grader = Grader(workshop, out, notebooks, limits)
-        print(*describe_degree(workshop.degree), *workshop.reasons, sep="\n", flush=True)
+        print(*workshop.isolation, sep="\n", flush=True)
         usual = min(count_cores(), workshop.memory // SANDBOX_MEMORY)
         with ThreadPoolExecutor(max(1, min(workers or usual, len(places)))) as pool:
             try:

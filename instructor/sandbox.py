@@ -5,7 +5,7 @@ There are two degrees of isolation, of which the stronger one that works is used
 `namespaces`  bubblewrap (`bwrap`) builds a root folder that contains only the system, Python and the `readable` paths,
               all read-only; writable folders in memory; no network; its own processes, which end together.
 `user`        For root, if the kernel refuses namespaces: an unused user id, a new one for every run.
-              `describe_degree` says what this cannot do.
+              `DEGREES` says what this cannot do.
 
 Limits hold for all processes of a run together; psutil watches them, as does a control group if one can be created.
 """
@@ -24,7 +24,20 @@ from instructor import groups
 from instructor.limits import MEBI, Limits, Outcome, watch
 from instructor.worlds import Namespaces, OtherUser, list_processes
 
-DEGREES = ("namespaces", "user")
+ALWAYS = "limits of time, CPU, memory, processes, disk and output; a clean environment; a fresh folder for each run"
+# What each degree enforces and what not, for the readers of a score sheet; the strongest first.
+DEGREES = {
+    "namespaces": [
+        f"in force: {ALWAYS}; no network; no files except the system's, Python's and the course's (without solutions),"
+        " all read-only; no processes except its own; an unprivileged user (bubblewrap)",
+    ],
+    "user": [
+        f"in force: {ALWAYS}; a separate unprivileged user for every run, whose files, shared memory and processes are"
+        " removed afterwards",
+        "NOT in force: the network is not cut off; files that everybody may read can be read; other processes' names"
+        " can be seen",
+    ],
+}
 
 
 def run(
@@ -122,37 +135,21 @@ def try_degree(degree: str) -> str:
 
 
 def find_degree(wanted: str = "auto") -> tuple[str, list[str]]:
-    """The strongest degree of isolation that works here, or the wanted one; and its shortcomings on this machine.
+    """The strongest degree of isolation that works here, or the wanted one; and what it enforces on this machine.
 
     Raises OSError if none works.
     """
-    reasons = []
+    refused = []
     for degree in DEGREES if wanted == "auto" else (wanted,):
         problem = try_degree(degree)
         if not problem:
+            lines = [*DEGREES[degree], *refused]
             if reason := groups.find_problem():
-                reasons.append(
+                lines.append(
                     f"no control group can be made here ({reason}), so some usage is not counted: memory that belongs"
                     " to no process (detached SysV segments, sockets), in most containers files without a name, and the"
                     " CPU of very short processes"
                 )
-            return degree, reasons
-        reasons.append(f"{degree} does not work here: {problem}")
-    raise OSError("; ".join(reasons))
-
-
-def describe_degree(degree: str) -> list[str]:
-    """What is enforced and what is not, for the readers of a score sheet."""
-    common = "limits of time, CPU, memory, processes, disk and output; a clean environment; a fresh folder for each run"
-    return {
-        "namespaces": [
-            f"in force: {common}; no network; no files except the system's, Python's and the course's (without"
-            " solutions), all read-only; no processes except its own; an unprivileged user (bubblewrap)",
-        ],
-        "user": [
-            f"in force: {common}; a separate unprivileged user for every run, whose files, shared memory and processes"
-            " are removed afterwards",
-            "NOT in force: the network is not cut off; files that everybody may read can be read; other processes'"
-            " names can be seen",
-        ],
-    }[degree]
+            return degree, lines
+        refused.append(f"{degree} does not work here: {problem}")
+    raise OSError("; ".join(refused))

@@ -44,7 +44,7 @@ WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 class Workshop:
     """A temporary folder with all that grading needs; use it in a `with` statement, from any number of threads.
 
-    `degree` is the degree of isolation (see `sandbox`), and `reasons` lists its shortcomings on this machine. Everybody
+    `degree` is the degree of isolation (see `sandbox`), and `isolation` says what it enforces here. Everybody
     can enter the folder but nobody can list it, so code finds only files whose names it is told. Raises CourseError if
     untrusted code cannot be isolated.
     """
@@ -54,14 +54,14 @@ class Workshop:
         if not sys.platform.startswith("linux"):
             raise CourseError("Grading runs untrusted code, which needs Linux: a container or Colab is enough.")
         try:
-            self.degree, self.reasons = sandbox.find_degree(degree)
+            self.degree, self.isolation = sandbox.find_degree(degree)
         except OSError as error:
             raise CourseError(f"Untrusted code cannot be isolated here, so nothing is graded. {error}.") from error
         self.hidden = find_copies()
         secret = [*(path for path in map(Path, self.hidden) if "bitfit" not in path.name), *private]
         if self.degree == "user" and (found := [str(path) for path in secret if can_everybody_read(path)]):
             which = f"chmod go= (or uninstall) {' '.join(found[:5])}"
-            self.reasons.append(f"SUBMITTED CODE CAN READ SOLUTIONS OR OTHERS' WORK. To prevent that: {which}")
+            self.isolation.append(f"SUBMITTED CODE CAN READ SOLUTIONS OR OTHERS' WORK. To prevent that: {which}")
         self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))

@@ -361,7 +361,7 @@ def test_what_each_degree_keeps_from_the_code(setting: Setting) -> None:
         kept = {name for name, worked in tried.items() if not worked}
         always = {"read secret", "write outside", "see the parent's memory", "write hidden", "list hidden"}
         assert kept == always | ({"connect"} if setting.degree == "namespaces" else set())
-        in_force, *not_in_force = sandbox.describe_degree(setting.degree)
+        in_force, *not_in_force = sandbox.DEGREES[setting.degree]
         assert ("no network" in in_force) is ("connect" in kept)
         assert bool(not_in_force) is (setting.degree != "namespaces")
     finally:
@@ -384,8 +384,9 @@ def test_the_best_degree_that_works_is_taken_and_the_others_are_explained(monkey
     answers = {"namespaces": "the kernel says no", "user": ""}
     monkeypatch.setattr(sandbox, "try_degree", answers.__getitem__)
     monkeypatch.setattr(sandbox.groups, "find_problem", lambda: "read-only")
-    degree, reasons = sandbox.find_degree()
-    assert degree == "user" and "the kernel says no" in reasons[0] and "no control group" in reasons[1]
+    degree, (*known, refused, missing) = sandbox.find_degree()
+    assert degree == "user" and known == sandbox.DEGREES["user"]
+    assert "the kernel says no" in refused and "no control group" in missing
     with pytest.raises(OSError, match="the kernel says no"):
         sandbox.find_degree("namespaces")
 

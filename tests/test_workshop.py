@@ -252,7 +252,7 @@ def test_a_solution_installed_without_e_is_not_found(tmp_path: Path) -> None:
     grade = (
         "import json, sys; from pathlib import Path; from instructor.workshop import Workshop\n"
         "with Workshop(private=(Path(sys.prefix, 'class'), Path(sys.prefix).parent)) as workshop:\n"
-        "    print(json.dumps(workshop.grade_code(open(sys.argv[1], 'rb').read()) | {'why': workshop.reasons}))"
+        "    print(json.dumps(workshop.grade_code(open(sys.argv[1], 'rb').read()) | {'why': workshop.isolation}))"
     )
     command = [python, "-c", grade, tmp_path / "ann.py"]
     done = subprocess.run(
@@ -272,7 +272,8 @@ def test_what_everybody_can_read_is_noticed(tmp_path: Path, monkeypatch) -> None
     assert can_everybody_read(folder / "exercises.py")
     monkeypatch.setattr(sandbox, "find_degree", lambda wanted: ("user", []))
     with Workshop(private=(folder, tmp_path / "gone")) as workshop:
-        assert f"{folder}" in workshop.reasons[0] and "gone" not in workshop.reasons[0]
+        (said,) = workshop.isolation
+        assert f"{folder}" in said and "gone" not in said
     folder.chmod(0o700)
     assert not can_everybody_read(folder / "exercises.py") and not can_everybody_read(tmp_path / "gone")
     shutil.rmtree(folder)
