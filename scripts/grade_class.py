@@ -22,8 +22,8 @@ from helpers.submit import make_zip  # noqa: E402
 
 hostile = importlib.import_module("hostile")  # of the tests
 HOSTILE = (
-    *("takes all it can", "works beside the checks", "reaches outside", "reads the solution by its path"),
-    "patches the checks",
+    *("takes all it can", "works beside the checks", "reaches outside", "patches the checks"),
+    "memorised the public check",
 )
 MIXES = [*((problem,) for problem in hostile.MISTAKES), *(("1d", "2a"), ("2b", "2c"), ("2a", "2b"), hostile.MISTAKES)]
 
@@ -76,8 +76,7 @@ def write_class(folder: Path) -> dict[str, dict[str, int]]:
     notebooks["results.json"] = (ROOT / "results" / "quick.json").read_bytes()
     codes = {f"right{number:02}": (hostile.SOLUTION, hostile.ALL) for number in range(20)}
     for number, problems in enumerate(MIXES):
-        code = hostile.SOLUTION + "".join(hostile.MISTAKES[problem] for problem in problems)
-        codes[f"wrong{number:02}"] = code, hostile.ALL | dict.fromkeys(problems, 0)
+        codes[f"wrong{number:02}"] = hostile.mistaken(*problems), hostile.without(*problems)
     codes["stubs"] = hostile.STUBS, hostile.NONE
     for name, (code, _) in codes.items():
         hostile.write_files(folder / name, {"exercises.py": code.encode(), **notebooks})

@@ -3,6 +3,7 @@
 import base64
 import codecs
 import csv
+import importlib
 import io
 import json
 import os
@@ -98,6 +99,12 @@ def test_a_class_is_graded_once_and_again_only_where_something_changed(tmp_path:
     second = {record["student"]: record for record in grade_class([class_], out, **QUIET)}
     assert {student for student in first if second[student] != first[student]} == {"bob"}
     assert second["bob"]["answers"] == {"1b": "Bob's second."}
+
+
+def test_the_script_that_grades_a_class_of_40_writes_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    deserved = importlib.import_module("grade_class").write_class(tmp_path)
+    assert len(deserved) == len(os.listdir(tmp_path)) == 40
 
 
 def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None:
