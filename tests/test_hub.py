@@ -77,6 +77,7 @@ def test_what_prefetch_has_fetched_serves_without_network(tmp_path: Path) -> Non
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, tmp_path)) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         here = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        here["NO_PROXY"] = "127.0.0.1"
         process = run_python("-m", "helpers", "prefetch", **here)
         server.shutdown()
     assert "Cached: " in process.stdout, process.stderr
