@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
 from helpers.results import choose_best, defined_by, expecting_a_search, fingerprint_code, load_results, select_runs
-from helpers.settings import PROFILES, CourseError, Settings, load_settings, project_folder, write_atomically
+from helpers.settings import PROFILES, CourseError, Settings, project_folder, write_atomically
 
 # Maps the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
@@ -102,7 +102,7 @@ def collect_hand_in(notebooks: str | Path | None = None) -> tuple[dict[str, byte
         check_code(code)
         solved = True
     with noting(gaps), expecting_a_search("results.json"):
-        settings = load_settings()
+        settings = Settings()  # The assignment's grid, even where COURSE_PROFILE names a corner of it.
         paths = [settings.build / profile / "results.json" for profile in PROFILES]
         path = next((path for path in paths if path.exists()), paths[0])  # the quick profile's, else another's
         results = load_results(path)
