@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from functools import cache
 
 from instructor import groups
@@ -56,7 +55,7 @@ def run(
     in `hidden`. The outcome says how it ended, whatever it did; afterwards, nothing of it is left on the machine.
     Another thread can end it by setting `stop`. Raises OSError if such a sandbox cannot be created.
     """
-    outcome, started = Outcome(), time.monotonic()
+    outcome = Outcome()
     world = Namespaces(readable, hidden, limits.disk) if degree == "namespaces" else OtherUser()
     result, result_in = os.pipe()
     # The shell's empty line says that the sandbox is set up: after it, no exit code is taken for a failed sandbox.
@@ -83,7 +82,6 @@ def run(
     set_up, outcome.result = outcome.result[:1], outcome.result[1:]
     if not outcome.reason and not set_up:
         outcome.reason = "sandbox"
-    outcome.seconds = round(time.monotonic() - started, 2)
     return outcome
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -190,12 +191,14 @@ ENDS: dict[str, tuple[str, dict[str, float], str | None, int | None]] = {
 @pytest.mark.parametrize("name", ENDS)
 def test_a_run_ends_as_it_should(setting: Setting, name: str) -> None:
     code, limits, reason, exit_code = ENDS[name]
+    started = time.monotonic()
     outcome = run(setting, code, **limits)
+    assert time.monotonic() < started + 18
     assert reason is None or outcome["reason"] == reason, outcome
     assert exit_code is None or outcome["code"] == exit_code, outcome
     if reason is None:
         assert outcome["reason"] or outcome["code"], outcome
-    assert outcome["seconds"] < 15 and outcome["cpu_seconds"] < 8 and len(outcome["output"]) < 2**17
+    assert outcome["cpu_seconds"] < 8 and len(outcome["output"]) < 2**17
 
 
 def test_shared_memory_counts_where_pages_cannot_be_looked_at(monkeypatch) -> None:
