@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import weakref
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any
 
 import psutil
 
+from helpers.recipe import FUNCTIONS
 from helpers.results import limit_memory
 from helpers.settings import CourseError
 from instructor import sandbox
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import describe_rerun, judge_outcome, read_told
-from instructor.worlds import list_python, remove_tree
+from instructor.worlds import list_python
 
 PROJECT = Path(__file__).parents[1]
-PROBLEMS = ("1d", "2a", "2b", "2c")
 KNOW_SOLUTIONS = ("helpers", "instructor", "tests", ".git")
 LEFT_OUT = ("exercises*.py", "__pycache__", "*.pyc", "*.part")
 KNOWS_WHAT_IS_RIGHT = ("inputs.py", "judge.py")
@@ -64,8 +63,8 @@ class Workshop:
             self.isolation.append(f"SUBMITTED CODE CAN READ SOLUTIONS OR OTHERS' WORK. To prevent that: {which}")
         self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
-        self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
-        self.tidy = weakref.finalize(self, remove_tree, str(self.folder))  # Also if `with` is interrupted as it begins.
+        self.temporary = tempfile.TemporaryDirectory(prefix="grading-")
+        self.folder = Path(self.temporary.name)
         self.folder.chmod(0o711)
         self.preparer: subprocess.Popen | None = None
         self.lock, self.stopped = threading.Lock(), threading.Event()
@@ -89,7 +88,7 @@ class Workshop:
 
     def __exit__(self, *error: Any) -> None:
         self.stop()
-        self.tidy()
+        self.temporary.cleanup()
 
     def check_going(self) -> None:
         if self.stopped.is_set():
@@ -162,8 +161,8 @@ class Workshop:
         One Python process runs all problems; if a problem ends it, another process runs the remaining ones.
         """
         limits = replace(limits, memory=min(limits.memory, self.memory))
-        said, passed, notes, broken = {}, dict.fromkeys(PROBLEMS, False), [], []
-        used, left, models = [], list(PROBLEMS), self.make_folder()
+        said, passed, notes, broken = {}, dict.fromkeys(FUNCTIONS, False), [], []
+        used, left, models = [], list(FUNCTIONS), self.make_folder()
         job = {"exercises": exercises.decode("utf-8", "surrogateescape"), "limits": asdict(limits)}
         try:
             inputs = self.prepare(secrets.randbits(48), models)
@@ -193,7 +192,7 @@ class Workshop:
                     if problem not in told:
                         break  # It has ended the sandbox.
         finally:
-            remove_tree(str(models))
+            shutil.rmtree(models, ignore_errors=True)
         found = {"said": said, "passed": passed, "notes": notes, "broken": broken, "graded": "ready" in told}
         return found | add_up(used)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, ROOT, SLEEP, SOLUTION, STUBS, mistaken
+from hostile import ALL, CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, ROOT, SLEEP, SOLUTION, STUBS, mistaken
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
@@ -26,7 +26,7 @@ from instructor.forgery import find_forgery
 from instructor.grade import Grader
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
-from instructor.workshop import PROBLEMS, Workshop, can_everybody_read
+from instructor.workshop import Workshop, can_everybody_read
 
 SMALL = Limits(180, 5, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 pytestmark = pytest.mark.xdist_group("workshop")
@@ -63,7 +63,7 @@ def test_hostile_code_gets_the_points_it_deserves(workshop: Workshop, tmp_path: 
             code = code.replace(word, str(value))
         before = set(os.listdir(workshop.folder))
         graded = workshop.grade_code(code.encode(), SMALL)
-        assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in PROBLEMS}, graded
+        assert graded["graded"] and graded["passed"] == {problem: bool(points[problem]) for problem in ALL}, graded
         assert all(words in graded["said"][problem] for problem, words in says.items()), graded
         assert graded["broken"] == [problem for problem, said in graded["said"].items() if "stopped: " in said], graded
         assert graded["cpu_seconds"] < 30, "none of them breaks its limit of 5 s twice"
@@ -88,7 +88,7 @@ def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: W
     forged, wrong = "import gc, os\nos.chdir('/')\n", ("1d", "2b")
     graded = workshop.grade_code((forged + mistaken(*wrong)).encode(), SMALL)
     assert [note.rpartition("line ")[2] for note in graded["notes"]] == ["1", "2"]
-    assert graded["passed"] == {problem: problem not in wrong for problem in PROBLEMS}
+    assert graded["passed"] == {problem: problem not in wrong for problem in ALL}
     for problem in wrong:
         assert graded["said"][problem].startswith(f"Problem {problem}: ") and "Hint: " in graded["said"][problem]
 
@@ -99,7 +99,7 @@ def test_every_submission_gets_inputs_of_its_own_and_its_answers_fit_no_other(wo
     limits = replace(SMALL, cpu_seconds=60)
     job = {"exercises": SOLUTION, "given": first["given"], "limits": asdict(limits)}
     _, told = workshop.run(job, limits, (workshop.blind, folders[0]))
-    for problem in PROBLEMS:
+    for problem in ALL:
         assert judge_outcome(problem, told[problem], first["expected"][problem], SMALL)[1]
         assert not judge_outcome(problem, told[problem], second["expected"][problem], SMALL)[1]
         assert problem in ("2a", "2b") or again["expected"][problem] == first["expected"][problem]
@@ -117,7 +117,7 @@ def test_praise_is_one_line_of_visible_signs(monkeypatch) -> None:
     + ['{"records": NaN, "stopped": null}', '{"records": [], "stopped": "I am right. correct."}'],
 )
 def test_what_is_no_observation_earns_nothing(result: str) -> None:
-    for problem in PROBLEMS:
+    for problem in ALL:
         said, passed = judge_outcome(problem, Outcome(result=result), {}, SMALL)
         assert not passed and said.startswith(f"Problem {problem}: ")
 
