@@ -63,7 +63,7 @@ class Workshop:
             self.isolation.append(f"SUBMITTED CODE CAN READ SOLUTIONS OR OTHERS' WORK. To prevent that: {which}")
         self.hidden += (str(PROJECT), *map(os.path.realpath, private))
         self.memory = int(0.9 * limit_memory(psutil.virtual_memory().total))
-        self.temporary = tempfile.TemporaryDirectory(prefix="grading-")
+        self.temporary = tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True)
         self.folder = Path(self.temporary.name)
         self.folder.chmod(0o711)
         self.preparer: subprocess.Popen | None = None

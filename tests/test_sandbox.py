@@ -193,7 +193,7 @@ def test_a_run_ends_as_it_should(setting: Setting, name: str) -> None:
     code, limits, reason, exit_code = ENDS[name]
     started = time.monotonic()
     outcome = run(setting, code, **limits)
-    assert time.monotonic() < started + 18
+    assert time.monotonic() < started + 60
     assert reason is None or outcome["reason"] == reason, outcome
     assert exit_code is None or outcome["code"] == exit_code, outcome
     if reason is None:
