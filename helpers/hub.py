@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, snapshot_download
 
 from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
 
-# The files of a complete folder. The second list in FETCHED (such as old-format weights) is fetched only if needed.
 ONE_TABLE = r"(?!train|test|unsup|dataset_).*\.(parquet|csv|tsv|jsonl?)(\.gz)?"  # with all reviews
+# The files of a complete folder. The second list in FETCHED (such as old-format weights) is fetched only if needed.
 NEEDED = {
     "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
     "dataset": (rf"(?i)train.*\.\w+|{ONE_TABLE}", rf"(?i)test.*\.\w+|{ONE_TABLE}"),
