@@ -27,7 +27,7 @@ IGNORED = re.compile(
     r"(^|/)(\.(?!\.|zip$)|~\$|(__MACOSX|@eaDir)(/|$)|Thumbs\.db$|desktop\.ini$"
     r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
-ARCHIVE = re.compile(r"(\.tar)?\.(zip|rar|7z|tar|tgz|gz|bz2|xz|zst)$", re.I)
+ARCHIVE = re.compile(r"(\.tar|\.zip|\.7z)?\.(zipx?|rar|7z|tar|t[gbx]z2?|gz|bz2|xz|zst|lzma|z|001)$", re.I)
 PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf", ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")
 # Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (

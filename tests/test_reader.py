@@ -96,7 +96,7 @@ def test_all_files_are_found_where_students_and_platforms_put_them(tmp_path: Pat
 
 
 def test_whatever_could_be_somebody_s_has_a_row_with_the_reason(tmp_path: Path) -> None:
-    files = {"bob.rar": b"Rar!", "cy.7z": b"7z", "dan.tar.gz": b"", "eve.ipynb": b"{}", "fay.py": b"", "gus.pdf": b""}
+    files = {"bob.rar": b"Rar!", "cy.tbz2": b"BZ", "dan.tar.gz": b"", "eve.ipynb": b"{}", "fay.py": b"", "gus.pdf": b""}
     place = write(tmp_path / "class", files | {"ann.zip": zipped(FILES), ".DS_Store": b"", "__MACOSX/._ann.zip": b""})
     for name in ("hal", "env", "\U0001f600" * 60, os.fsdecode(b"\xff\xfe")):
         (place / name).mkdir()
