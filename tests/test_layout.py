@@ -15,7 +15,7 @@ ROOMS = [
     {"settings"},
     {"hub"},
     {"tables"},
-    {"recipe", "results", "hub", "tables", "data", "models", "speed", "report", "figures"},
+    {"recipe", "results", "data", "models", "speed", "report", "figures"},
     {"progress", "plots", "lab_plots", "tokens", "checkpoints", "exercises", "checks"},
     {"prepare", "workers"},
     {"training"},
