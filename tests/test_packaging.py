@@ -204,7 +204,6 @@ case "$*" in
   *version_info*) exit {version_check} ;;
   *ensurepip*) exit {venv_check} ;;
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip --version") exit 0 ;;
   "-m pip config get global.find-links") echo a-folder-of-wheels ;;
   "-m pip install"*) echo "pip $*, user $PIP_USER$PIP_TARGET$PIP_PREFIX" >> "$LOG"; {pip} ;;
   *) exit 1 ;;
