@@ -1,6 +1,6 @@
-"""Grade a class of 40 generated submissions in one command, and compare each grade with the one it deserves.
+"""Grade a class of 40 generated submissions in build/class, and compare each grade with the one it deserves.
 
-python scripts/grade_class.py build/class --workers 2 --no-notebooks     # all options are passed on to `grade`
+python scripts/grade_class.py --workers 2 --no-notebooks     # all options are passed on to `grade`
 """
 
 import argparse
@@ -29,10 +29,8 @@ MIXES = [*((problem,) for problem in hostile.MISTAKES), *(("1d", "2a"), ("2b", "
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="for submissions and grades; its contents are deleted")
-    options, for_grade = parser.parse_known_args()
-    folder = options.folder.absolute()
+    _, for_grade = argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_known_args()
+    folder = ROOT / "build" / "class"
     shutil.rmtree(folder, ignore_errors=True)
     deserved = write_class(folder / "submissions")
     command = [sys.executable, "-m", "instructor", "grade", folder / "submissions", "--out", folder / "grades"]
