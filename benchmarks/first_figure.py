@@ -8,25 +8,21 @@ downloads and installs the course. Writes benchmarks/first_figure.json.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
+from sides import save
 
 from helpers.results import describe_machine, describe_versions
-from helpers.settings import write_atomically
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from test_colab import Colab, execute  # noqa: E402
-
-FILE = Path(__file__).with_suffix(".json")
 
 
 def write_first_cells(path: Path) -> None:
@@ -65,12 +61,8 @@ def main() -> None:
             "colab": {"set_up_seconds": 0.0, "notebook_seconds": measure(colab.execute, cells)},
         }
     print(found)
-    finished = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    measured = {
-        "provenance": {"versions": describe_versions(), "hardware": describe_machine(), "finished": finished},
-        "until_the_first_figure": found,
-    }
-    write_atomically(FILE, json.dumps(measured, indent=1) + "\n")
+    provenance = {"versions": describe_versions(), "hardware": describe_machine()}
+    save("first_figure", provenance, {"until_the_first_figure": found})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Shared by the benchmarks: the same run as trained by either side, and what a measurement is based on."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from helpers.data import fingerprint_reviews
 from helpers.models import fingerprint_model
 from helpers.prepare import strip_padding
 from helpers.results import describe_machine, describe_versions
-from helpers.settings import Run, Settings, short_name
+from helpers.settings import Run, Settings, short_name, write_atomically
 from helpers.training import build_trainer
 
 SIDES = ("reference", "ours")
@@ -49,3 +51,10 @@ def describe_origin(settings: Settings, reviews: dict[str, Dataset]) -> dict[str
         "versions": describe_versions(),
         "hardware": describe_machine(),
     }
+
+
+def save(name: str, provenance: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Write benchmarks/<name>.json: what was measured, on what, and when it was finished."""
+    finished = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    content = {"provenance": provenance | {"finished": finished}} | measured
+    write_atomically(Path(__file__).with_name(f"{name}.json"), json.dumps(content, indent=1) + "\n")

@@ -8,24 +8,21 @@ COURSE_PRECISION=bf16; takes four to six minutes on 2 cores.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from pathlib import Path
 
 import reference
-from sides import SIDES, describe_origin, open_trainer
+from sides import SIDES, describe_origin, open_trainer, save
 from transformers import TrainerCallback
 
 from helpers.data import load_reviews
 from helpers.prepare import choose_precision
 from helpers.results import peak_memory_gb
-from helpers.settings import Run, load_settings, write_atomically
+from helpers.settings import Run, load_settings
 from helpers.workers import call, count_workers, open_executor
 
 POLICIES = ("full", "bitfit")
@@ -105,20 +102,12 @@ def main() -> None:
             rates = {side: measure_side(settings, padded, side, run, cores) for side in SIDES}
             cells.append({"policy": policy, "batch_size": size} | rates)
             print(cells[-1], flush=True)
-    measured = {
-        "provenance": describe_origin(settings, sample)
-        | {
-            "precision": precision,
-            "cores": cores,
-            "wall_seconds": round(time.monotonic() - started, 1),
-            "finished": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
-        "cells": cells,
-        "ratio": {name: grid_ratio(cells, [name]) for name in EPOCH} | {"epoch": grid_ratio(cells, [*EPOCH])},
-    }
-    name = "speed_bf16.json" if precision == "bf16" else "speed.json"
-    write_atomically(Path(__file__).with_name(name), json.dumps(measured, indent=1) + "\n")
-    print(f"Over these cells, times as fast as the reference: {measured['ratio']}")
+    ratio = {name: grid_ratio(cells, [name]) for name in EPOCH} | {"epoch": grid_ratio(cells, [*EPOCH])}
+    wall_seconds = round(time.monotonic() - started, 1)
+    provenance = {"precision": precision, "cores": cores, "wall_seconds": wall_seconds}
+    name = "speed_bf16" if precision == "bf16" else "speed"
+    save(name, describe_origin(settings, sample) | provenance, {"cells": cells, "ratio": ratio})
+    print(f"Over these cells, times as fast as the reference: {ratio}")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ import argparse
 import json
 import os
 import time
-from datetime import datetime, timezone
-from pathlib import Path
 
 import reference
 import torch
-from sides import describe_origin, open_trainer
+from sides import describe_origin, open_trainer, save
 from torch.profiler import ProfilerActivity, profile
 
 from helpers.data import load_reviews
-from helpers.settings import Run, load_settings, write_atomically
+from helpers.settings import Run, load_settings
 
 REVIEWS, STEPS = {"train": 320, "validation": 8}, 4
 BATCH_SIZE = 32
@@ -89,17 +87,11 @@ def main() -> None:
     sample = {split: reviews[split].select(range(count)) for split, count in REVIEWS.items()}
     padded = {split: reference.tokenise(rows, settings.model) for split, rows in sample.items()}
     found = {
-        "provenance": describe_origin(settings, sample)
-        | {
-            "batch_size": BATCH_SIZE,
-            "precision": "fp32",
-            "finished": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        },
         "gflops_of_large_products": round(measure_limit(), 1),
         "steps": [profile_steps(settings, padded, policy) for policy in ("full", "bitfit")],
     }
-    write_atomically(Path(__file__).with_suffix(".json"), json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["steps"], indent=1), found["gflops_of_large_products"])
+    save("step", describe_origin(settings, sample) | {"batch_size": BATCH_SIZE, "precision": "fp32"}, found)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
