@@ -138,8 +138,7 @@ def describe_lab() -> str:
     return describe_table(
         rows,
         f"Model: {run['model']['name']}; data: {run['data']['name']}; {' or '.join(sorted(machines))}, one"
-        f" thread a run; torch {run['versions']['torch']}; finished {min(finished)} to {max(finished)}. The times are"
-        " those of a machine that did other work as well.",
+        f" thread a run; torch {run['versions']['torch']}; finished {min(finished)} to {max(finished)}.",
     )
 
 
