@@ -56,6 +56,7 @@ def main() -> None:
         found = {
             "here": {
                 "set_up_seconds": measure(set_up, clone),
+                "set_up_gb": round(sum(path.lstat().st_blocks for path in clone.rglob(".venv/**/*")) * 512 / 1e9, 1),
                 "notebook_seconds": measure(execute, clone / ".venv" / "bin" / "python", cells, clone / "notebooks"),
             },
             "colab": {"set_up_seconds": 0.0, "notebook_seconds": measure(colab.execute, cells)},

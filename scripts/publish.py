@@ -245,8 +245,9 @@ def describe_first_figure(measured: dict[str, Any]) -> str:
     found = measured["until_the_first_figure"]
     return (
         f"From opening notebook 01 to its first picture: {found['here']['notebook_seconds']:.0f} s here, after"
-        f" {found['here']['set_up_seconds']:.0f} s of set-up; {found['colab']['notebook_seconds']:.0f} s in an"
-        " environment with Colab's packages, the course's installation included. The package cache was warm."
+        f" {found['here']['set_up_seconds']:.0f} s of set-up ({found['here']['set_up_gb']} GB);"
+        f" {found['colab']['notebook_seconds']:.0f} s in an environment with Colab's packages, the course's"
+        " installation included. The package cache was warm."
     )
 
 
