@@ -144,9 +144,9 @@ def plot_accuracy_against_parameters(results: dict[str, Any], published: dict[st
     if {"full", "bitfit"} <= set(list_policies(results)):
         full, bitfit = tested_run(results, "full"), tested_run(results, "bitfit")
         share = bitfit["trainable_parameters"] / full["trainable_parameters"]
-        points = 100 * (bitfit["test"]["accuracy"] - full["test"]["accuracy"])
-        way = "lower" if points < 0 else "higher"
-        title = f"BitFit trains {share:.2%} of the parameters and tests {abs(points):.1f} points {way}"
+        points = round(100 * (bitfit["test"]["accuracy"] - full["test"]["accuracy"]), 1)
+        result = f"{abs(points)} points {'lower' if points < 0 else 'higher'}" if points else "equally well"
+        title = f"BitFit trains {share:.2%} of the parameters and tests {result}"
     return finish(figure, title, describe_source(results, note))
 
 

@@ -1,6 +1,5 @@
 """Figures, tables and sentences from the committed results: nothing cut off, the source named, messages that follow."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -159,9 +158,10 @@ def test_a_missing_cell_stays_empty(quick):
 def test_titles_follow_from_the_figures(quick):
     assert "ahead of BitFit in 20 of 20 cells" in all_text(plots.plot_grid(quick))
     assert "22.8 points lower" in all_text(plots.plot_accuracy_against_parameters(quick))
-    turned = copy.deepcopy(quick)
-    next(run for run in turned["runs"] if run["policy"] == "bitfit" and "test" in run)["test"]["accuracy"] = 0.89
-    assert "1.0 points higher" in all_text(plots.plot_accuracy_against_parameters(turned))
+    bitfit = report.tested_run(quick, "bitfit")
+    for accuracy, said in ((0.89, "tests 1.0 points higher"), (0.8803, "tests equally well")):
+        bitfit["test"]["accuracy"] = accuracy
+        assert said in all_text(plots.plot_accuracy_against_parameters(quick))
 
 
 def test_published_points_are_marked_and_do_not_hide_behind_ours(quick):
