@@ -80,6 +80,8 @@ def show(results: dict) -> None:
 def assignment(options: argparse.Namespace) -> None:
     """run the whole experiment: 40 runs, the test, tables, plots and answers"""
     settings = begin(options)
+    import matplotlib
+
     from helpers import answers, plots, report
     from helpers.submit import noting
     from helpers.sweep import run_sweep
@@ -88,6 +90,7 @@ def assignment(options: argparse.Namespace) -> None:
     results = run_sweep(settings, workers=options.workers, prune=options.prune, scheduler=options.scheduler)
     show(results)
     print(report.describe_gap(results))
+    matplotlib.use("agg")  # MPLBACKEND may name one for windows, or one of PyCharm's that is not installed here.
     plots.save_plots(results, settings.folder / "plots")
     gaps: list[str] = []
     with noting(gaps):  # Students train before they write.

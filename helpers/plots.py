@@ -242,7 +242,6 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
 
 def save_plots(results: dict[str, Any], folder: Path) -> None:
     """Write all figures into the folder as PNG files; raises CourseError if that fails."""
-    plt.switch_backend("agg")  # MPLBACKEND may name one for windows, or one of PyCharm's that is not installed here.
     run = results["provenance"]
     figures = {
         "grid": plot_grid(results),

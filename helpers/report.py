@@ -77,8 +77,8 @@ def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     These are the fields in which the runs differ, except for the seed. `epochs` is left out if all runs see the same
     total number of reviews: then it follows from `reviews`.
     """
-    if not all("train_accuracy" in run for run in results["runs"]):
-        raise CourseError("These are not results of the lab: use `plots` for a search, and `plot_costs` for costs.")
+    if not results["runs"] or not all("train_accuracy" in run for run in results["runs"]):
+        raise CourseError("These are no results of the lab: use `plots` for a search, and `plot_costs` for costs.")
     counts = results["provenance"]["data"]
     splits = {"reviews": "train", "validation": "validation"}
     runs = [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]

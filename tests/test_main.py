@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from conftest import ROOT, run_python
@@ -141,7 +143,9 @@ def test_the_assignment_needs_no_answers(tmp_path, monkeypatch, capsys, written)
     folder.mkdir(parents=True)
     results = shutil.copy(ROOT / "results" / "quick.json", folder / "results.json")
     monkeypatch.setattr("helpers.sweep.run_sweep", lambda *_, **options: load_results(results))
-    monkeypatch.setattr("helpers.plots.save_plots", lambda *_: None)
+    monkeypatch.setattr("helpers.plots.save_plots", lambda *_: plt.close(plt.figure()))
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "module://not_installed")  # as MPLBACKEND may say
+    monkeypatch.setattr(plt, "_backend_mod", None)
     monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
     monkeypatch.chdir(tmp_path)
     assert main(["assignment"]) == 0
