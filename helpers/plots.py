@@ -155,16 +155,12 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
 
     Each dot is a run; the rows follow the network. Raises CourseError if no run moved a bias.
     """
-    moved, kept = [], []
-    for run in results["runs"]:
-        way = run.get("bias_movement") or run.get("test", {}).get("bias_movement", {})
-        if any(way.values()) and run["head_scale"] == 1 and run["encoder"] == "checkpoint":
-            moved.append({"policy": run["policy"], **way})
-            kept.append(run)
-    if not moved:
+    runs = [run | run.get("test", {}) for run in select_runs(results, head_scale=1, encoder="checkpoint")]
+    runs = [run for run in runs if any(run.get("bias_movement", {}).values())]
+    if not runs:
         raise CourseError("No run here moved a bias of the checkpoint. Train one with the policy bitfit or full.")
-    table = pd.DataFrame(moved).set_index("policy")
-    mean = table.groupby("policy", sort=False).mean().fillna(0)
+    table = pd.DataFrame([run["bias_movement"] for run in runs], index=[run["policy"] for run in runs])
+    mean = table.groupby(level=0, sort=False).mean().fillna(0)
     names = [name_tensor(tensor) for tensor in table]
     figure, (axis,) = open_figure(1, 6.6, 0.9 + 0.26 * len(names))
     for place, policy in enumerate(mean.index):
@@ -184,7 +180,7 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     put_legend(axis)
     title = f"Most moved: {' · '.join(name_tensor(mean.max().idxmax()))}"
     # A search's chosen cells may differ, each being its policy's best; a lab's runs may differ only in the seed.
-    alike = all("test" in run for run in kept) or not set(list_varied(kept)) - {"seed"}
+    alike = all("test" in run for run in runs) or not set(list_varied(runs)) - {"seed"}
     if {"full", "bitfit"} <= set(mean.index) and alike:
         times = mean.loc["bitfit"].mean() / mean.loc["full"].mean()
         title = f"BitFit moves its biases {times:.1f} times as far as full fine-tuning (mean)"
@@ -220,16 +216,15 @@ def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
     """
     epochs, rates, sizes = recipe["epochs"], recipe["learning_rates"], recipe["batch_sizes"]
     steps = {size: count_steps(examples, size) * epochs for size in sizes}
-    # Each line's name, end and start.
-    by_epoch = [(format_rate(rate), epochs, rate) for rate in rates]
-    by_step = [(size, steps[size], max(rates)) for size in sizes]
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.85, max(len(rates), len(sizes))))
-    figure, axes = open_figure(2, 3.9, 2.8)
-    for axis, lines, legend in zip(axes, (by_epoch, by_step), ("learning rate", "batch size"), strict=True):
-        for (name, end, start), colour, dash in zip(lines, colours, itertools.cycle(DASHES), strict=False):
-            axis.plot([0, end], [start, 0], label=name, color=colour, ls=dash, lw=2)
-        axis.legend(title=legend, frameon=False)
-    left, right = axes
+    looks = [{"color": colour, "ls": dash, "lw": 2} for colour, dash in zip(colours, itertools.cycle(DASHES))]
+    figure, (left, right) = open_figure(2, 3.9, 2.8)
+    for rate, look in zip(rates, looks, strict=False):
+        left.plot([0, epochs], [rate, 0], label=format_rate(rate), **look)
+    for size, look in zip(sizes, looks, strict=False):
+        right.plot([0, steps[size]], [max(rates), 0], label=size, **look)
+    left.legend(title="learning rate", frameon=False)
+    right.legend(title="batch size", frameon=False)
     left.set(xlabel="epoch", ylabel="learning rate", title="any batch size", ylim=(0, None), xlim=(0, epochs))
     left.yaxis.set_major_formatter(lambda rate, place: format_rate(rate) if rate else "0")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
