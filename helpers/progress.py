@@ -99,16 +99,14 @@ class Progress:
         parts = [f"{finished} of {len(self.known)} runs", f"{int(done) if left else done:g} of {done + left:g} epochs"]
         parts += [self.describe_left()] if left else []
         parts += [f"best {best.run.policy} {best.accuracy:.3f}" for best in find_best(self.known.values())]
-        return ", ".join(filter(None, parts))
+        return ", ".join(parts)
 
     def describe_left(self) -> str:
-        """The time left, estimated from the reviews trained since progress was first seen; empty while unknown."""
-        if len(self.clock) < 2:
-            return "the first figures come soon"
-        started, before = self.clock[1]
+        """The time left, estimated from the reviews trained since progress was first seen."""
+        started, before = self.clock[-1]
         trained, left = self.count(reviews=True)
         if trained <= before:
-            return ""
+            return "the first figures come soon"
         seconds = left * (time.monotonic() - started) / (trained - before)
         return f"about {describe_time(seconds)} left" if seconds >= 5 else "nearly done"
 
