@@ -6,7 +6,6 @@ A figure is a link to its file, with what it is in the link's title: a path from
 quotient of two of these (`A - B`, `A / B`).
 """
 
-import importlib.util
 import json
 import re
 import statistics
@@ -38,16 +37,13 @@ def look_up(results: dict, what: str) -> float:
     if name.startswith("best."):
         _, policy, *path = name.split(".")
         return reduce(lambda value, key: value[key], path, best_run(results, policy))
-    wanted = {field: json.loads(value) if value[0].isdigit() else value for field, value in map(split, selection)}
+    pairs = [condition.split("=") for condition in selection]
+    wanted = {field: json.loads(value) if value[0].isdigit() else value for field, value in pairs}
     runs = [run for run in results["runs"] if wanted.items() <= run.items()]
     assert runs, f"no run has {wanted}"
     others = {name: {run.get(name) for run in runs} for name in VARIED}
     assert all(len(values) == 1 for values in others.values()), f"{what} mixes {others}"
     return SUMMARIES.get(of, statistics.mean)([run[name] for run in runs])
-
-
-def split(condition: str) -> list[str]:
-    return condition.split("=")
 
 
 def is_rounded(text: str, value: float) -> bool:
@@ -91,9 +87,10 @@ def test_no_accuracy_is_given_without_its_file(text, least):
     assert not bare, f"figures without a file: {bare}"
 
 
-def test_the_tables_of_the_measurements_are_what_publish_writes():
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "scripts" / "publish.py")
-    spec.loader.exec_module(publish := importlib.util.module_from_spec(spec))
+def test_the_tables_of_the_measurements_are_what_publish_writes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import publish
+
     for name, content in publish.describe_all().items():
         assert publish.replace_block(MEASUREMENTS, name, content) == MEASUREMENTS, f"{name}: run scripts/publish.py"
 
