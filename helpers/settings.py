@@ -46,8 +46,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
-            if name in ("learning_rates", "batch_sizes"):  # Lists cannot be hashed.
-                given = tuple(map(to_number, given if hasattr(given, "__iter__") else [given]))
+            if name in ("learning_rates", "batch_sizes"):  # Lists cannot be hashed; each value counts once.
+                given = tuple(dict.fromkeys(map(to_number, given if hasattr(given, "__iter__") else [given])))
             kind = {"model": str, "data": str, "build": Path}.get(name, to_number)
             object.__setattr__(self, name, kind(given))
         for cell in self.cells:

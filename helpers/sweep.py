@@ -66,7 +66,7 @@ def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
     epochs. Runs of fewer epochs have fewer rounds.
     """
     parts = (4, 2, 1) if prune else (1,)
-    ends = sorted({max(1, settings.epochs // part) for part in parts})
+    ends = sorted({math.ceil(settings.epochs / part) for part in parts})
     return list(zip(ends, (1.0, 0.4, 0.2), strict=False))
 
 
