@@ -130,7 +130,7 @@ def lab(options: argparse.Namespace) -> None:
                 print("cost is measured on this machine, not on the scheduler's workers.", flush=True)
             print(tabulate_costs(measure_cost(settings)).to_string())
             continue
-        runs = list_runs(settings, name, range(options.seeds))
+        runs = list_runs(settings, name, options.seeds)
         results = run_lab(settings, name, runs, options.workers, options.scheduler)
         print(f"\n{name}\n{summarise(results).to_string()}", flush=True)
 

@@ -137,9 +137,9 @@ def test_costs_are_those_of_one_thread(settings, monkeypatch):
 
 @pytest.mark.xdist_group("workers")
 def test_costs_are_measured_for_each_policy(settings):
-    table = lab.tabulate_costs(lab.measure_cost(settings, steps=8, batch_size=4))
+    table = lab.tabulate_costs(lab.measure_cost(settings, steps=3, batch_size=4))
     assert list(table.index) == ["full", "bitfit", "bitfit+head", "head"]
-    assert table.loc["full", "of full"] == "100%"
+    assert table.loc["full", "of full"] == "100%" and (table["step (CPU ms)"] > 0).all()
     assert table.loc["full", "optimizer (KB)"] > table.loc["bitfit", "optimizer (KB)"]
 
 
