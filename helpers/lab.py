@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 
 from helpers import models, report
 from helpers.prepare import prepare
-from helpers.progress import Progress
 from helpers.results import describe_origin, load_results, peak_memory_gb, save_results
 from helpers.runs import check_runs, explained, train_all
 from helpers.settings import CourseError, Run, Settings
@@ -80,14 +79,13 @@ def run_lab(
     runs: Run | Iterable[Run],
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the unfinished runs, write all results to `lab/<name>.json` in the settings' folder, and return them.
 
     Every run is measured once, at its end.
     """
     runs = [replace(run, at_end=True) for run in check_runs(runs)]
-    records = train_all(settings, runs, workers, scheduler, progress=progress)
+    records = train_all(settings, runs, workers, scheduler)
     _, provenance = prepare(settings)
     provenance["recipe"] = {key: provenance["recipe"][key] for key in ("max_length", "split_seed", "precision")}
     results = {"experiment": name, "provenance": provenance | describe_origin(records), "runs": records}

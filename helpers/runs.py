@@ -21,6 +21,7 @@ from unittest.mock import patch
 import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
+from tqdm import tqdm
 
 from helpers.checkpoints import drop_checkpoints, save_model
 from helpers.models import check_policy, quiet_library
@@ -169,7 +170,7 @@ class Board:
         self.settings, self.runs, self.provenance = settings, list(dict.fromkeys(runs)), provenance
         self.until, self.keep_best, self.progress, self.workers = until, keep_best, progress, 1
         self.folders = {run: find_folder(settings, run, provenance) for run in self.runs}
-        self.known = {run: record for run in self.runs if (record := read_record(self.folders[run], progress))}
+        self.known = {run: record for run in self.runs if (record := read_record(self.folders[run]))}
 
     def todo(self) -> list[Run]:
         """The runs to train; a run is done when its last measured epoch is the wanted one."""
@@ -212,7 +213,7 @@ def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Pat
     return settings.folder / "runs" / identify(run, provenance)
 
 
-def read_record(folder: Path, progress: Progress) -> Record | None:
+def read_record(folder: Path) -> Record | None:
     """A run's record, if it has one; a damaged one is renamed."""
     path = folder / "record.json"
     try:
@@ -221,7 +222,7 @@ def read_record(folder: Path, progress: Progress) -> Record | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, IndexError):
-        progress.say(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.")
+        tqdm.write(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.")
         return None
 
 

@@ -1,6 +1,5 @@
 """The assignment's grid: 20 runs per policy, and each policy's best run tested on the test reviews."""
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from helpers import models, training
 from helpers.checkpoints import drop_checkpoints, is_sealed, list_checkpoints
 from helpers.prepare import Reviews, identify, prepare
-from helpers.progress import Progress, choose_progress
+from helpers.progress import choose_progress
 from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
 from helpers.runs import Record, explained, find_folder, read_record, train_all
 from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
@@ -33,14 +32,13 @@ def run_sweep(
     workers: int | None = None,
     prune: bool = False,
     scheduler: str | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every run of the grid that is not finished yet, test each policy's best model, and return the results.
 
     The results (see `results`) are also written to `results.json` in the settings' folder. `prune` stops the less
     promising runs early (successive halving, see `rungs`). For the other arguments, see `runs.train_all`.
     """
-    progress = progress or choose_progress()
+    progress = choose_progress()
     names = dict.fromkeys([policies] if isinstance(policies, str) else policies)
     runs, records, before = [run for policy in names for run in list_grid(settings, policy)], {}, 0
     for until, share in rungs(settings, prune):
@@ -55,7 +53,7 @@ def run_sweep(
                     drop_checkpoints(folder)
         found = train_all(settings, runs, workers, scheduler, until, keep_best=True, progress=progress)
         records, before = dict(zip(runs, found, strict=True)), until
-    return collect(settings, progress)
+    return collect(settings)
 
 
 def rungs(settings: Settings, prune: bool) -> list[tuple[int, float]]:
@@ -85,27 +83,26 @@ def choose_runs(records: dict[Run, Record], epoch: int, count: int) -> list[Run]
     return [run for run in records if run in chosen]
 
 
-def collect(settings: Settings, progress: Progress) -> dict[str, Any]:
+def collect(settings: Settings) -> dict[str, Any]:
     """Test the best models, and write the records of every policy with a complete grid to `results.json`."""
     reviews, provenance = prepare(settings)
     runs: list[Record] = []
     for policy in models.POLICIES:
         grid = list_grid(settings, policy)
-        records = [read_record(find_folder(settings, run, provenance), progress) for run in grid]
+        records = [read_record(find_folder(settings, run, provenance)) for run in grid]
         best = choose_best(filter(None, records))
         if best is None or not all(records):
             continue
-        test = test_best(settings, grid[records.index(best)], provenance, reviews, progress)
+        test = test_best(settings, grid[records.index(best)], provenance, reviews)
         runs += [record | {"test": test} if record is best else record for record in records]
     path = settings.folder / "results.json"
     try:
-        kept = load_results(path)
+        if load_results(path)["runs"] == runs:
+            return load_results(path)
     except CourseError:
-        kept = None
         if path.exists():
-            progress.say(f"{path} is damaged or in an older format. It was renamed to {set_aside(path).name}.")
-    if kept is None or kept["runs"] != json.loads(json.dumps(runs)):
-        save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
+            print(f"{path} is damaged or in an older format. It was renamed to {set_aside(path).name}.", flush=True)
+    save_results({"provenance": provenance | describe_origin(runs), "runs": runs}, path)
     return load_results(path)
 
 
@@ -116,21 +113,20 @@ def model_folder(settings: Settings, results: dict[str, Any], policy: str) -> Pa
     return find_folder(settings, run, results["provenance"]) / "model"
 
 
-def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews: Reviews, progress: Progress) -> dict:
+def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews: Reviews) -> dict[str, Any]:
     """Test a policy's best model once; a model that is missing or damaged is trained again."""
     folder = find_folder(settings, run, provenance)
-    code = fingerprint_code(functions=("init_tester",))
-    path = folder / f"test-{hashlib.sha256((folder.name + code).encode()).hexdigest()[:8]}.json"
+    path = folder / f"test-{fingerprint_code(functions=('init_tester',))}.json"
     if is_sealed(folder / "model"):
         with suppress(OSError, ValueError):
             return json.loads(path.read_text(encoding="utf-8"))
     else:
         if (folder / "model").exists():
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
-            progress.say(f"The model in {folder} is damaged. It was renamed to {aside.name}.")
-        progress.say(f"The model of {folder.name} is missing, so its run is trained again.")
+            print(f"The model in {folder} is damaged. It was renamed to {aside.name}.", flush=True)
+        print(f"The model of {folder.name} is missing, so its run is trained again.", flush=True)
         (folder / "record.json").unlink()
-        train_all(settings, [run], keep_best=True, progress=progress)
+        train_all(settings, run, keep_best=True)
     result = training.test_model(settings, folder / "model", reviews["test"])
     write_atomically(path, json.dumps(result))
     return result
@@ -139,10 +135,9 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
 @explained()
 def run_cell(settings: Settings, run: Run) -> Path:
     """Train and test a single run, in the grid or outside it; returns its results file, `cells/<run>.json`."""
-    progress = choose_progress()
-    (record,) = train_all(settings, [run], workers=1, keep_best=True, progress=progress)
+    (record,) = train_all(settings, run, workers=1, keep_best=True)
     reviews, provenance = prepare(settings)
-    record["test"] = test_best(settings, run, provenance, reviews, progress)
+    record["test"] = test_best(settings, run, provenance, reviews)
     path = settings.folder / "cells" / f"{identify(run, provenance)}.json"
     save_results({"provenance": provenance | describe_origin([record]), "runs": [record]}, path)
     return path

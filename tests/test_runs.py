@@ -283,14 +283,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings,
 
 
 @pytest.mark.parametrize("text", ["{", '{"history": []}'])
-def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, text):
+def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, text, capsys):
     run = Run("head", epochs=1)
     (record,) = train_all(settings, [run], workers=0, progress=Listener())
     path = next(settings.folder.glob("runs/*/record.json"))
     path.write_text(text)
-    listener = Listener()
-    assert accuracies(train_all(settings, [run], workers=0, progress=listener)) == accuracies([record])
-    assert "damaged" in listener.lines[0] and list(path.parent.glob("record-unreadable-*.json"))
+    assert accuracies(train_all(settings, [run], workers=0, progress=Listener())) == accuracies([record])
+    assert "damaged" in capsys.readouterr().out and list(path.parent.glob("record-unreadable-*.json"))
 
 
 def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("sweep")
 def searched(sources, tmp_path_factory):
     """A whole search, to be looked at: its settings and its results."""
     settings = small_settings(sources, tmp_path_factory.mktemp("searched"))
-    return settings, sweep.run_sweep(settings, workers=0, progress=Listener())
+    return settings, sweep.run_sweep(settings, workers=0)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def results(searched, settings):
     return searched[1]
 
 
-def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(searched):
+def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(searched, capsys):
     settings, results = searched
     assert list_policies(results) == ["full", "bitfit"]
     for policy in ("full", "bitfit"):
@@ -46,16 +46,17 @@ def test_the_best_run_of_each_policy_is_tested_once_and_its_model_kept(searched)
         assert [run for run in runs if "test" in run] == [best] and best["test"]["n"] == 40
         assert (sweep.model_folder(settings, results, policy) / "model.safetensors").exists()
     assert best_run(results, "full")["test"]["bias_movement"]["bert.pooler.dense.bias"] > 0
-    again = Listener()
-    assert sweep.run_sweep(settings, workers=0, progress=again) == results and again.lines == []
+    capsys.readouterr()
+    assert sweep.run_sweep(settings, workers=0) == results and capsys.readouterr().out == ""
 
 
 def test_the_library_reports_nothing_where_students_load_models_themselves(settings, monkeypatch, capfd):
     """Its bars and its table of missing weights would come 40 times."""
     monkeypatch.setattr(exercises, "init_model", model_with(load=load_with()))
     monkeypatch.setattr(exercises, "init_tester", make_tester(lambda folder: {"model": load_with()(folder)}))
+    monkeypatch.setattr(sweep, "choose_progress", Listener)
     logging.enable_progress_bar()
-    sweep.run_sweep(settings, ["bitfit"], workers=0, progress=Listener())
+    sweep.run_sweep(settings, ["bitfit"], workers=0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -79,7 +80,7 @@ def test_provenance_names_what_the_figures_rest_on_and_a_later_policy_joins_the_
     assert (run["data"]["train"], run["data"]["validation"], run["data"]["test"]) == (32, 8, 40)
     assert run["recipe"]["seed"] == 3463 and run["versions"]["torch"] and run["hardware"]["cores"]
     assert run["wall_seconds"] == pytest.approx(sum(record["seconds"] for record in results["runs"]), abs=0.1)
-    later = sweep.run_sweep(settings, ["head"], workers=0, progress=Listener())
+    later = sweep.run_sweep(settings, ["head"], workers=0)
     assert list_policies(later) == ["full", "bitfit", "head"]
     assert [run for run in later["runs"] if run["policy"] != "head"] == results["runs"]
 
@@ -94,7 +95,7 @@ def test_pruning_begins_with_every_run_and_ends_with_whole_ones(epochs):
 @pytest.mark.parametrize(("policies", "epochs"), [("head", 2), (["head", "head"], 4.0), ("head", 2.5)])
 def test_pruning_takes_few_epochs_and_a_policy_alone_or_a_value_named_twice(settings, policies, epochs):
     settings = replace(settings, epochs=epochs, learning_rates=(3e-4, 1e-4, 0.0003))
-    results = sweep.run_sweep(settings, policies, workers=0, prune=True, progress=Listener())
+    results = sweep.run_sweep(settings, policies, workers=0, prune=True)
     assert sorted(len(run["history"]) for run in results["runs"]) == [1, 1, 2, math.ceil(epochs)]
 
 
@@ -105,7 +106,7 @@ def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings, un
     reviews, provenance = prepare(longer)
     for run in grid:  # As a search that is stopped in the last epoch leaves them.
         training.train_run(longer, run, reviews, find_folder(longer, run, provenance), until=3)
-    sweep.run_sweep(longer, "head", workers=0, prune=True, progress=Listener())
+    sweep.run_sweep(longer, "head", workers=0, prune=True)
     assert len(list(longer.folder.glob("runs/*/checkpoint-*/seal.json"))) >= 3
 
 
@@ -128,7 +129,7 @@ def test_what_is_no_run_is_named(settings, runs):
             train(runs)
 
 
-def test_damaged_results_and_models_are_set_aside_and_made_again(settings, results):
+def test_damaged_results_and_models_are_set_aside_and_made_again(settings, results, capsys):
     folder, path = settings.folder, settings.folder / "results.json"
     path.write_text(path.read_text()[:100])
     model = sweep.model_folder(settings, results, "bitfit")
@@ -137,18 +138,17 @@ def test_damaged_results_and_models_are_set_aside_and_made_again(settings, resul
     (model / "model.safetensors").write_bytes(weights)
     for test in model.parent.glob("test-*.json"):
         test.write_text("{")
-    listener = Listener()
-    again = sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
+    again = sweep.run_sweep(settings, ["bitfit"], workers=0)
     assert accuracies(again["runs"]) == accuracies(results["runs"])
     assert best_run(again, "bitfit")["test"] == best_run(results, "bitfit")["test"]
     assert list(folder.glob("results-unreadable-*")) and list(folder.glob("runs/*-model-unreadable-*"))
-    assert sum("damaged" in line for line in listener.lines) == 2
+    assert capsys.readouterr().out.count(" is damaged") == 2
     model = sweep.model_folder(settings, again, "bitfit")
     (model / ".DS_Store").write_bytes(b"the Finder's")
-    assert sweep.run_sweep(settings, ["bitfit"], workers=0, progress=(listener := Listener())) and listener.lines == []
+    assert sweep.run_sweep(settings, ["bitfit"], workers=0) and capsys.readouterr().out == ""
     shutil.rmtree(model)
-    sweep.run_sweep(settings, ["bitfit"], workers=0, progress=listener)
-    assert "is missing, so its run is trained again" in listener.lines[0] and load_classifier(str(model))
+    sweep.run_sweep(settings, ["bitfit"], workers=0)
+    assert "is missing, so its run is trained again" in capsys.readouterr().out and load_classifier(str(model))
     assert not list(folder.glob("runs/*/record-unreadable-*")), "a record that is whole is not set aside"
 
 
@@ -174,16 +174,16 @@ def test_while_no_run_has_left_guessing_the_training_loss_decides_which_lead():
     assert choose((0.51, 0.693), (0.49, 0.690), (0.60, 0.691)) == [0, 2]
 
 
-def test_pruning_trains_less_than_half_the_epochs_and_can_be_completed(settings):
+def test_pruning_trains_less_than_half_the_epochs_and_can_be_completed(settings, capsys):
     wide = replace(settings, learning_rates=(3e-4, 1e-4, 5e-5, 3e-5, 1e-5), batch_sizes=(8, 16), epochs=4)
-    pruned = sweep.run_sweep(wide, ["full"], workers=0, prune=True, progress=Listener())
+    pruned = sweep.run_sweep(wide, ["full"], workers=0, prune=True)
     lengths = [len(run["history"]) for run in pruned["runs"]]
     assert sorted(lengths) == [1] * 6 + [2] * 2 + [4] * 2 and sum(map(is_whole, pruned["runs"])) == 2
     assert not list(wide.folder.glob("runs/*/checkpoint-*"))
-    again = Listener()
-    assert sweep.run_sweep(wide, ["full"], workers=0, prune=True, progress=again) == pruned and again.lines == []
+    capsys.readouterr()
+    assert sweep.run_sweep(wide, ["full"], workers=0, prune=True) == pruned and capsys.readouterr().out == ""
 
-    complete = sweep.run_sweep(wide, ["full"], workers=0, progress=Listener())
+    complete = sweep.run_sweep(wide, ["full"], workers=0)
     assert all(map(is_whole, complete["runs"]))
     for short, whole in zip(accuracies(pruned["runs"]), accuracies(complete["runs"]), strict=True):
         assert whole[: len(short)] == short
