@@ -134,7 +134,7 @@ def train_all(
 
 def check_runs(runs: Run | Iterable[Run]) -> list[Run]:
     """The given run or runs as a list; CourseError if there are none, or if one is not a Run."""
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = list(runs) if isinstance(runs, Iterable) else [runs]
     if not runs:
         raise CourseError("There is nothing to train: the list of runs is empty.")
     for run in runs:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import Listener, accuracies, small_settings
@@ -122,7 +123,10 @@ def test_no_policy_is_refused(settings):
         sweep.run_sweep(settings, [])
 
 
-@pytest.mark.parametrize("runs", [["bitfit"], [[Run("bitfit")]], [Run("full"), {"policy": "bitfit"}]])
+NO_RUNS = [["bitfit"], [[Run("bitfit")]], [Run("full"), {"policy": "bitfit"}], SimpleNamespace(policy="bitfit")]
+
+
+@pytest.mark.parametrize("runs", NO_RUNS)
 def test_what_is_no_run_is_named(settings, runs):
     for train in (lambda given: train_all(settings, given), lambda given: lab.run_lab(settings, "own", given)):
         with pytest.raises(CourseError, match="must contain only Run.*bitfit"):
