@@ -21,7 +21,6 @@ from unittest.mock import patch
 import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
-from tqdm import tqdm
 
 from helpers.checkpoints import drop_checkpoints, save_model
 from helpers.models import check_policy, quiet_library
@@ -222,7 +221,7 @@ def read_record(folder: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, IndexError):
-        tqdm.write(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.")
+        print(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.", flush=True)
         return None
 
 

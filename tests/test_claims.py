@@ -6,6 +6,7 @@ A figure is a link to its file, with what it is in the link's title: a path from
 quotient of two of these (`A - B`, `A / B`).
 """
 
+import importlib
 import json
 import re
 import statistics
@@ -89,8 +90,7 @@ def test_no_accuracy_is_given_without_its_file(text, least):
 
 def test_the_tables_of_the_measurements_are_what_publish_writes(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    import publish
-
+    publish = importlib.import_module("publish")
     for name, content in publish.describe_all().items():
         assert publish.replace_block(MEASUREMENTS, name, content) == MEASUREMENTS, f"{name}: run scripts/publish.py"
 
