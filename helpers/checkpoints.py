@@ -1,4 +1,4 @@
-"""Checkpoints of runs: a complete one is sealed with checksums, so that a damaged one is recognised."""
+"""What runs leave on the disk: all of it is sealed with checksums, so that damage is recognised."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load
 from transformers import BertForSequenceClassification
@@ -30,7 +31,30 @@ def is_sealed(folder: Path) -> bool:
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
+    return {name: _digest((folder / name).read_bytes()) for name in sorted(names)}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON data with its own checksum."""
+    write_atomically(path, json.dumps(content | {"seal": _digest(json.dumps(content).encode())}))
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` has written, or None; a file that was damaged or changed since is renamed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("seal") == _digest(json.dumps(content).encode()):
+            return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    print(f"{path} is damaged. It was renamed to {set_aside(path).name}, and its run is repeated.", flush=True)
+    return None
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:

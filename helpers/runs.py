@@ -22,17 +22,18 @@ import filelock
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from helpers.checkpoints import drop_checkpoints, save_model
+from helpers.checkpoints import drop_checkpoints, read_sealed, save_model, write_sealed
 from helpers.models import check_policy, quiet_library
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
 from helpers.recipe import Mistake, demand
 from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole, reached
-from helpers.settings import CourseError, Run, Settings, find_build_folder, set_aside, write_atomically
+from helpers.settings import CourseError, Run, Settings, find_build_folder, write_atomically
 from helpers.training import train_run
 from helpers.workers import call, count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
 
 STOPPED = "Stopped. Finished work is kept; run it again to continue from there."
+RECORD = "record.json"
 Record = dict[str, Any]
 
 
@@ -169,7 +170,7 @@ class Board:
         self.settings, self.runs, self.provenance = settings, list(dict.fromkeys(runs)), provenance
         self.until, self.keep_best, self.progress, self.workers = until, keep_best, progress, 1
         self.folders = {run: find_folder(settings, run, provenance) for run in self.runs}
-        self.known = {run: record for run in self.runs if (record := read_record(self.folders[run]))}
+        self.known = {run: record for run in self.runs if (record := read_sealed(self.folders[run] / RECORD))}
 
     def todo(self) -> list[Run]:
         """The runs to train; a run is done when its last measured epoch is the wanted one."""
@@ -184,7 +185,7 @@ class Board:
             for other in mine:
                 if other != run:
                     shutil.rmtree(self.folders[other] / "model", ignore_errors=True)
-        write_atomically(folder / "record.json", json.dumps(self.known[run]))
+        write_sealed(folder / RECORD, self.known[run])
         if is_whole(record):
             drop_checkpoints(folder)
 
@@ -210,19 +211,6 @@ class Board:
 def find_folder(settings: Settings, run: Run, provenance: dict[str, Any]) -> Path:
     """The folder of a run's record, checkpoints and model."""
     return settings.folder / "runs" / identify(run, provenance)
-
-
-def read_record(folder: Path) -> Record | None:
-    """A run's record, if it has one; a damaged one is renamed."""
-    path = folder / "record.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if reached(record) and record["validation_accuracy"] is not None else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, IndexError):
-        print(f"{path} is damaged. It was renamed to {set_aside(path).name}; its run is trained again.", flush=True)
-        return None
 
 
 @explained()

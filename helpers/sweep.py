@@ -1,20 +1,18 @@
 """The assignment's grid: 20 runs per policy, and each policy's best run tested on the test reviews."""
 
-import json
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from helpers import models, training
-from helpers.checkpoints import drop_checkpoints, is_sealed, list_checkpoints
+from helpers.checkpoints import drop_checkpoints, is_sealed, list_checkpoints, read_sealed, write_sealed
 from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import choose_progress
 from helpers.results import best_run, choose_best, describe_origin, fingerprint_code, load_results, save_results
-from helpers.runs import Record, explained, find_folder, read_record, train_all
-from helpers.settings import CourseError, Run, Settings, set_aside, write_atomically
+from helpers.runs import RECORD, Record, explained, find_folder, train_all
+from helpers.settings import CourseError, Run, Settings, set_aside
 
 LEARNT = 0.55  # The validation accuracy at which a run has learnt something: guessing between two labels gives 0.5.
 
@@ -89,7 +87,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     runs: list[Record] = []
     for policy in models.POLICIES:
         grid = list_grid(settings, policy)
-        records = [read_record(find_folder(settings, run, provenance)) for run in grid]
+        records = [read_sealed(find_folder(settings, run, provenance) / RECORD) for run in grid]
         best = choose_best(filter(None, records))
         if best is None or not all(records):
             continue
@@ -118,17 +116,17 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
     folder = find_folder(settings, run, provenance)
     path = folder / f"test-{fingerprint_code(functions=('init_tester',))}.json"
     if is_sealed(folder / "model"):
-        with suppress(OSError, ValueError):
-            return json.loads(path.read_text(encoding="utf-8"))
+        if result := read_sealed(path):
+            return result
     else:
         if (folder / "model").exists():
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
             print(f"The model in {folder} is damaged. It was renamed to {aside.name}.", flush=True)
         print(f"The model of {folder.name} is missing, so its run is trained again.", flush=True)
-        (folder / "record.json").unlink()
+        (folder / RECORD).unlink()
         train_all(settings, run, keep_best=True)
     result = training.test_model(settings, folder / "model", reviews["test"])
-    write_atomically(path, json.dumps(result))
+    write_sealed(path, result)
     return result
 
 

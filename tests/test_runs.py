@@ -282,12 +282,22 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_epoch_trained_again(settings,
     assert len(kept) == (damage == "changed") and ("damaged" in capsys.readouterr().out) == bool(kept)
 
 
-@pytest.mark.parametrize("text", ["{", '{"history": []}'])
-def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, text, capsys):
+DAMAGES = {
+    "cut off": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "another value": lambda text: text.replace('"epoch": 1', '"epoch": 3'),
+    "another name": lambda text: text.replace('"seed"', '"sed"'),
+    "another type": lambda text: "[1, 2]",
+    "deeply nested": lambda text: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_is_set_aside_and_its_run_trained_again(settings, damage, capsys):
     run = Run("head", epochs=1)
     (record,) = train_all(settings, [run], workers=0, progress=Listener())
     path = next(settings.folder.glob("runs/*/record.json"))
-    path.write_text(text)
+    path.write_text(DAMAGES[damage](path.read_text()))
     assert accuracies(train_all(settings, [run], workers=0, progress=Listener())) == accuracies([record])
     assert "damaged" in capsys.readouterr().out and list(path.parent.glob("record-unreadable-*.json"))
 
