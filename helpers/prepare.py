@@ -146,10 +146,10 @@ def choose_precision(precision: str) -> str:
 
 
 def find_rows(reviews: Reviews) -> torch.Tensor:
-    """The token ids that occur in the reviews of a run, and the padding id, in ascending order."""
+    """The token ids that occur in the reviews of a run, in ascending order."""
     columns = (reviews[split].with_format("arrow")["input_ids"] for split in ("train", "validation"))
     found = [column.combine_chunks().flatten().to_numpy() for column in columns]
-    return torch.from_numpy(np.unique(np.concatenate([*found, [0]])).astype(np.int64))
+    return torch.from_numpy(np.unique(np.concatenate(found)).astype(np.int64))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ attention and dropout are the fast ones, and are used.
 
 import types
 from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -13,10 +14,8 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-# Tokens in a micro-batch: few enough that its attention scores fit into a CPU's cache, and a worker into 2 GB.
+# Tokens in a micro-batch: few enough that most of its tensors fit into a CPU's cache, and a worker into 2 GB.
 PART_TOKENS = 4096
-# Reviews whose lengths differ by at most this many tokens share one attention product.
-SIMILAR = 8
 
 
 def speed_up(model: BertForSequenceClassification) -> BertForSequenceClassification:
@@ -103,61 +102,52 @@ def _forward(bert, input_ids, attention_mask=None, token_type_ids=None, **kwargs
     mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    ids = input_ids[mask]
     if getattr(bert, "row_numbers", None) is not None:
-        input_ids = bert.row_numbers[input_ids]
-    states = bert.embeddings(input_ids[mask][None], segments[mask][None], positions[mask][None])[0]
-    groups = list(_group(mask))
+        ids = bert.row_numbers[ids]
+    states = bert.embeddings(ids[None], segments[mask][None], positions[mask][None])[0]
     *layers, last = bert.encoder.layer
     for layer in layers:
-        context = _attend(layer.attention.self, states, groups)
+        context = _attend(layer.attention.self, states, mask)
         states = layer.feed_forward_chunk(layer.attention.output(context, states))
     cls = _forward_cls(last, _pad(states, mask), mask)
     return BaseModelOutputWithPooling(last_hidden_state=cls, pooler_output=bert.pooler(cls))
 
 
-def _group(mask: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Split a mask, (batch, tokens), into masks of adjacent reviews of similar length; on a GPU, do not split it."""
-    lengths = mask.sum(1).tolist()
-    first = 0
-    for row in range(1, len(lengths) + 1):
-        group = lengths[first : row + 1]
-        if row == len(lengths) or (not mask.is_cuda and max(group) - min(group) > SIMILAR):
-            yield mask[first:row, : max(lengths[first:row])]
-            first = row
-
-
 def _pad(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Arrange (tokens, ...) as (batch, longest, ...), with zeros where the mask is False."""
-    if len(tokens) == mask.numel():
-        return tokens.unflatten(0, mask.shape)
     padded = tokens.new_zeros(*mask.shape, *tokens.shape[1:])
     padded[mask] = tokens
     return padded
 
 
-def _attend(attention, states: torch.Tensor, groups: list[torch.Tensor]) -> torch.Tensor:
-    """`BertSelfAttention.forward` for (tokens, hidden), one group of reviews after another."""
-    sizes = [int(mask.sum()) for mask in groups]
+def _attend(attention, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`BertSelfAttention.forward` for (tokens, hidden)."""
     layers = (attention.query, attention.key, attention.value)
-    projected = [layer(states).unflatten(-1, (attention.num_attention_heads, -1)).split(sizes) for layer in layers]
+    projected = [layer(states).unflatten(-1, (attention.num_attention_heads, -1)) for layer in layers]
+    mix = _mix_padded if mask.is_cuda else _mix
+    return mix(attention, *projected, mask).flatten(1)
+
+
+def _mix_padded(attention, query, key, value, mask: torch.Tensor) -> torch.Tensor:
+    """Attention over (tokens, heads, head), of all reviews in one fused product."""
+    padded = [_pad(tokens, mask).transpose(1, 2) for tokens in (query, key, value)]
+    dropout = attention.dropout.p if attention.training else 0.0
+    context = F.scaled_dot_product_attention(*padded, mask[:, None, None], dropout_p=dropout)
+    return context.transpose(1, 2)[mask]
+
+
+def _mix(attention, query, key, value, mask: torch.Tensor) -> torch.Tensor:
+    """The same in plain products, without padding: adjacent reviews of the same length share them."""
+    lengths = [(length, len([*same])) for length, same in groupby(mask.sum(1).tolist())]
+    sizes = [length * count for length, count in lengths]
+    parts = (tokens.transpose(0, 1).split(sizes, 1) for tokens in (query * attention.scaling, key, value))
     contexts = []
-    for mask, *parts in zip(groups, *projected, strict=True):
-        query, key, value = (_pad(part, mask).transpose(1, 2) for part in parts)
-        whole = len(parts[0]) == mask.numel()
-        context = _mix(attention, query, key, value, None if whole else mask[:, None, None]).transpose(1, 2)
-        contexts.append(context.flatten(0, 1) if whole else context[mask])
-    return torch.cat(contexts).flatten(1)
-
-
-def _mix(attention, query, key, value, mask: torch.Tensor | None) -> torch.Tensor:
-    """Attention over (batch, heads, tokens, head): fused on a GPU or without dropout, otherwise in plain products."""
-    drops = attention.training and attention.dropout.p > 0
-    if not drops or query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=attention.dropout.p if drops else 0.0)
-    scores = query @ (key.transpose(2, 3) * attention.scaling)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -1e9)
-    return attention.dropout(scores.softmax(-1)) @ value
+    for (length, _), *group in zip(lengths, *parts, strict=True):
+        query, key, value = (tokens.reshape(-1, length, tokens.shape[-1]) for tokens in group)  # heads x reviews first
+        weights = attention.dropout(torch.bmm(query, key.transpose(1, 2)).softmax(-1))
+        contexts.append(torch.bmm(weights, value).view_as(group[0]))
+    return torch.cat(contexts, 1).transpose(0, 1)
 
 
 def _forward_cls(layer, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
