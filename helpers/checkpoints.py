@@ -1,4 +1,4 @@
-"""What runs leave on the disk: all of it is sealed with checksums, so that damage is recognised."""
+"""What is kept of runs: records, checkpoints and models are sealed with checksums, so that damage is recognised."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
-    print(f"{path} is damaged. It was renamed to {set_aside(path).name}, and its run is repeated.", flush=True)
+    print(f"{path} is damaged. It was renamed to {set_aside(path).name}; its content is computed again.", flush=True)
     return None
 
 
