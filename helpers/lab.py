@@ -87,7 +87,7 @@ def run_lab(
     runs = [replace(run, at_end=True) for run in check_runs(runs)]
     records = train_all(settings, runs, workers, scheduler)
     _, provenance = prepare(settings)
-    provenance["recipe"] = {key: provenance["recipe"][key] for key in ("max_length", "split_seed", "precision")}
+    provenance["recipe"] = {key: provenance["recipe"][key] for key in ("split_seed", "precision")}
     results = {"experiment": name, "provenance": provenance | describe_origin(records), "runs": records}
     save_results(results, settings.folder / "lab" / f"{name}.json")
     return results

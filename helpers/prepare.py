@@ -127,7 +127,7 @@ def load_tokens(folder: Path, reviews: DatasetDict) -> Reviews | None:
 
 def identify(run: Run, provenance: dict[str, Any]) -> str:
     """A name for a run that changes whenever anything that affects its result changes."""
-    decides = {name: provenance["recipe"][name] for name in ("max_length", "test_size", "split_seed", "precision")}
+    decides = {name: provenance["recipe"][name] for name in ("test_size", "split_seed", "precision")}
     fields = {name: float(value) if isinstance(value, int) else value for name, value in asdict(run).items()}
     parts = [fields, provenance["model"], provenance["data"], decides, provenance["code"]]
     if run.encoder not in ("checkpoint", "random"):
@@ -153,8 +153,8 @@ def find_rows(reviews: Reviews) -> torch.Tensor:
 
 
 @contextmanager
-def make_start(settings: Settings, run: Run) -> Iterator[str]:
-    """The model that a run starts from: that of the settings, or a modified one in a temporary folder."""
+def make_start(settings: Settings, run: Run, folder: Path | None = None) -> Iterator[str]:
+    """The model that a run starts from: that of the settings, or a modified one in a temporary folder in `folder`."""
     if run.encoder == "checkpoint" and run.head_scale == 1:
         yield settings.model
         return
@@ -167,7 +167,7 @@ def make_start(settings: Settings, run: Run) -> Iterator[str]:
         raise CourseError(f"The encoder {run.encoder} has another vocabulary than {short_name(settings.model)}.")
     with torch.no_grad():
         model.classifier.weight *= run.head_scale
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, models.quiet_library():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        yield folder
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as made, models.quiet_library():
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        yield made

@@ -10,13 +10,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from traceback import extract_tb
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import filelock
 from safetensors import SafetensorError
@@ -246,9 +243,7 @@ def train(
 
     for left in folder.glob("tmp*"):  # Left over from a killed worker's `make_start`.
         shutil.rmtree(left, ignore_errors=True)
-    # Only `make_start` works in this folder: a path in it is too long for the sockets of a student's `map(num_proc=2)`.
-    with patch("helpers.prepare.tempfile", SimpleNamespace(TemporaryDirectory=partial(TemporaryDirectory, dir=folder))):
-        model, record = train_run(settings, run, reviews, folder, until, tell)
+    model, record = train_run(settings, run, reviews, folder, until, tell)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     return record, save(state) if with_weights and is_whole(record) else None
 

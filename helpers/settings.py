@@ -37,7 +37,6 @@ class Settings:
     learning_rates: tuple[float, ...] = (3e-4, 1e-4, 5e-5, 3e-5)
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
     epochs: int = 4
-    max_length: int = 512
     test_size: float = 0.2
     split_seed: int = 3463
     seed: int = 3463

@@ -194,7 +194,7 @@ def train_run(
         "train": cut(reviews["train"], run.reviews, run.tokens),
         "validation": cut(reviews["validation"], run.validation, run.tokens),
     }
-    with make_start(settings, run) as start:
+    with make_start(settings, run, folder) as start:
         trainer = build_trainer(settings, run, reviews, start, folder)
         trainer.add_callback(Recorder(run, until, tell))
         checkpoint = newest_checkpoint(folder) if folder else None

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,14 @@ def grade_class(
         with ThreadPoolExecutor(max(1, min(workers or usual, len(places)))) as pool:
             try:
                 waiting = [pool.submit(grader.grade_place, place) for place in places]
-                for number, done in enumerate(as_completed(waiting), start=1):
-                    record = done.result()
-                    why = f" ({record['refused']})" if record["refused"] else ""
-                    line = f"[{number:>2}/{len(waiting)}] {record['student']}: {record['automatic']} of 60{why}"
-                    print(line, flush=True)
+                left, numbers = {*waiting}, count(1)
+                while left:  # If another thread receives a signal, it does not wake this one, which has to handle it.
+                    done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                    for each in done:
+                        record = each.result()
+                        why = f" ({record['refused']})" if record["refused"] else ""
+                        said = f"{record['student']}: {record['automatic']} of 60{why}"
+                        print(f"[{next(numbers):>2}/{len(waiting)}] {said}", flush=True)
             except BaseException:
                 workshop.stop()
                 pool.shutdown(wait=False, cancel_futures=True)

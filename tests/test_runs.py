@@ -319,7 +319,7 @@ def test_a_run_that_is_still_measured_is_not_shown_as_finished(settings):
 def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypatch):
     def look(settings, run, reviews, folder, *rest):
         left = list(folder.glob("tmp*"))
-        with prepare.tempfile.TemporaryDirectory() as made:
+        with prepare.make_start(settings, run, folder) as made:
             seen.append((Path(made).parent, left))
         return training.train_run(settings, run, reviews, folder, *rest)
 
@@ -333,11 +333,10 @@ def test_what_a_killed_worker_has_made_in_passing_is_removed(settings, monkeypat
 
 def test_a_worker_of_two_threads_trains_one_run_at_a_time(settings):
     """As `dask worker` begins one by itself; side by side, runs would draw from the same random numbers."""
-    (_, provenance), before = prepare.prepare(settings), tempfile.TemporaryDirectory
+    _, provenance = prepare.prepare(settings)
     many = [Run("full", epochs=1, seed=seed, head_scale=2) for seed in range(3)]
     with ThreadPoolExecutor(2) as pool:
         found = [*pool.map(lambda run: runs.train(run, settings, provenance, None, False), many)]
-    assert tempfile.TemporaryDirectory is before
     records = [record for record, _ in found]
     assert accuracies(records) == accuracies(train_all(settings, many, workers=0, progress=Listener()))
 

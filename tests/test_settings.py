@@ -94,7 +94,7 @@ def test_the_grid_is_the_published_one() -> None:
 def test_the_recipe_is_the_same_for_both_profiles_and_survives_json() -> None:
     recipe = load_settings().recipe()
     assert recipe == load_settings("full", precision="fp32").recipe() == json.loads(json.dumps(recipe))
-    assert {"learning_rates", "batch_sizes", "epochs", "max_length", "split_seed"} <= set(recipe)
+    assert {"learning_rates", "batch_sizes", "epochs", "split_seed"} <= set(recipe)
     assert not {"model", "data", "build"} & set(recipe)
 
 
