@@ -43,12 +43,13 @@ def put_legend(axis: Axes, **options: Any) -> None:
 
 def finish(figure: Figure, title: str, caption: str) -> Figure:
     """Add title and caption, both wrapped to the figure's width; short parts of a caption are not broken."""
-    width = figure.get_figwidth()
+    title, width = title[:1].upper() + title[1:], figure.get_figwidth()
+    look = {"parse_math": False}  # Two `$` in the name of a folder enclose no formula.
     parts = [part if len(part) > 40 else part.replace(" ", "\u00a0") for part in caption.split(" · ")]
     lines = -(-len(title) // int(width * 10.5))  # Lines of similar length: no single word is left over.
-    figure.suptitle(textwrap.fill(title, len(title) // lines + 8 * (lines > 1)), fontsize=12, fontweight="bold")
+    figure.suptitle(textwrap.fill(title, len(title) // lines + 8 * (lines > 1)), fontsize=12, fontweight="bold", **look)
     text = textwrap.fill("\u00a0· ".join(parts), int(width * 16.5))
-    figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=8, color=GREY, x=0.01, ha="left", **look)
     return figure
 
 

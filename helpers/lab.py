@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def measure_cost(settings: Settings, steps: int = 60, batch_size: int = 32) -> d
     for policy in ("full", "bitfit", "bitfit+head", "head"):
         with open_executor(1, None) as (executor, _):
             job = executor.submit(call, "helpers.lab", "_measure_cost", settings, policy, steps, batch_size)
+            while not job.done():  # Ctrl-C may reach another thread, which does not wake this one.
+                wait([job], timeout=1)
             runs.append(job.result())
     described = {"steps": steps, "batch_size": batch_size} | describe_origin(runs)
     results = {"experiment": "cost", "provenance": provenance | described, "runs": runs}
