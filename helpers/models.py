@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
-import pandas as pd
 import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
@@ -56,20 +55,6 @@ def apply_policy(model: torch.nn.Module, policy: str) -> torch.nn.Module:
 def count_parameters(model: torch.nn.Module) -> int:
     """Count the trainable parameters (scalars, not tensors)."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def count_by_group(model: torch.nn.Module, policy: str) -> pd.DataFrame:
-    """Count a BERT classifier's trained and frozen parameters: one row per group of tensors, and their sum."""
-    trains, counts = POLICIES[check_policy(policy)], {}
-    for name, parameter in model.named_parameters():
-        group = name.removeprefix("bert.").removeprefix("encoder.").split(".")
-        group = f"layer {int(group[1]) + 1} {group[2]}" if group[0] == "layer" else group[0]
-        kind = "biases" if name.endswith(".bias") else "weights"
-        row = counts.setdefault(f"{group}, {kind}", {"trained": 0, "frozen": 0})
-        row["trained" if trains(name) else "frozen"] += parameter.numel()
-    table = pd.DataFrame(counts).T
-    table.loc["sum"] = table.sum()
-    return table
 
 
 def load_classifier(model: str) -> BertForSequenceClassification:

@@ -366,7 +366,7 @@ def test_plots_are_saved_and_closed(tmp_path, quick):
 def test_the_grid_explorer_stands_for_itself_without_a_kernel(plain, quick, shown, monkeypatch):
     monkeypatch.setenv("COURSE_PROGRESS", "plain" if plain else "")
     assert plots.explore_grid(quick) is None
-    assert shown[-1]["text/plain"] == "full fine-tuning, rate 3e-4, batch 8: 0.946"
+    assert shown[-1]["text/plain"] == "Full fine-tuning, rate 3e-4, batch 8: 0.946"
     assert shown[-1]["image/png"].startswith("iVBOR")
     assert ("application/vnd.jupyter.widget-view+json" in shown[-1]) == (not plain)
     with pytest.raises(CourseError, match="no run of full, 0.0003, 8: choose another"):

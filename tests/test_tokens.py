@@ -1,21 +1,11 @@
-"""What BERT is given: exact ids, tables, the explorer's answers, and what the mask and the positions do."""
+"""What BERT is given: exact ids, tables, the explorer's answers, and what hiding a word does."""
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from helpers.settings import OFFLINE
-from helpers.tokens import (
-    compute_attention,
-    compute_cls,
-    encode,
-    explore,
-    measure_cls_shift,
-    measure_word_effects,
-    show_tokens,
-    sum_embeddings,
-    token_table,
-)
+from helpers.tokens import explore, measure_word_effects, show_tokens, token_table
 
 SENTENCES = ["Hello world!", "How are you?"]
 LONG = "the film is long " * 200
@@ -31,17 +21,17 @@ def model() -> BertForSequenceClassification:
     torch.manual_seed(3463)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(**shape, initializer_range=0.2)  # the usual 0.02 makes attention almost uniform
-    return BertForSequenceClassification(config).train()  # dropout on: the measurements must switch it off themselves
+    return BertForSequenceClassification(config).train()  # dropout on: the measurement must switch it off itself
 
 
 def test_two_sentences_have_the_published_ids_and_a_pair_is_one_row_with_two_segments(tokenizer):
-    encoded = encode(tokenizer, SENTENCES)
-    assert encoded["input_ids"].tolist() == [[101, 7592, 2088, 999, 102, 0], [101, 2129, 2024, 2017, 1029, 102]]
-    assert encoded["token_type_ids"].tolist() == [[0] * 6, [0] * 6]
-    assert encoded["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1] * 6]
-    encoded = encode(tokenizer, *SENTENCES)
-    assert encoded["input_ids"].tolist() == [[101, 7592, 2088, 999, 102, 2129, 2024, 2017, 1029, 102]]
-    assert encoded["token_type_ids"].tolist() == [[0] * 5 + [1] * 5]
+    encoded = tokenizer(SENTENCES, padding=True)
+    assert encoded["input_ids"] == [[101, 7592, 2088, 999, 102, 0], [101, 2129, 2024, 2017, 1029, 102]]
+    assert encoded["token_type_ids"] == [[0] * 6, [0] * 6]
+    assert encoded["attention_mask"] == [[1, 1, 1, 1, 1, 0], [1] * 6]
+    encoded = tokenizer(*SENTENCES)
+    assert encoded["input_ids"] == [101, 7592, 2088, 999, 102, 2129, 2024, 2017, 1029, 102]
+    assert encoded["token_type_ids"] == [0] * 5 + [1] * 5
 
 
 @pytest.mark.parametrize(
@@ -57,7 +47,6 @@ def test_truncation_keeps_every_separator(tokenizer, text, pair, length):
 
 def test_a_text_past_512_tokens_is_cut_without_a_warning(tokenizer, capfd):
     assert len(token_table(tokenizer, LONG)) == 512
-    assert encode(tokenizer, LONG)["input_ids"].shape == (1, 512)
     assert capfd.readouterr().err == ""
 
 
@@ -122,75 +111,20 @@ def test_the_explorer_shows_its_first_table_where_there_is_no_kernel(tokenizer, 
     assert all(f"td.{name}" in shown[0]["text/html"] for name in ("special", "word", "piece", "padding"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"texts": []}, "no text"),
-        ({"texts": ["Good.", ""]}, "empty"),
-        ({"texts": ["Good.", None]}, "empty"),
-        ({"texts": ["Good."], "pairs": ["a", "b"]}, "batch length of `text`: 1 does not match"),
-        ({"texts": "Good.", "pairs": ""}, "second text is empty"),
-    ],
-)
-def test_encode_says_what_is_wrong(tokenizer, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        encode(tokenizer, **arguments)
-
-
-def test_a_masked_token_does_not_move_cls(tokenizer, model):
-    inputs = encode(tokenizer, SENTENCES)
-    before = inputs["input_ids"].clone()
-    assert measure_cls_shift(model, inputs, row=0, position=5, new_id=6659) < 1e-6
-    assert measure_cls_shift(model, inputs, row=0, position=5, new_id=6659, use_mask=False) > 1e-3
-    assert measure_cls_shift(model, inputs, row=0, position=2, new_id=6659) > 1e-3
-    assert torch.equal(inputs["input_ids"], before)
-    assert model.training
-
-
-def test_no_query_gives_weight_to_a_masked_key(tokenizer, model):
-    chosen = model.config._attn_implementation
-    inputs = encode(tokenizer, SENTENCES)
-    weights = compute_attention(model, inputs)
-    assert weights.shape == (2, 2, 2, 6, 6)
-    assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 2, 2, 6))
-    assert (weights[:, 0, :, :, 5] == 0).all()
-    assert (weights[:, 0, :, 5, :5] > 0).all()  # the padding is hidden as a key, not as a query
-    assert model.config._attn_implementation == chosen
-    assert model.training
-
-
-def test_the_embedding_layer_is_the_normalised_sum_of_three_tables(tokenizer, model):
-    inputs = encode(tokenizer, SENTENCES[0], SENTENCES[1])
-    layer = model.base_model.embeddings.eval()
-    with torch.no_grad():
-        expected = layer(input_ids=inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
-    assert torch.allclose(sum_embeddings(model, inputs), expected, atol=1e-6)
-    assert not torch.allclose(sum_embeddings(model, inputs, use_positions=False), expected, atol=1e-3)
-
-
-def test_without_positions_word_order_is_invisible(tokenizer, model):
-    inputs = encode(tokenizer, ["the critic praised the director", "the director praised the critic"])
-    critic, director = compute_cls(model, inputs, use_positions=False)
-    assert torch.allclose(critic, director, atol=1e-5)
-    critic, director = compute_cls(model, inputs)
-    assert not torch.allclose(critic, director, atol=1e-3)
-
-
 def test_a_words_effect_is_that_of_hiding_all_its_pieces(tokenizer, model):
     text = "Unwatchable? Hardly!"
     effects = measure_word_effects(model, tokenizer, text, batch_size=2)
     assert list(effects.index) == ["unwatchable", "?", "hardly", "!"]
-    inputs = encode(tokenizer, text)
+    inputs = tokenizer(text, return_tensors="pt")
     pieces = len(tokenizer.tokenize("unwatchable"))
-    assert pieces > 1 and model.training
+    assert pieces > 1 and not model.training
 
     def log_odds(mask):
         with torch.no_grad():
-            logits = model.eval()(**{**inputs, "attention_mask": mask}).logits[0]
+            logits = model(**{**inputs, "attention_mask": mask}).logits[0]
         return float(logits[1] - logits[0])
 
     hidden = inputs["attention_mask"].clone()
     hidden[0, 1 : 1 + pieces] = 0
     assert effects["unwatchable"] == pytest.approx(log_odds(inputs["attention_mask"]) - log_odds(hidden), abs=1e-5)
     assert abs(effects["unwatchable"]) > 1e-3
-    model.train()
