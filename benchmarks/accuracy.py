@@ -16,6 +16,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import datetime, timezone
 from pathlib import Path
 
 import reference
@@ -71,7 +72,9 @@ def train(settings, padded, job: dict) -> dict:
                 trainer.data_collator = pad_to_longest
         trainer.train()
         accuracy = trainer.evaluate()["eval_accuracy"]
-    return job | {"validation_accuracy": accuracy, "seconds": round(time.monotonic() - started, 1)}
+    finished = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    seconds = round(time.monotonic() - started, 1)
+    return job | {"validation_accuracy": accuracy, "seconds": seconds, "finished": finished}
 
 
 def main() -> None:

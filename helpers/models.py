@@ -9,13 +9,12 @@ from pickle import UnpicklingError
 
 import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from transformers import BertForSequenceClassification, BertTokenizerFast
 from transformers.utils import logging
 
 from helpers.hub import find_folder, find_pointer, first_line
-from helpers.settings import CourseError, short_name, write_atomically
+from helpers.settings import CourseError
 
 WRITTEN = "the folder must be one that save_pretrained of a BERT model and of its tokenizer wrote"
 MAX_LENGTH = 512  # the most tokens of a review that BERT reads
@@ -149,39 +148,6 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
                 " and save it again"
             )
         return tokenizer
-
-
-def save_delta(classifier: BertForSequenceClassification, model: str, path: Path) -> None:
-    """Store what a task adds to the pre-trained `model`: the tensors that differ from it, and the whole classifier.
-
-    Even a frozen classifier is stored: it was randomly initialised, and is in no checkpoint.
-    """
-    before = load_classifier(model).state_dict()
-    delta = {
-        name: value.detach().cpu().contiguous()
-        for name, value in classifier.state_dict().items()
-        if name.startswith("classifier.") or not torch.equal(value.detach().cpu(), before[name])
-    }
-    write_atomically(path, save(delta, {"model": short_name(model), "fingerprint": fingerprint_model(model)}))
-
-
-def load_delta(path: Path, model: str) -> BertForSequenceClassification:
-    """The fine-tuned classifier: `model` with a delta's tensors; CourseError if the delta is for another model."""
-    try:
-        with safe_open(path, "pt") as file:
-            made_from = file.metadata() or {}
-            delta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CourseError(f"Could not read the delta {path}: {error}.") from error
-    before, now = made_from.get("fingerprint", "no fingerprint"), fingerprint_model(model)
-    if before != now:
-        raise CourseError(
-            f"The delta {path} was made from {made_from.get('model', 'an unknown model')} ({before}), not from"
-            f" {short_name(model)} ({now}): load it with the model that it was made from."
-        )
-    classifier = load_classifier(model)
-    classifier.load_state_dict(classifier.state_dict() | delta)
-    return classifier
 
 
 def fingerprint_model(model: str) -> str:

@@ -20,7 +20,6 @@ from helpers.report import describe_fields, describe_source, format_rate, list_v
 from helpers.results import best_run, list_policies, published, reached, read_search, select_runs
 from helpers.settings import CourseError, write_atomically
 
-DASHES = ("-", "--", "-.", ":")
 MEASURED = "validation_accuracy"
 
 
@@ -208,50 +207,16 @@ def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) 
     return finish(figure, f"The words that weighed most: {words}", f"{source} · {note}")
 
 
-def plot_schedule(recipe: dict[str, Any], examples: int, source: str) -> Figure:
-    """Draw the learning rate, which falls linearly to 0 without warm-up, by epoch and by optimizer step.
-
-    `recipe` has the grid and the epochs (`Settings.recipe()`), `examples` is the number of training reviews, and
-    `source`, which becomes the caption, says where they come from.
-    """
-    epochs, rates, sizes = recipe["epochs"], recipe["learning_rates"], recipe["batch_sizes"]
-    steps = {size: count_steps(examples, size) * epochs for size in sizes}
-    colours = plt.get_cmap("cividis")(np.linspace(0, 0.85, max(len(rates), len(sizes))))
-    looks = [{"color": colour, "ls": dash, "lw": 2} for colour, dash in zip(colours, itertools.cycle(DASHES))]
-    figure, (left, right) = open_figure(2, 3.9, 2.8)
-    for rate, look in zip(rates, looks, strict=False):
-        left.plot([0, epochs], [rate, 0], label=format_rate(rate), **look)
-    for size, look in zip(sizes, looks, strict=False):
-        right.plot([0, steps[size]], [max(rates), 0], label=size, **look)
-    left.legend(title="learning rate", frameon=False)
-    right.legend(title="batch size", frameon=False)
-    left.set(xlabel="epoch", ylabel="learning rate", title="any batch size", ylim=(0, None), xlim=(0, epochs))
-    left.yaxis.set_major_formatter(lambda rate, place: format_rate(rate) if rate else "0")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title = f"starting at {format_rate(max(rates))}, n = {examples:,} reviews"
-    right.set(xlabel="optimizer step", title=title, xlim=(0, None))
-    ratio = steps[min(sizes)] / steps[max(sizes)]
-    title = f"The rate falls linearly to 0; batches of {min(sizes)} take {ratio:.1f} times the steps of {max(sizes)}"
-    return finish(figure, title, source)
-
-
 def save_plots(results: dict[str, Any], folder: Path) -> None:
     """Write all figures into the folder as PNG files; raises CourseError if that fails."""
-    run = results["provenance"]
     figures = {
         "grid": plot_grid(results),
         "learning_curves": plot_learning_curves(results),
         "accuracy_against_parameters": plot_accuracy_against_parameters(results, published()),
         "bias_movement": plot_bias_movement(results),
-        "schedule": plot_schedule(run["recipe"], run["data"]["train"], describe_source(results)),
     }
     for name, figure in figures.items():
         write_atomically(Path(folder) / f"{name}.png", draw_png(figure, 150))
-
-
-def count_steps(examples: int, batch_size: int) -> int:
-    """Optimizer steps in one epoch; the last batch may be smaller."""
-    return -(-examples // batch_size)
 
 
 def _shorten(word: str) -> str:

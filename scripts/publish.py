@@ -193,7 +193,8 @@ def describe_accuracy(measured: dict[str, Any]) -> str:
     return describe_table(
         rows,
         f"Validation accuracy in percent after {measured['provenance']['epochs']} epochs, seeds"
-        f" {', '.join(map(str, sorted(runs.seed.unique())))}, fp32, one thread.",
+        f" {', '.join(map(str, sorted(runs.seed.unique())))}, fp32, one thread; the last run finished"
+        f" {runs.finished.dropna().max()}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The lab: runs that change what they say and nothing else, kept, repeatable; deltas that give the model back."""
+"""The lab: runs that change what they say and nothing else, kept, repeatable."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -9,7 +9,7 @@ from conftest import accuracies, tokenised
 from transformers import BertConfig, BertModel
 
 from helpers import exercises, lab
-from helpers.models import apply_policy, load_classifier, load_delta, load_tokenizer, save_delta
+from helpers.models import load_classifier, load_tokenizer
 from helpers.prepare import cut, make_start
 from helpers.results import load_results
 from helpers.settings import CourseError, Run, Settings
@@ -151,20 +151,3 @@ def test_what_goes_wrong_while_costs_are_measured_is_one_sentence(settings, monk
     monkeypatch.setattr(exercises, "init_trainer", lambda *given, **named: 1 / 0)
     with pytest.raises(CourseError, match="ZeroDivisionError"):
         lab.measure_cost(settings, steps=8, batch_size=4)
-
-
-def test_a_delta_gives_the_model_back_and_is_small(bert_tiny, small_bert, tmp_path):
-    path, base = tmp_path / "task.safetensors", str(bert_tiny)
-    model = apply_policy(load_classifier(base), "bitfit").eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter)
-    save_delta(model, base, path)
-    ids = torch.tensor([[101, 7592, 102]])
-    torch.testing.assert_close(load_delta(path, base).eval()(ids).logits, model(ids).logits, rtol=0, atol=0)
-    assert path.stat().st_size < 20_000
-    with pytest.raises(CourseError, match="was made from tiny .* not from small"):
-        load_delta(path, str(small_bert))
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CourseError, match="Could not read the delta"):
-        load_delta(path, base)

@@ -18,7 +18,7 @@ from helpers import lab, lab_plots, plots, report  # noqa: E402
 from helpers.figures import LOOKS  # noqa: E402
 from helpers.progress import interact  # noqa: E402
 from helpers.results import load_results, published, select_runs  # noqa: E402
-from helpers.settings import CourseError, Settings  # noqa: E402
+from helpers.settings import CourseError  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = {
@@ -348,17 +348,10 @@ def test_words_are_drawn_in_reading_order_and_the_strongest_is_named(quick):
     assert "“dull”" in figure.get_suptitle() and right.get_title() == "full"
 
 
-def test_schedule_ends_at_zero_after_the_last_step():
-    figure = plots.plot_schedule(Settings().recipe(), 2000, "made up")
-    assert_nothing_cut_off(figure)
-    ends = {line.get_xdata()[-1]: line.get_ydata()[-1] for line in figure.axes[1].lines}
-    assert ends == {steps: 0 for steps in (1000, 500, 252, 128, 64)}
-
-
 def test_plots_are_saved_and_closed(tmp_path, quick):
     plots.save_plots(quick, tmp_path / "plots")
     paths = list((tmp_path / "plots").glob("*.png"))
-    assert len(paths) == 5 and all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert len(paths) == 4 and all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert not plt.get_fignums()
 
 
