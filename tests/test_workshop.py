@@ -80,7 +80,8 @@ def test_after_all_of_them_a_right_submission_gets_all_points(workshop: Workshop
     graded = workshop.grade_code(elsewhere.encode(), SMALL)
     assert all(graded["passed"].values()) and graded["notes"] == [] and graded["graded"]
     assert all("correct" in said for said in graded["said"].values())
-    assert 0 < graded["cpu_seconds"] < 60 and 50 * MEBI < graded["peak_memory"] < 700 * MEBI
+    assert 0 < graded["cpu_seconds"] < 60
+    assert 50 * MEBI < graded["peak_memory"] < 1024 * MEBI  # 730 with PyTorch's build for Nvidia GPUs
 
 
 def test_a_mistake_costs_its_own_problem_s_points_and_forgery_a_note(workshop: Workshop) -> None:

@@ -32,6 +32,8 @@ NESTED = {
 
 
 def test_what_a_submission_does_to_its_reader_is_its_own_matter(tmp_path: Path, monkeypatch) -> None:
+    # Training's server process, which other tests have started, may hold torch: too much for the reader's limit.
+    monkeypatch.setattr(written, "_context", multiprocessing.get_context("spawn"))
     deep = write(tmp_path / "deep", {"exercises.py": b"x = " + b"(" * 10**5, "results.json": b"[" * 10**6, **NESTED})
     found = written.examine_apart([("deep", deep, "")], COURSE)
     assert found["exercises"] and len(found["notes"]) == 4 and found["results"][0].startswith("ODD")
