@@ -48,7 +48,7 @@ test: $(TEST) ## run the tests, then all notebooks as graders do (a corner of th
 
 notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick profile
 	$(QUICK) COURSE_PROGRESS=plain $(PY) -m nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False --coalesce-streams notebooks/*.ipynb
 
 answers: $(BASE) ## write answers.md from the notebooks' answer cells and the results
 	$(PY) -m helpers answers $(addprefix --results ,$(wildcard results/imdb.json))
