@@ -80,7 +80,8 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
             # A run that was stopped after its first epoch is a dot: its line would be invisible.
             history = pd.DataFrame(run["history"]).set_index("epoch")
             axis.plot(history[MEASURED], **thin, marker="." if len(history) == 1 else None)
-        axis.plot([], [], **thin, label=f"the other {len(others)} cells")
+        if others:
+            axis.plot([], [], **thin, label=f"the other {len(others)} cells")
         axis.set(xlabel="epoch", ylabel=_label(results), title=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         put_legend(axis, ncols=1)

@@ -25,7 +25,7 @@ from helpers.prepare import Reviews, identify, prepare
 from helpers.progress import Progress, State, choose_progress
 from helpers.recipe import Mistake, demand
 from helpers.results import blame_exercises, choose_best, fingerprint_code, is_whole, reached
-from helpers.settings import CourseError, Run, Settings, find_build_folder, write_atomically
+from helpers.settings import CourseError, Run, Settings, check_number, find_build_folder, write_atomically
 from helpers.training import train_run
 from helpers.workers import call, count_workers, delayed_interrupts, is_loss, one_thread, open_executor, return_memory
 
@@ -100,6 +100,7 @@ def train_all(
     folder, in `model/`. Raises CourseError for errors, and TrainingStopped, a KeyboardInterrupt, if the user stops it.
     """
     runs = check_runs(runs)
+    workers = check_number("workers", count_workers() if workers is None else workers)
     progress = progress or choose_progress()
     with locked(settings, progress):
         reviews, provenance = prepare(settings)
@@ -110,7 +111,7 @@ def train_all(
         unlucky = 0
         while todo := board.todo():
             before = board.count_epochs()
-            count = min(count_workers() if workers is None else workers, len(todo))
+            count = min(workers, len(todo))
             with open_executor(count, scheduler) as (executor, found):
                 board.workers = min(found, len(todo))
                 watch(executor, board, todo)

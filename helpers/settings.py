@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,13 +45,14 @@ class Settings:
     build: Path = field(default_factory=lambda: find_build_folder())
 
     def __post_init__(self) -> None:
+        kinds = {"model": str, "data": str, "build": Path}
         for name, given in vars(self).items():
             if name in ("learning_rates", "batch_sizes"):  # Lists cannot be hashed; each value counts once.
-                given = tuple(dict.fromkeys(map(to_number, given if hasattr(given, "__iter__") else [given])))
-            kind = {"model": str, "data": str, "build": Path}.get(name, to_number)
-            object.__setattr__(self, name, kind(given))
-        for cell in self.cells:
-            Run("full", *cell, self.seed, self.epochs)  # It rejects values that make no sense.
+                values = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+                given = tuple(dict.fromkeys(check_number(name.removesuffix("s"), value) for value in values))
+            elif name in RANGES:
+                given = check_number(name, given)
+            object.__setattr__(self, name, kinds[name](given) if name in kinds else given)
         if self.precision not in PRECISIONS:
             raise CourseError(f"Unknown precision {self.precision!r}. Choose one of: {', '.join(PRECISIONS)}.")
 
@@ -73,15 +75,9 @@ class Settings:
         return f"profile {self.profile} · model {short_name(self.model)} · data {short_name(self.data)}"
 
 
-def to_number(given: Any) -> Any:
-    """Convert a NumPy or torch scalar to a Python number; everything else stays as it is."""
-    with suppress(AttributeError, ValueError, RuntimeError):  # Not theirs, or more than one value.
-        return given.item()
-    return given
-
-
-# A run's numeric fields: whether it must be an integer, its minimum, and its maximum (None: no limit).
-RANGES: dict[str, tuple[bool, float, int | None]] = {
+# The numbers that settings, runs and searches are given: whether one must be an integer, its minimum, and its maximum
+# (None: no limit).
+RANGES: dict[str, tuple[bool, float, float | None]] = {
     "learning_rate": (False, 0, None),
     "batch_size": (True, 1, None),
     "seed": (True, 0, 2**32 - 1),
@@ -90,7 +86,28 @@ RANGES: dict[str, tuple[bool, float, int | None]] = {
     "tokens": (True, 2, 512),
     "validation": (True, 1, None),
     "head_scale": (False, 0, None),
+    "test_size": (False, 0.001, 0.999),
+    "split_seed": (True, 0, 2**32 - 1),
+    "workers": (True, 0, None),
 }
+
+
+def to_number(given: Any) -> Any:
+    """Convert a NumPy or torch scalar to a Python number; everything else stays as it is."""
+    with suppress(AttributeError, ValueError, RuntimeError):  # Not theirs, or more than one value.
+        return given.item()
+    return given
+
+
+def check_number(name: str, given: Any) -> float:
+    """Convert a number of `RANGES` to Python's; raises CourseError if it makes no sense."""
+    (whole, least, most), number = RANGES[name], to_number(given)
+    fits = isinstance(number, (int, float)) and least <= number <= (most or math.inf) and math.isfinite(number)
+    if not fits or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        reach = f"from {least} to {most}" if most else f"of {least} or more"
+        raise CourseError(f"`{name}` must be {kind} {reach}, but is {given!r:.80}.")
+    return int(number) if whole else number
 
 
 @dataclass(frozen=True)
@@ -117,17 +134,9 @@ class Run:
     at_end: bool = False
 
     def __post_init__(self) -> None:
-        for name, (whole, least, most) in RANGES.items():
-            given = getattr(self, name)
-            if given is None and name in ("reviews", "validation"):
-                continue
-            number = to_number(given)
-            fits = isinstance(number, (int, float)) and least <= number <= (most or math.inf) and math.isfinite(number)
-            if not fits or (whole and number != int(number)):
-                kind = "a whole number" if whole else "a number"
-                reach = f"from {least} to {most}" if most else f"of {least} or more"
-                raise CourseError(f"A run's {name} must be {kind} {reach}, but is {given!r}.")
-            object.__setattr__(self, name, int(number) if whole else number)
+        for name, given in vars(self).items():
+            if name in RANGES and not (given is None and name in ("reviews", "validation")):
+                object.__setattr__(self, name, check_number(name, given))
         for name in ("policy", "encoder"):
             if not isinstance(getattr(self, name), str):
                 raise CourseError(f"A run's {name} must be one name, but is {getattr(self, name)!r}.")

@@ -33,9 +33,11 @@ def test_a_grid_may_be_given_as_what_holds_numbers(sizes, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch_sizes", "8"), ("batch_sizes", [8, 0]), ("epochs", "2"), ("precision", "fp8")]
+    ("name", "value"),
+    [("batch_sizes", "8"), ("batch_sizes", [8, 0]), ("epochs", "2"), ("precision", "fp8")]
+    + [("test_size", 0), ("test_size", 1.5), ("split_seed", -1), ("seed", None)],
 )
-def test_a_grid_that_makes_no_sense_is_refused_at_once(name: str, value: object) -> None:
+def test_settings_that_make_no_sense_are_refused_at_once(name: str, value: object) -> None:
     with pytest.raises(CourseError, match=f"{name.removesuffix('s')}.*(must be|Choose one of)"):
         replace(load_settings(), **{name: value})
 
@@ -155,7 +157,7 @@ def test_a_folder_that_was_replaced_meanwhile_is_one_sentence(monkeypatch, tmp_p
     ],
 )
 def test_a_run_of_values_that_make_no_sense_is_refused_by_name(name: str, value: object, words: str) -> None:
-    with pytest.raises(CourseError, match=f"A run's {name} .*{words}"):
+    with pytest.raises(CourseError, match=f"{name}.* {words}"):
         Run(**{"policy": "head"} | {name: value})
 
 

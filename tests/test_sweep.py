@@ -133,6 +133,12 @@ def test_what_is_no_run_is_named(settings, runs):
             train(runs)
 
 
+@pytest.mark.parametrize("workers", [-1, 1.5, "two"])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(settings, workers):
+    with pytest.raises(CourseError, match="`workers` must be a whole number of 0 or more"):
+        sweep.run_sweep(settings, "full", workers)
+
+
 def test_damaged_results_and_models_are_set_aside_and_made_again(settings, results, capsys):
     folder, path = settings.folder, settings.folder / "results.json"
     path.write_text(path.read_text()[:100])
