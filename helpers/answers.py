@@ -37,7 +37,7 @@ STAND_INS = {
 }
 PUBLISHED = (
     "The columns marked *Published* are those of the answer sheet that this project starts from (prajjwal1/bert-tiny on"
-    " stanfordnlp/imdb, one run for each policy); they were not measured here."
+    " stanfordnlp/imdb, one run for each cell); they were not measured here."
 )
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
 # How Markdown and HTML introduce an image; the last alternative is a reference definition.

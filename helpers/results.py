@@ -39,7 +39,7 @@ def save_results(results: dict[str, Any], path: Path) -> None:
     write_atomically(path, head.replace('"runs": []', f'"runs": [\n{runs}\n]') + "\n")
 
 
-def load_results(path: Path) -> dict[str, Any]:
+def load_results(path: str | Path) -> dict[str, Any]:
     """Read a results file; raises CourseError if it is missing, damaged or in another format."""
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8-sig"))

@@ -31,7 +31,7 @@ def grade(options: argparse.Namespace) -> int:
     records = grade_class(options.submissions, options.out, **how, single=bool(options.gradescope))
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
-    print(f"Written to {options.out}: grades.csv, answers_to_read.md and {len(records)} sheets.")
+    print(f"Written to {options.out}: grades.csv, answers_to_read.md and the sheets ({len(records)}).")
     failed = [record["student"] for record in records if not record["graded"]]
     if failed:
         print(f"error: the grader failed for {', '.join(failed)}. Run the same command again.", file=sys.stderr)
