@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 
 import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import BertForSequenceClassification, BertTokenizerFast
 from transformers.utils import logging
 
@@ -75,14 +75,16 @@ def load_classifier(model: str) -> BertForSequenceClassification:
                 raise ValueError(f"its classifier has {stored[0]} labels, but a review has 2: give one without it")
             raise ValueError(f"{name} has the shape {tuple(stored)}, but by its config.json {tuple(wanted)}")
         if missing := sorted(name for name in report["missing_keys"] if name.startswith("bert.")):
+            seen = "".join(f", but for {name}" for name in sorted(report["unexpected_keys"])[:1])
             raise ValueError(
                 f"it has no weights for {len(missing)} tensors of its encoder, such as {missing[0]}, which would be"
-                " random. Choose a checkpoint with the whole of BERT, its pooler included"
+                f" random{seen}. Choose a checkpoint with the whole of BERT, its pooler included"
             )
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
-        if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
-            raise ValueError("its weights are not all finite numbers: copy or download it again")
+        for name, tensor in classifier.state_dict().items():
+            if not tensor.isfinite().all() or (name.endswith(".weight") and not tensor.any()):
+                raise ValueError(f"its {name} is not all finite numbers, or all zeros: copy or download it again")
         for tensor in classifier.parameters():
             tensor.data = tensor.data.clone()  # A memory-mapped file could not be removed on Windows.
         return classifier
@@ -90,6 +92,8 @@ def load_classifier(model: str) -> BertForSequenceClassification:
 
 def _read_config(folder: Path) -> dict:
     """Read the configuration; raises ValueError if the course cannot train such a model."""
+    if (folder / "adapter_config.json").exists():
+        raise ValueError("it is an adapter: with peft, call merge_and_unload() and save_pretrained into another folder")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -97,10 +101,11 @@ def _read_config(folder: Path) -> dict:
     # The hub's bert-tiny is so old that its configuration does not say which type of model it is.
     if (kind := config.get("model_type", "bert")) != "bert":
         raise ValueError(
-            f"it is a {kind} model, not BERT: its parameters have other names, so the policies would train the wrong"
-            " ones. Choose a BERT checkpoint, such as prajjwal1/bert-tiny"
+            f'its model_type is "{kind}", not "bert": its parameters have other names, so the policies would train the'
+            " wrong ones. Choose a BERT checkpoint, such as prajjwal1/bert-tiny"
         )
-    if (places := config.get("max_position_embeddings", MAX_LENGTH)) < MAX_LENGTH:
+    places = config.get("max_position_embeddings", MAX_LENGTH)
+    if not isinstance(places, int) or places < MAX_LENGTH:
         raise ValueError(f"it reads {places} tokens (max_position_embeddings), but reviews have up to {MAX_LENGTH}")
     if (problem := config.get("problem_type")) not in (None, "single_label_classification"):
         raise ValueError(
@@ -108,6 +113,12 @@ def _read_config(folder: Path) -> dict:
         )
     if config.get("quantization_config"):
         raise ValueError("it is quantised (quantization_config): choose the same model with its ordinary weights")
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            names = [name for name in tensors.keys() if "position_ids" not in name]  # noqa: SIM118
+            kinds = {tensors.get_slice(name).get_dtype() for name in names}
+        if odd := kinds - {"F16", "BF16", "F32", "F64"}:
+            raise ValueError(f"its weights are {min(odd)}, quantised: choose the same model with its ordinary weights")
     if config.get("is_decoder") or config.get("add_cross_attention"):
         raise ValueError("its config.json makes it a decoder (is_decoder, add_cross_attention): set both to false")
     return config
@@ -126,12 +137,15 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
             kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type", "WordPiece")
             if kind != "WordPiece":  # As in multilingual models. Almost every word would be unknown.
                 raise ValueError(f"its tokenizer.json is a {kind} one, not BERT's WordPiece: choose another model")
-        # Some tokenizers were saved without segment ids among their inputs, and some pad on the left, for other models.
-        own = {"model_input_names": BertTokenizerFast.model_input_names, "padding_side": "right"}
-        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, **own)
+        # Some tokenizers were saved without segment ids among their inputs; some pad or cut on the left.
+        own = {"model_input_names": BertTokenizerFast.model_input_names, "model_max_length": MAX_LENGTH}
+        own |= {"padding_side": "right", "truncation_side": "right"}
+        tokenizer = BertTokenizerFast.from_pretrained(folder, **own)
         if (kind := tokenizer.init_kwargs.get("word_tokenizer_type", "basic")) != "basic":
             raise ValueError(f"it finds a text's words with {kind} (word_tokenizer_type), not as BERT: choose another")
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+        if not _says_case(folder) and any(word != word.lower() for word in vocabulary if not word.startswith("[")):
+            tokenizer = BertTokenizerFast.from_pretrained(folder, do_lower_case=False, **own)
         first = min(vocabulary, key=vocabulary.get, default="")
         special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token]
         if first.startswith("\ufeff") or not set(special) <= set(vocabulary):
@@ -141,13 +155,20 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
             )
         rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
         last = max(tokenizer.get_vocab().values())
-        if not last < rows <= last + (128 if rows % 8 == 0 else 1):  # Some embeddings are padded for GPUs.
+        spare = 128 if isinstance(rows, int) and rows % 8 == 0 else 1  # Some embeddings are padded for GPUs.
+        if rows not in range(last + 1, last + spare + 1):
             raise ValueError(
                 f"its tokenizer has tokens up to number {last}, {tokenizer.convert_ids_to_tokens(last)!r}, but its"
                 f" embedding {rows} rows: copy the model's own vocabulary beside it, or call resize_token_embeddings"
                 " and save it again"
             )
         return tokenizer
+
+
+def _says_case(folder: Path) -> bool:
+    """Whether the tokenizer's settings say if it lower-cases; otherwise the library always does."""
+    path = folder / "tokenizer_config.json"
+    return path.exists() and "do_lower_case" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def fingerprint_model(model: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, VOCABULARY, save_bert, tokenised
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -198,11 +199,22 @@ def test_a_tokenizer_as_transformers_5_saves_it(folder: Path) -> None:
     assert_tokenizer(load_tokenizer(str(folder)))
 
 
-def test_a_tokenizer_saved_without_segments_or_with_padding_on_the_left_is_read_as_berts(folder: Path) -> None:
-    names = ["input_ids", "attention_mask"]
-    (folder / "tokenizer_config.json").write_text(json.dumps({"model_input_names": names, "padding_side": "left"}))
-    assert load_tokenizer(str(folder))("Hello", "world")["token_type_ids"] == [0, 0, 0, 1, 1]
-    assert_tokenizer(load_tokenizer(str(folder)))
+def test_a_tokenizer_saved_without_segments_or_for_the_left_side_is_read_as_berts(folder: Path) -> None:
+    left = {"padding_side": "left", "truncation_side": "left", "model_input_names": ["input_ids", "attention_mask"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(left))
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer("Hello", "world")["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert tokenizer("A film", truncation=True, max_length=3)["input_ids"] == [101, 1037, 102]
+    assert_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize(("settings", "first"), [(None, "Hello"), ({}, "Hello"), ({"do_lower_case": True}, "hello")])
+def test_a_vocabulary_with_capitals_keeps_those_of_the_texts(folder: Path, settings: dict | None, first: str) -> None:
+    """Unless its settings say something else; old checkpoints, such as the hub's bert-tiny, have none."""
+    (folder / "vocab.txt").write_bytes(VOCABULARY.read_bytes().replace(b"[unused0]", b"Hello"))
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(str(folder)).tokenize("Hello world") == [first, "world"]
 
 
 @pytest.mark.parametrize("special", [False, True])
@@ -257,10 +269,23 @@ def cut_old(folder: Path) -> None:
     with_file("pytorch_model.bin", (folder / "pytorch_model.bin").read_bytes()[:-1000])(folder)
 
 
-def with_a_nan(folder: Path) -> None:
-    model = BertModel.from_pretrained(folder)
-    model.pooler.dense.weight.data[0, 0] = float("nan")
-    model.save_pretrained(folder)
+def with_pooler(change: Callable[[torch.Tensor], object]) -> Callable[[Path], object]:
+    def save(folder: Path) -> None:
+        model = BertModel.from_pretrained(folder)
+        change(model.pooler.dense.weight.data)
+        model.save_pretrained(folder)
+
+    return save
+
+
+def in_integers(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor.mul(100).to(torch.int8) for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def of_data_parallel(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
 
 
 def with_three_labels(folder: Path) -> None:
@@ -281,13 +306,17 @@ def with_file(name: str, content: bytes) -> Callable[[Path], object]:
 MARKS = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "is a distilbert model, not BERT"),
+    "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "model_type is .distilbert., not .bert."),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json: the folder must be one"),
     "a mark": (with_file("config.json", b"\xef\xbb\xbf{}"), "config.json is no JSON .*BOM"),
     "configuration is a list": (with_file("config.json", b"[1, 2]"), "config.json is no JSON object"),
     "configuration of words": (with_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
     "other size": (configured(hidden_size=8), r"has the shape \(16,\), but by its config.json \(8,\)"),
     "few positions": (configured(max_position_embeddings=128), "reads 128 tokens .max_position_embeddings"),
+    "no number of positions": (configured(max_position_embeddings=None), "reads None tokens"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter: .*merge_and_unload"),
+    "saved from DataParallel": (of_data_parallel, "no weights for .* but for module"),
+    "integers": (in_integers, "its weights are I8, quantised: choose the same model"),
     "several labels": (configured(problem_type="multi_label_classification"), "problem_type.*take that line out"),
     "heads": (configured(num_attention_heads=3), "hidden size .16. is not a multiple"),
     "more layers": (configured(num_hidden_layers=3), "no weights for 16 tensors"),
@@ -304,7 +333,9 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../../blobs/0f")],
         "config.json is a link to a file that is not here: copy the file itself",
     ),
-    "not a number": (with_a_nan, "weights are not all finite numbers: copy or download it again"),
+    "not a number": (with_pooler(lambda weight: weight[0].fill_(torch.nan)), "pooler.* not all finite numbers, or"),
+    # Half a download, in a file that had its full length from the beginning.
+    "zeros": (with_pooler(torch.Tensor.zero_), "pooler.*all zeros: copy or download it again"),
     "three labels": (with_three_labels, "classifier has 3 labels"),
 }
 
