@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from helpers.hub import find_folder
-from helpers.settings import CourseError, Settings
+from helpers.settings import CourseError, Settings, is_there
 from helpers.tables import SPLITS, is_tree, list_visible, read_table
 
 # A file of reviews, possibly one of several numbered as on the hub, but not a file that describes a `datasets` folder.
@@ -34,7 +34,7 @@ def load_reviews(settings: Settings) -> DatasetDict:
     sources = {"all": [given]}
     if not os.path.isfile(given):
         sources = find_sources(find_folder(settings.data, "dataset"))
-    elif (match := TABLE.fullmatch(given.name)) and match["name"].lower() in SPLITS:  # The other one is beside it.
+    elif name_split(given.name) in SPLITS:  # The other one is beside it.
         sources = find_sources(given)
     sets = {split: concatenate_datasets([*map(read_table, paths)]) for split, paths in sources.items()}
     if "all" in sets and "split" in (whole := sets["all"]).column_names:
@@ -59,6 +59,12 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
     return digest.hexdigest()[:16]
 
 
+def name_split(name: str) -> str:
+    """The split that a file or folder is named after: `train` for `Train.csv` and `train-00000-of-00002.parquet`."""
+    match = TABLE.fullmatch(name)
+    return (match["name"] if match else name.split(".")[0]).lower()
+
+
 def find_sources(given: Path) -> dict[str, list[Path]]:
     """Where `train` and `test`, or `all`, are: beside a file; in a folder, or else in one of its subfolders."""
     folder = given if os.path.isdir(given) else given.parent
@@ -71,29 +77,38 @@ def find_sources(given: Path) -> dict[str, list[Path]]:
         raise CourseError(f"{folder} has reviews in {names}. Give the folder of those that you want to use.")
     if whole:
         return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
-    if (folder / "state.json").exists():
-        return {"all": [folder]}
-    tables = [path for path in list_visible(folder) if not os.path.isdir(path) and TABLE.fullmatch(path.name)]
-    tables += [folder] if is_tree(folder) and folder.name.lower() not in SPLITS else []
-    if len(tables) == 1 and not any(there.values()):
+    tables = [folder] if is_tree(folder) or (folder / "state.json").exists() else list_tables(folder)
+    only_one = name_split(folder.name) in SPLITS  # The other one is not in this folder.
+    if len(tables) == 1 and not any(there.values()) and not only_one:
         return {"all": tables}
     seen = ", ".join(path.name + "/" * os.path.isdir(path) for path in list_visible(folder)[:8]) or "nothing"
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
+    above = f" Give the folder above, {folder.parent}, if it has both. Otherwise, put" if only_one else " Put"
     raise CourseError(
-        f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}. Put train.csv and test.csv there (or"
+        f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}.{above} train.csv and test.csv there (or"
         " parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label. Or"
         " unpack the archive aclImdb_v1.tar.gz and give its folder aclImdb."
     )
 
 
+def list_tables(folder: Path) -> list[Path]:
+    return [path for path in list_visible(folder) if not os.path.isdir(path) and TABLE.fullmatch(path.name)]
+
+
 def find_splits(base: Path) -> dict[str, list[Path]]:
-    """The files of each split that exists, or its folder (from aclImdb, or saved by `datasets`)."""
+    """The files of each split that exists, directly or in its folder; or the folder, if it is one set of reviews."""
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
-        match = None if os.path.isdir(path) else TABLE.fullmatch(path.name)
-        name = (match["name"] if match else path.name).lower()
-        if name in SPLITS and (match or is_tree(path) or os.path.exists(path / "state.json")):
-            found.setdefault(name, []).append(path)
+        if (name := name_split(path.name)) not in SPLITS:
+            continue
+        if not os.path.isdir(path):
+            files = [path] if TABLE.fullmatch(path.name) else []
+        elif is_tree(path) or os.path.exists(path / "state.json"):
+            files = [path]
+        else:
+            files = list_tables(path) if is_there(path) else []
+        if files:
+            found.setdefault(name, []).extend(files)
     return found
 
 

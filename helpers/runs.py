@@ -71,8 +71,10 @@ def explain(error: BaseException) -> str:
     if saving or (disk and (full or not said)):
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         place = getattr(error, "filename", None) or find_build_folder()
-        known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError))
+        known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError))
         room = "" if known else " Is there room on the disk, and in your quota?"
+        if isinstance(error, PermissionError):
+            room = " Set COURSE_BUILD to a folder of your own."
         return f"Could not read or write {place}: {reason.rstrip('.')}.{room} Finished work is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -233,9 +235,9 @@ def train(
 
     def tell(epoch: float, history: list[dict[str, Any]]) -> None:
         nonlocal told, tidied
-        if (now := time.time()) > told + 0.8:
+        if (now := time.monotonic()) > told + 0.8:
             told = now
-            seen = {"time": now, "epoch": epoch, "history": history}
+            seen = {"time": time.time(), "epoch": epoch, "history": history}
             with suppress(CourseError):  # Windows cannot replace a file that is being read; the next call can.
                 write_atomically(folder / "progress.json", json.dumps(seen))
         if now > tidied + 30:

@@ -180,8 +180,8 @@ def local_folder(name: str | Path) -> str:
     """Make an existing path absolute; it may also be relative to the project's folder, above the notebooks'."""
     for base in (Path.cwd(), project_folder()):
         path = base / os.path.expanduser(name)
-        if is_there(path):
-            return str(path.resolve())
+        if is_there(path):  # A link keeps its name, which may be that of a split, and its own neighbours.
+            return os.path.abspath(path)
     return os.fspath(name).rstrip("/")
 
 

@@ -29,10 +29,14 @@ from helpers.settings import CourseError, is_there
 COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment"), "split": ("split", "type", "set")}
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 SPLITS = ("train", "test")
+OTHERS = ("validation", "valid", "val", "dev", "unsup", "unsupervised")  # Rows of these are not used.
 UNLABELLED = "unsup"  # IMDb's own word; such rows are left out, as its folder of that name is.
-QUOTE = "Put a text that contains the separator in double quotes, and double every double quote inside it."
+QUOTE = (
+    "Put a text that contains the separator in double quotes, and double every double quote inside it. Leave out row"
+    " names (in R: row.names=FALSE), or give them a header."
+)
 BINARY = "is binary, not UTF-8 text: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
-GZIP = b"\x1f\x8b"  # Names mislead: browsers unpack what they download.
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # Names mislead: browsers unpack what they download, and caches rename it.
 ASIDE, ESCAPE = "\udc80", "\udc81"  # Lone surrogates, which no decoded text contains.
 Rows = list[tuple[Any, ...]]  # text, label, and the name of its split or None
 
@@ -59,22 +63,30 @@ def read_table(path: Path) -> Dataset:
             rows = read_tree(path)
         elif path.is_dir():
             rows = read_arrow(Dataset.load_from_disk(str(path)).with_format("arrow")[:])
-        elif path.suffix.lower() == ".parquet":
+        elif path.suffix.lower() == ".parquet" or is_parquet(path):
             rows = read_arrow(pq.read_table(path))
         else:
             content = read_text(path)
             rows = (read_json if re.match(r"\s*[\[{]", content) else read_csv)(content)
-        for row, (text, label, _) in enumerate(rows):
+        splits = [spell(row[2]).removesuffix("ing") for row in rows]  # such as training
+        is_split = {*SPLITS} <= {*splits}
+        for row, (text, label, split) in enumerate(rows):
             check_text(row, text)
             check_label(row, label)
+            if is_split and splits[row] not in (*SPLITS, *OTHERS):
+                raise WrongRow(row, f"the split is {show(split)}, but must be train, test or validation.")
     except WrongRow as error:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
     except Exception as error:  # On broken files, the libraries raise errors of many kinds.
         raise CourseError(f"Could not read {path.name}: {first_line(error)}. The file is {path}.") from error
-    rows = [row for row in rows if spell(row[1]) != UNLABELLED]
-    columns = {"text": [row[0] for row in rows], "label": [LABELS[spell(row[1])] for row in rows]}
-    splits = [spell(row[2]).removesuffix("ing") for row in rows]  # such as training
-    return Dataset.from_dict(columns | ({"split": splits} if {*SPLITS} <= {*splits} else {}))
+    kept = [row for row, (_, label, _) in enumerate(rows) if spell(label) != UNLABELLED]
+    columns = {"text": [rows[row][0] for row in kept], "label": [LABELS[spell(rows[row][1])] for row in kept]}
+    return Dataset.from_dict(columns | ({"split": [splits[row] for row in kept]} if is_split else {}))
+
+
+def is_parquet(path: Path) -> bool:
+    with path.open("rb") as content:
+        return content.read(4) == PARQUET
 
 
 def check_text(row: int, text: Any) -> None:
@@ -138,8 +150,9 @@ def is_tree(path: Path) -> bool:
 
 def read_tree(folder: Path) -> Rows:
     """Read one review per file; other files and folders are rejected, as they might be reviews, too."""
-    if more := [path.name for path in list_visible(folder) if path.name.isdecimal() and path.name not in LABELS]:
-        raise ValueError(f"{folder.name} has a folder {more[0]} (stars?), but labels are 0 or 1: move it elsewhere")
+    known = (*LABELS, *OTHERS)
+    if more := [path.name for path in list_visible(folder) if os.path.isdir(path) and spell(path.name) not in known]:
+        raise ValueError(f"{folder.name} has a folder {more[0]}, which is no label: move it elsewhere")
     files = [(path, label) for label, inside in list_labelled(folder) for path in list_visible(inside)]
     for path, _ in files:
         if path.suffix.lower() != ".txt":
@@ -152,10 +165,13 @@ def read_arrow(table: pa.Table) -> Rows:
     """Read a table of parquet or `datasets`; if it has names for its numbered labels, the names count."""
     text, label, split = pick(table.column_names, find_columns(table.column_names))
     said = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
-    names = dict(enumerate(said.get("features", {}).get(label, {}).get("names") or []))
-    labels = [names.get(value, value) if names else value for value in table[label].to_pylist()]
-    splits = table[split].to_pylist() if split else [None] * len(labels)
-    return list(zip(table[text].to_pylist(), labels, splits, strict=True))
+
+    def read(column: str) -> list[Any]:
+        names = dict(enumerate(((said.get("features") or {}).get(column) or {}).get("names") or []))
+        values = table[column].to_pylist()
+        return [names.get(value, value) for value in values] if names else values
+
+    return list(zip(read(text), read(label), read(split) if split else [None] * len(table), strict=True))
 
 
 def read_text(path: Path) -> str:
@@ -184,7 +200,7 @@ def read_json(content: str) -> Rows:
         records = json.loads(content)
     except ValueError:
         records = []
-        for row, line in enumerate(filter(str.strip, content.split("\n"))):
+        for row, line in enumerate(filter(str.strip, re.split("[\r\n]+", content))):
             try:
                 records.append(json.loads(line))
             except ValueError as error:

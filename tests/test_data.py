@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub.utils import filter_repo_objects
 
 from helpers.data import fingerprint_reviews, load_reviews
-from helpers.settings import CourseError, Settings
+from helpers.settings import CourseError, Settings, local_folder
 
 TEXTS = [
     "Good.",
@@ -148,6 +148,15 @@ def one_table(folder: Path) -> None:
     rows.assign(set="IMDb").rename(columns={"text": "review"}).iloc[:, ::-1].to_csv(folder / "imdb_master.csv")
 
 
+def numbered(folder: Path) -> None:
+    """One set of `datasets` whose column of splits has numbers, with names."""
+    rows = pd.concat([TRAIN.assign(split=1), TEST.assign(split=0)])
+    features = Features(
+        {"text": Value("string"), "label": Value("int64"), "split": ClassLabel(names=["test", "train"])}
+    )
+    Dataset.from_dict(rows.to_dict("list"), features=features).save_to_disk(folder)
+
+
 def spelled(zero: object, one: object) -> Callable[[Path], object]:
     words = {0: zero, 1: one}
     return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
@@ -176,6 +185,10 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "save_to_disk": saved,
     "one table that names the splits": one_table,
     "a folder of shards inside": lambda folder: write(folder / "data", kind="parquet"),
+    "one set whose splits have numbers": numbered,
+    "a folder for each split": each(
+        lambda rows, path: [path.mkdir(), rows.to_parquet(path / "0000.parquet")],
+    ),
     "words": spelled("negative", "positive"),
     "capital words": spelled("Neg", "POS"),
     "booleans": spelled(False, True),
@@ -203,6 +216,7 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "ndjson": each(lambda rows, path: rows.to_json(f"{path}.ndjson", orient="records", lines=True)),
     "csv.gz, unpacked by the browser": each(lambda rows, path: rows.to_csv(f"{path}.csv.gz", compression=None)),
     "csv, packed": each(lambda rows, path: rows.to_csv(f"{path}.csv", compression="gzip")),
+    "parquet called csv": each(lambda rows, path: rows.to_parquet(f"{path}.csv")),
     "csv called json": each(lambda rows, path: rows.to_csv(f"{path}.json")),
     "jsonl called csv": each(lambda rows, path: rows.to_json(f"{path}.csv", orient="records", lines=True)),
     "jsonl with a mark": each(
@@ -240,7 +254,9 @@ def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path, names: tuple[
 
 def test_a_tree_without_train_and_test_is_split_in_halves(tmp_path: Path) -> None:
     tree(tmp_path)
-    with pytest.raises(CourseError, match="No train reviews in .*train, which has: neg/, pos/, unsup/"):
+    with pytest.raises(
+        CourseError, match="No train reviews in .*train, which has: neg/, pos/, unsup/. Give the folder"
+    ):
         load(tmp_path / "train")
     assert len(load((tmp_path / "train").rename(tmp_path / "movie_reviews"))["test"]) == 12
 
@@ -262,12 +278,27 @@ def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: s
     assert sorted(texts) == sorted([*TRAIN["text"], *TEST["text"]])
 
 
+@pytest.mark.parametrize("case", ["save_to_disk", "a folder for each split"])
+def test_the_folder_of_one_split_is_refused(tmp_path: Path, case: str) -> None:
+    """Its rows alone, cut into halves, would be another experiment."""
+    PEOPLE_HAVE[case](tmp_path)
+    with pytest.raises(CourseError, match=f"No train reviews .*Give the folder above, {tmp_path}, if it has both"):
+        load(tmp_path / "train")
+
+
 def test_a_file_called_train_stands_for_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "old")
     TRAIN.to_csv(tmp_path / "train.csv")
     with pytest.raises(CourseError, match="No test reviews in"):
         load(tmp_path / "train.csv")
     assert_whole(load(write(tmp_path) / "train.csv"))
+    (tmp_path / "links").mkdir()
+    for split in SETS:  # As in the hub's cache.
+        (tmp_path / "links" / f"{split}.csv").symlink_to(tmp_path / f"{split}.csv")
+    assert_whole(load(local_folder(tmp_path / "links" / "train.csv")))
+    (write(tmp_path / "texts") / "train.csv").rename(tmp_path / "texts" / "train.txt")
+    with pytest.raises(CourseError, match="No train reviews in .*has: test.csv, train.txt"):
+        load(tmp_path / "texts" / "train.txt")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -324,6 +355,20 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a review of another ending": (
         files("test/neg/98_7.TXT", "test/neg/99_7.text", beside=tree),
         "Could not read test: neg/99_7.text is not a .txt file: rename it",
+    ),
+    "a folder that is no label": (
+        lambda folder: [tree(folder), (folder / "train" / "neutral").mkdir()],
+        "train has a folder neutral, which is no label: move it",
+    ),
+    "a split that nobody knows": (
+        lambda folder: pd.concat([TRAIN.assign(split="train"), TEST.assign(split=["tset"] + 11 * ["test"])]).to_csv(
+            folder / "all.csv"
+        ),
+        "all.csv, row 24: the split is tset, but must be train, test or validation",
+    ),
+    "row names of R": (
+        both(b'"text"\t"label"\n' + b'"1"\t"Film"\t0\n' * 6, "tsv"),
+        "row 0: 3 values .*Leave out row names",
     ),
     "a part is missing": (files("train-0-of-2.csv", "test.csv"), "1 of the 2 files train-.*fetch the rest"),
     "parts of unknown number": (
