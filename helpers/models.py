@@ -83,7 +83,7 @@ def load_classifier(model: str) -> BertForSequenceClassification:
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
         for name, tensor in classifier.state_dict().items():
-            if not tensor.isfinite().all() or (name.endswith(".weight") and not tensor.any()):
+            if not tensor.isfinite().all() or (name.endswith(".weight") and tensor.numel() and not tensor.any()):
                 raise ValueError(f"its {name} is not all finite numbers, or all zeros: copy or download it again")
         for tensor in classifier.parameters():
             tensor.data = tensor.data.clone()  # A memory-mapped file could not be removed on Windows.
