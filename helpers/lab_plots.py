@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from helpers.figures import GREY, LOOKS, PALE, finish, open_figure, put_legend
-from helpers.plots import MEASURED
+from helpers.plots import GREY, LOOKS, MEASURED, PALE, finish, open_figure, put_legend
 from helpers.report import COSTS, FIELDS, describe_source, format_rate, name_run, read_costs, read_lab
 from helpers.settings import CourseError, Settings
 

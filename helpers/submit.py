@@ -23,8 +23,8 @@ EXERCISES = Path(__file__).with_name("exercises.py")
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 # The modules of this package, which the grader has, too.
 COURSE = """
-    __main__ answers checkpoints checks data doctor exercises figures hub lab lab_plots models offline plots prepare
-    progress recipe report results runs settings speed submit sweep tables tokens training workers
+    __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
+    recipe report results runs settings speed submit sweep tables tokens training workers
 """.split()  # noqa: SIM905
 
 

@@ -15,7 +15,7 @@ ROOMS = [
     {"settings"},
     {"hub"},
     {"tables"},
-    {"recipe", "results", "data", "models", "speed", "report", "figures"},
+    {"recipe", "results", "data", "models", "speed", "report"},
     {"progress", "plots", "lab_plots", "tokens", "checkpoints", "exercises", "checks"},
     {"prepare", "workers"},
     {"training"},

@@ -15,7 +15,6 @@ from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from helpers import lab, lab_plots, plots, report  # noqa: E402
-from helpers.figures import LOOKS  # noqa: E402
 from helpers.progress import interact  # noqa: E402
 from helpers.results import load_results, published, select_runs  # noqa: E402
 from helpers.settings import CourseError  # noqa: E402
@@ -210,7 +209,7 @@ def test_variants_have_names_of_their_own():
 
 @pytest.mark.parametrize("name", ["rate", "encoder", "data", "cost"])
 def test_a_policy_is_known_by_its_marker_too_where_colours_are_not_seen(name):
-    figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in LOOKS.values()}
+    figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in plots.LOOKS.values()}
     legend = figure.axes[0].get_legend()
     named = {text.get_text(): handle for text, handle in zip(legend.texts, legend.legend_handles, strict=True)}
     shown = {label: named[label].get_marker() for label in known if label in named}
