@@ -241,26 +241,6 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
     return finish(figure, title, describe_source(results, note))
 
 
-def plot_word_effects(texts: dict[str, pd.Series], source: str, most: int = 10) -> Figure:
-    """Draw, for each text, the words with the largest effects (see `tokens.measure_word_effects`), in reading order.
-
-    The keys of `texts` are the panels' titles; `source`, which goes into the caption, says what was measured.
-    """
-    strongest, (figure, axes) = [], open_figure(len(texts), 4.2, 0.8 + 0.32 * most, share="x")
-    for axis, (title, effects) in zip(axes, texts.items(), strict=True):
-        shown = effects.iloc[sorted(effects.abs().argsort()[::-1][:most])]
-        axis.barh(range(len(shown)), shown, color=GREY)  # The colours of LOOKS mean policies.
-        axis.set_yticks(range(len(shown)), map(_shorten, shown.index))
-        axis.invert_yaxis()
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set(xlabel="what the word adds to the log-odds of positive", title=textwrap.fill(title, 44))
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        strongest.append(effects.index[effects.abs().argmax()])
-    words = " and ".join(f"“{_shorten(word)}”" for word in dict.fromkeys(strongest))
-    note = f"the {most} words with the largest effect, in reading order; to the right: towards positive"
-    return finish(figure, f"The words that weighed most: {words}", f"{source} · {note}")
-
-
 def save_plots(results: dict[str, Any], folder: Path) -> None:
     """Write all figures into the folder as PNG files; raises CourseError if that fails."""
     figures = {
@@ -271,10 +251,6 @@ def save_plots(results: dict[str, Any], folder: Path) -> None:
     }
     for name, figure in figures.items():
         write_atomically(Path(folder) / f"{name}.png", draw_png(figure, 150))
-
-
-def _shorten(word: str) -> str:
-    return word if len(word) <= 20 else f"{word[:18]}…"
 
 
 def _label(results: dict[str, Any]) -> str:

@@ -1,14 +1,13 @@
-"""BERT's inputs: token ids, segments and mask as a table and in an explorer, and what each word adds."""
+"""BERT's inputs: token ids, segments and mask as a table and in an explorer."""
 
 import html
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import display
 from pandas.io.formats.style import Styler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from helpers.progress import interact
 
@@ -106,27 +105,3 @@ def _draw_table(table: pd.DataFrame) -> dict[str, str]:
     styler = Styler(table, uuid="tokens", cell_ids=False).hide(axis="index").format(escape="html")
     styler.set_table_styles(rules).set_td_classes(classes)
     return {"text/html": styler.to_html(), "text/plain": table.to_string(index=False)}
-
-
-@torch.no_grad()
-def measure_word_effects(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, batch_size: int = 32
-) -> pd.Series:
-    """Mask one word at a time with the attention mask; returns how much each word raises the log-odds of label 1.
-
-    `model`, a classifier with two labels, is left in evaluation mode. The index lists the words (all pieces joined) in
-    the order of the text.
-    """
-    model.eval()
-    encoded = tokenizer(text, truncation=True, return_tensors="pt")
-    pieces = pd.Series(tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])).str.removeprefix("##")
-    of_word = pd.Series(encoded.word_ids())  # [CLS] and [SEP] belong to none.
-    words = pieces.groupby(of_word).agg("".join)
-    shown = torch.tensor([of_word.ne(hidden).tolist() for hidden in (-1, *words.index)])  # The first hides nothing.
-    odds = []
-    for part in shown.long().split(batch_size):
-        rows = {name: encoded[name].expand(len(part), -1) for name in ("input_ids", "token_type_ids")}
-        logits = model(**rows, attention_mask=part).logits
-        odds.append(logits[:, 1] - logits[:, 0])
-    whole, *without = torch.cat(odds).tolist()
-    return pd.Series([whole - value for value in without], index=list(words), name="effect on the log-odds")

@@ -6,7 +6,6 @@ from pathlib import Path
 import ipywidgets
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
@@ -335,16 +334,6 @@ def test_the_cost_figure_gives_each_policy_its_own_number():
     elsewhere = costs | {"runs": [run | {"training_memory_gb": None} for run in costs["runs"]]}
     assert_nothing_cut_off(figure := lab_plots.plot_costs(elsewhere))
     assert "not measured here" in all_text(figure)
-
-
-def test_words_are_drawn_in_reading_order_and_the_strongest_is_named(quick):
-    effects = pd.Series([0.1, -0.5, 0.0, 0.2, 0.2], index=["a", "dull", "film", "so", "so"])
-    figure = plots.plot_word_effects({"BitFit": effects, "full": -effects}, report.describe_source(quick), most=4)
-    assert_nothing_cut_off(figure)
-    left, right = figure.axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "dull", "so", "so"]
-    assert [bar.get_width() for bar in left.patches] == [0.1, -0.5, 0.2, 0.2]
-    assert "“dull”" in figure.get_suptitle() and right.get_title() == "full"
 
 
 def test_plots_are_saved_and_closed(tmp_path, quick):

