@@ -23,6 +23,13 @@ from helpers.training import build_trainer
 from helpers.workers import call, one_thread, open_executor
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # The grid's upper edge and beyond.
+# What `measure_cost` measures: the titles of its columns, and their units.
+COSTS = {
+    "step_seconds": ("step (CPU ms)", 1e-3),
+    "training_memory_gb": ("memory of training (MB)", 1e-3),
+    "optimizer_bytes": ("optimizer (KB)", 1e3),
+    "task_bytes": ("stored per task (KB)", 1e3),
+}
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -171,15 +178,17 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
 
 
 def tabulate_costs(results: dict[str, Any]) -> pd.DataFrame:
-    """One row per policy: the costs of a step, of memory and of storage; the step's time also relative to `full`."""
-    costs = report.read_costs(results)
-    return pd.DataFrame(
-        {
-            "trained parameters": costs["trainable_parameters"],
-            "step (CPU ms)": (1000 * costs["step_seconds"]).round(1),
-            "of full": (costs["step_seconds"] / costs.loc["full", "step_seconds"]).map("{:.0%}".format),
-            "memory of training (MB)": (1000 * costs["training_memory_gb"]).round(),
-            "optimizer (KB)": (costs["optimizer_bytes"] / 1000).round(1),
-            "stored per task (KB)": (costs["task_bytes"] / 1000).round(1),
-        }
-    )
+    """One row per policy: the costs of a step, of memory and of storage, each with its share of the policy `full`'s."""
+    costs = pd.DataFrame(results["runs"]).set_index("policy")
+    if not {*COSTS} <= {*costs}:
+        raise CourseError("These are not costs from `measure_cost`. For runs, use `summarise`, or draw them.")
+    if "full" not in costs.index:
+        raise CourseError("Costs are shown relative to those of the policy full: measure it, too.")
+    table = costs[["trainable_parameters"]].set_axis(["trained parameters"], axis=1)
+    for name, (title, unit) in COSTS.items():
+        shares = costs[name] / costs.loc["full", name]
+        table[title] = [
+            "not measured here" if pd.isna(share) else f"{cost / unit:,.1f} ({share:.{0 if share >= 0.1 else 2}%})"
+            for cost, share in zip(costs[name], shares, strict=True)
+        ]
+    return table

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from helpers.plots import GREY, LOOKS, MEASURED, PALE, finish, open_figure, put_legend
-from helpers.report import COSTS, FIELDS, describe_source, format_rate, name_run, read_costs, read_lab
+from helpers.report import FIELDS, describe_source, format_rate, name_run, read_lab
 from helpers.settings import CourseError, Settings
 
 
@@ -74,34 +74,6 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
     axes[0].set_ylabel(f"accuracy (validation: n = {_measured_on(runs)})")
     put_legend(axes[0], handles=handles.values(), labels=handles.keys(), ncols=2 if len(panels) == 1 else 1)
     return finish(figure, describe_finding(results), describe_source(results, "dots: the seeds"))
-
-
-def plot_costs(results: dict[str, Any]) -> Figure:
-    """Draw each policy's costs relative to full fine-tuning (log axis); raises CourseError if that is missing."""
-    costs = read_costs(results)[list(COSTS)].astype(float)
-    share = (costs / costs.loc["full"]).drop("full")
-    figure, (axis,) = open_figure(1, 6.6, 3.4)
-    for place, (policy, row) in enumerate(share.iterrows()):
-        label, colour, marker = LOOKS[policy]
-        places = np.arange(len(COSTS)) + (place - (len(share) - 1) / 2) * 0.8 / len(share)
-        # Points, since bars would have to start at 0, which a log axis does not have.
-        axis.plot(row, places, marker, color=colour, label=label, ms=8, zorder=3)
-        for y, value in zip(places, row, strict=True):
-            text = "not measured here" if np.isnan(value) else f"{value:.0%}" if value >= 0.1 else f"{value:.2%}"
-            axis.text(1.01, y, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
-    axis.axvline(1, color="black", lw=1.2)
-    axis.set(xscale="log", xlabel="relative to full fine-tuning (log scale); line: full fine-tuning")
-    axis.set_yticks(range(len(COSTS)), COSTS.values())
-    axis.set_ylim(len(COSTS) - 0.5, -0.5)
-    axis.grid(axis="x", color=PALE)
-    put_legend(axis, ncols=3)
-    policy, run = "bitfit" if "bitfit" in share.index else share.index[0], results["provenance"]
-    title = (
-        f"{LOOKS[policy][0]} stores a task in 1/{1 / share.loc[policy, 'task_bytes']:,.0f} of the space, and a step"
-        f" takes {share.loc[policy, 'step_seconds']:.0%} of the time"
-    )
-    note = f"batch {run['batch_size']} · median of {run['steps']} steps' CPU time, one thread · memory: one reading"
-    return finish(figure, title, describe_source(results, note))
 
 
 def describe_finding(results: dict[str, Any]) -> str:

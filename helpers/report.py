@@ -26,12 +26,6 @@ TEST: dict[str, Callable[[dict[str, Any]], str]] = {
     "# trainable parameters": lambda best: str(best["trainable_parameters"]),
     "Test accuracy": lambda best: f"{best['test']['accuracy']:.5f}".rstrip("0").ljust(6, "0"),
 }
-COSTS = {
-    "step_seconds": "time of a step",
-    "training_memory_gb": "memory of training",
-    "optimizer_bytes": "optimizer state",
-    "task_bytes": "stored for each task",
-}
 ENCODERS = {"checkpoint": "pre-trained tiny", "random": "random"}
 
 
@@ -55,16 +49,6 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def read_costs(results: dict[str, Any]) -> pd.DataFrame:
-    """The costs, one row per policy; raises CourseError unless they have the policy full and at least one other."""
-    costs = pd.DataFrame(results["runs"]).set_index("policy")
-    if not {*COSTS} <= {*costs}:
-        raise CourseError("These are not costs from `measure_cost`. For runs, use `summarise`, or draw them.")
-    if "full" not in costs.index or len(costs) < 2:
-        raise CourseError("Costs are shown relative to those of the policy full: measure it and another one.")
-    return costs
-
-
 def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
     """The fields of `FIELDS` in which these runs differ."""
     runs = list(runs)
@@ -78,7 +62,7 @@ def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     total number of reviews: then it follows from `reviews`.
     """
     if not results["runs"] or not all("train_accuracy" in run for run in results["runs"]):
-        raise CourseError("These are no results of the lab: use `plots` for a search, and `plot_costs` for costs.")
+        raise CourseError("These are no results of the lab: use `plots` for a search, and `tabulate_costs` for costs.")
     counts = results["provenance"]["data"]
     splits = {"reviews": "train", "validation": "validation"}
     runs = [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]

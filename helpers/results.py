@@ -83,7 +83,7 @@ def select_runs(results: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
 def read_search(results: dict[str, Any]) -> list[dict[str, Any]]:
     """A search's runs; CourseError if there are none, or if these are a lab's runs, or costs."""
     if not results["runs"] or any("train_accuracy" in run or "history" not in run for run in results["runs"]):
-        raise CourseError("These are no results of a search: use `lab_plots` for a lab's, `plot_costs` for costs.")
+        raise CourseError("These are no results of a search: use `lab_plots` for a lab's, `tabulate_costs` for costs.")
     return results["runs"]
 
 

@@ -34,7 +34,6 @@ LAB = {
     "rate": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "encoder": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "data": lambda results: lab_plots.plot_curve(results, "reviews"),
-    "cost": lab_plots.plot_costs,
 }
 
 
@@ -206,7 +205,7 @@ def test_variants_have_names_of_their_own():
     assert len(set(labels)) == len(labels) == 11 and "BitFit, batch 16, 4 epochs" in labels
 
 
-@pytest.mark.parametrize("name", ["rate", "encoder", "data", "cost"])
+@pytest.mark.parametrize("name", ["rate", "encoder", "data"])
 def test_a_policy_is_known_by_its_marker_too_where_colours_are_not_seen(name):
     figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in plots.LOOKS.values()}
     legend = figure.axes[0].get_legend()
@@ -241,7 +240,7 @@ def test_findings_follow_from_the_figures(name, sentence):
     assert sentence in lab_plots.describe_finding(load(f"lab_{name}"))
 
 
-@pytest.mark.parametrize("name", [name for name in LAB if name != "cost"])
+@pytest.mark.parametrize("name", LAB)
 @pytest.mark.parametrize("policy", ["bitfit", "bitfit+head"])
 def test_a_list_that_a_student_shortened_is_drawn_too(name, policy):
     results = keep(load(f"lab_{name}"), lambda run: run["policy"] == policy and run["seed"] == 0)
@@ -291,12 +290,11 @@ def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
                 draw(load(f"lab_{name}"))
         with pytest.raises(CourseError, match="no results of a search"):
             draw(keep(quick, lambda run: False))
-    for show in (lab_plots.plot_costs, lab.tabulate_costs):
-        for results in (load("lab_head"), quick):
-            with pytest.raises(CourseError, match="These are not costs"):
-                show(results)
-        with pytest.raises(CourseError, match="measure it and another one"):
-            show(keep(load("lab_cost"), lambda run: run["policy"] != "full"))
+    for results in (load("lab_head"), quick):
+        with pytest.raises(CourseError, match="These are not costs"):
+            lab.tabulate_costs(results)
+    with pytest.raises(CourseError, match="relative to those of the policy full"):
+        lab.tabulate_costs(keep(load("lab_cost"), lambda run: run["policy"] != "full"))
     rates = load("lab_rate")
     for field in ("rate", "encoder"):
         with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
@@ -321,19 +319,6 @@ def test_all_reviews_are_a_number_of_reviews_too():
     figure = lab_plots.plot_curve(results, "reviews")
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["250", "1,000", "4,000", "20,000"]
     assert "+8.2 points with 20,000 reviews" in all_text(figure)
-
-
-def test_the_cost_figure_gives_each_policy_its_own_number():
-    costs = load("lab_cost")
-    step = {run["policy"]: run["step_seconds"] for run in costs["runs"]}
-    for policy, name in (("bitfit", "BitFit"), ("bitfit+head", "BitFit + classifier")):
-        kept = keep(costs, lambda run, policy=policy: run["policy"] in ("full", policy, "head"))
-        text = all_text(lab_plots.plot_costs(kept))
-        assert f"a step takes {step[policy] / step['full']:.0%} of the time" in text
-        assert f"{name} stores a task in 1/1," in text
-    elsewhere = costs | {"runs": [run | {"training_memory_gb": None} for run in costs["runs"]]}
-    assert_nothing_cut_off(figure := lab_plots.plot_costs(elsewhere))
-    assert "not measured here" in all_text(figure)
 
 
 def test_plots_are_saved_and_closed(tmp_path, quick):
