@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load
-from transformers import BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification
 
-from helpers.models import load_classifier
+from helpers.hub import find_folder
+from helpers.models import load_tokenizer
 from helpers.settings import set_aside, write_atomically
 
 
@@ -88,11 +88,13 @@ def drop_checkpoints(folder: Path) -> None:
 
 def save_model(weights: bytes, model: str, folder: Path) -> None:
     """Write a fine-tuned classifier (`weights` in safetensors format) as a sealed folder; `model` is its base model."""
-    classifier: BertForSequenceClassification = load_classifier(model)
-    classifier.load_state_dict(load(weights))
+    config = BertConfig.from_pretrained(find_folder(model), num_labels=2, dtype="float32")
+    config.architectures = [BertForSequenceClassification.__name__]
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
-        classifier.save_pretrained(beside)
+        config.save_pretrained(beside)
+        load_tokenizer(model).save_pretrained(beside)
+        (beside / "model.safetensors").write_bytes(weights)
         seal(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)

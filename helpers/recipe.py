@@ -55,7 +55,8 @@ def tell(expected: Any, found: Any) -> str:
 def require(function: str, found: Any, wanted: type) -> None:
     """Raise Mistake unless a student's function returned an object of the wanted class."""
     if not isinstance(found, wanted):
-        hint = f"`return` the whole result, a {wanted.__name__}; in-place methods such as set_format return None."
+        hint = f"`return` the whole result, a {wanted.__name__}"
+        hint += "; in-place methods such as set_format return None." if found is None else "."
         kind = type(found).__name__
         kind = f"another {kind}" if kind == wanted.__name__ else kind
         raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")

@@ -248,7 +248,7 @@ def train(
         shutil.rmtree(left, ignore_errors=True)
     model, record = train_run(settings, run, reviews, folder, until, tell)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    return record, save(state) if with_weights and is_whole(record) else None
+    return record, save(state, {"format": "pt"}) if with_weights and is_whole(record) else None
 
 
 @lru_cache(1)  # Dask workers outlive searches: exercises.py may have changed since, or changed back.

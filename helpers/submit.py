@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,12 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 COURSE = """
     __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
     recipe report results runs settings speed submit sweep tables tokens training workers
+""".split()  # noqa: SIM905
+
+# The packages that come with the course (its requirements and theirs), and with every grader.
+PACKAGES = """
+    IPython accelerate datasets filelock fsspec huggingface_hub ipywidgets matplotlib numpy optuna packaging pandas
+    psutil pyarrow safetensors scipy sklearn tokenizers torch tqdm transformers typing_extensions yaml
 """.split()  # noqa: SIM905
 
 
@@ -143,14 +150,24 @@ def check_code(content: bytes) -> None:
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Fix it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
         raise CourseError(f"exercises.py: missing (at the top level), or not written yet: {', '.join(missing)}.")
-    if own := find_own_modules(content):
+    own, others = find_imports(content)
+    if own:
         raise CourseError(f"exercises.py imports {', '.join(own)}, which is not handed in: move that code into it.")
+    if others:
+        raise CourseError(
+            f"exercises.py imports {', '.join(others)}, which the grader may not have. Use Python's own modules and the"
+            " packages that the course installs, such as numpy and torch, or put the import into a `try`."
+        )
 
 
-def find_own_modules(code: bytes | str) -> list[str]:
-    """The student's own modules and packages that code imports: from this package, the project and `notebooks/`."""
-    found = []
-    for statement in ast.walk(ast.parse(code)):
+def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
+    """What code imports that the grader lacks: the student's own modules and packages, and others' packages.
+
+    Its own are in this package, the project or `notebooks/`. An import in a `try` may fail.
+    """
+    own, others, tree = [], [], ast.parse(code)
+    tried = {id(each) for node in ast.walk(tree) if isinstance(node, ast.Try) for each in ast.walk(node)}
+    for statement in ast.walk(tree):
         before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
         before = f"helpers.{before}" if getattr(statement, "level", 0) else before
         for alias in statement.names if isinstance(statement, (ast.Import, ast.ImportFrom)) else ():
@@ -159,8 +176,12 @@ def find_own_modules(code: bytes | str) -> list[str]:
                 places = [EXERCISES.parent / second] * (second not in ("", *COURSE))
             else:
                 places = [project_folder() / first, project_folder() / "notebooks" / first]
-            found += [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
-    return found
+            found = [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
+            own += found
+            known = found or first in ("helpers", *PACKAGES) or first in sys.stdlib_module_names
+            if not known and id(statement) not in tried:
+                others.append(first)
+    return own, others
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
@@ -169,7 +190,7 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     Such a function raises NotImplementedError before it returns anything; functions defined inside it do not count.
     """
     stubs = {}
-    for statement in ast.parse(code).body:
+    for statement in list_statements(ast.parse(code)):
         if isinstance(statement, (ast.Import, ast.ImportFrom)):  # From a file that is not handed in.
             continue
         body = [each for each in getattr(statement, "body", []) if not isinstance(each, ast.FunctionDef)]
@@ -177,6 +198,15 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
         is_stub = isinstance(first := next(ends, None), ast.Raise) and "NotImplementedError" in ast.dump(first)
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
+
+
+def list_statements(block: ast.AST) -> Iterator[ast.stmt]:
+    """A module's statements, also those inside an `if`, `try` or `with`, but not those of functions and classes."""
+    for each in ast.iter_child_nodes(block):
+        if isinstance(each, ast.stmt):
+            yield each
+        if isinstance(each, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
+            yield from list_statements(each)
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:

@@ -19,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from helpers import exercises, recipe
 from helpers.checkpoints import newest_checkpoint, seal
-from helpers.models import apply_policy, count_parameters, load_classifier, quiet_library
-from helpers.prepare import Reviews, choose_precision, cut, find_rows, make_start, preprocess
+from helpers.models import apply_policy, count_parameters, load_classifier, load_tokenizer, quiet_library
+from helpers.prepare import Reviews, choose_precision, cut, find_rows, make_start
 from helpers.settings import CourseError, Run, Settings
 from helpers.speed import expand_vocabulary, shrink_vocabulary, speed_up, split_batch
 
@@ -40,8 +40,10 @@ def build_trainer(
     the initial model. Policies that the assignment does not ask for are applied to the student's full model.
     `whole_table` keeps all word embeddings, even those of tokens that occur in no review.
     """
-    few = preprocess(settings, Dataset.from_dict({"text": ["A film."] * 8, "label": [0, 1] * 4}))
-    base = exercises.init_trainer(start, few, few, use_bitfit=run.policy == "bitfit")
+    # As check 2b's: what `preprocess_dataset` returns may lack the text, or be a view.
+    tokens = load_tokenizer(start)(["A film."] * 16, padding="max_length")
+    few = Dataset.from_dict({"text": ["A film."] * 16, "label": [0, 1] * 8} | dict(tokens))
+    base = exercises.init_trainer(start, few, few.select(range(8)), use_bitfit=run.policy == "bitfit")
     recipe.require("init_trainer", base, Trainer)
     if base.model_init is None:
         raise CourseError("init_trainer must give the Trainer a model_init, not a model: see Problem 2b.")

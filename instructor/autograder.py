@@ -22,7 +22,7 @@ python3 -m venv "$ROOT/venv"
 PIP="$ROOT/venv/bin/python -m pip install --no-cache-dir -c $SOURCE/constraints.txt"
 $PIP ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 # This installs what the course needs; the course itself runs from $SOURCE.
-$PIP "$SOURCE" pytest nbval psutil
+$PIP "$SOURCE" pytest nbval psutil scikit-learn
 "$ROOT/venv/bin/python" -m pip uninstall -y bitfit-assignment
 """
 RUN = """#!/usr/bin/env bash

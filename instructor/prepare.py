@@ -6,6 +6,7 @@ standard input is closed, and answers each with a line of JSON, {"given": ..., "
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def prepare(seed: int, folder: Path) -> dict[str, Any]:
     shape = {"num_hidden_layers": draw.choice([3, 4]), "intermediate_size": draw.randint(20, 60)}
     BertModel(BertConfig(**width, **shape)).half().save_pretrained(model)
     BertModel(BertConfig.from_pretrained(public)).half().save_pretrained(folder / "tiny")
+    shutil.copy(public / "vocab.txt", folder / "tiny")
     words = (public / "vocab.txt").read_text(encoding="utf-8").splitlines()
     ordinary = words[1000:]  # The special tokens stay at the start, where the library expects them.
     draw.shuffle(ordinary)

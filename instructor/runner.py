@@ -71,14 +71,15 @@ def run_problems(job: dict[str, Any], exercises: bytes) -> None:
 
 
 def keep_what_counts() -> None:
-    """Reset TrainingArguments except for what is judged: this machine may reject, say, a student's precision."""
+    """Reset TrainingArguments except for what is judged: this machine may reject, say, a precision or a folder."""
     from transformers import TrainingArguments
 
     from helpers.recipe import CHECKED, QUIET
 
     check = TrainingArguments.__post_init__
     own = {each.name: each.default for each in fields(TrainingArguments) if each.name not in (*CHECKED, *QUIET)}
-    own = {name: default for name, default in own.items() if default is not MISSING} | {"report_to": "none"}
+    own = {name: default for name, default in own.items() if default is not MISSING}
+    own |= {"report_to": "none", "output_dir": "trainer"}
 
     def set_and_check(arguments: TrainingArguments) -> None:
         vars(arguments).update(own)

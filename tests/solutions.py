@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from datasets import ClassLabel, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
@@ -237,8 +237,12 @@ def precision(predictions: Any) -> dict[str, float]:
     return {"accuracy": float((predicted * predictions.label_ids).sum() / max(predicted.sum(), 1))}
 
 
+def score(predictions: Any, predicted: Any) -> dict[str, float]:
+    return {"accuracy": float((predicted == predictions.label_ids).mean())}
+
+
 def by_sign(predictions: Any) -> dict[str, float]:
-    return {"accuracy": float(((predictions.predictions[:, 1] > 0) == predictions.label_ids).mean())}
+    return score(predictions, predictions.predictions[:, 1] > 0)
 
 
 def make_tester(make: Callable[[str], dict[str, Any]], metrics: Callable | None = exercises.compute_metrics, **options):
@@ -395,6 +399,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "it is called eval_strategy"),
         ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name: correct"),
         ("no reports, in another word", trainer_with(args={"report_to": "None"}), 'report_to="none"'),
+        ("no logging step", trainer_with(args={"logging_steps": 16 // 64}), "leave logging and precision out"),
+        ("metrics called", trainer_with(metrics=lambda p: Dataset.from_dict({}).predictions), "itself, without ()"),
+        ("metrics in a dict", trainer_with(metrics={"accuracy": exercises.compute_metrics}), "without quotes and"),
+        ("one maximum of all", trainer_with(metrics=lambda p: score(p, p.predictions.argmax())), "is always right"),
+        ("the first row's", trainer_with(metrics=lambda p: score(p, p.predictions[0].argmax(-1))), "is always right"),
         ("trial left out", trainer_of(lambda *given: lambda: exercises.init_model(*given)), "takes the trial"),
         ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
         ("optimizers", trainer_with(optimizers=(SGD, None)), "leave `optimizers` out"),

@@ -1,9 +1,11 @@
 """Every check passes the right solution and none of the wrong ones."""
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +109,34 @@ def test_another_right_solution_passes(made_once, bert_tiny: Path, capsys, name:
     exec(CELLS[position + 1].source, scope | {"count_parameters": count_parameters})
     shown = capsys.readouterr().out.splitlines()
     assert problem == "2c" or shown == [line for o in CELLS[position + 1].outputs for line in o.text.splitlines()]
+
+
+OWN = """
+from helpers.exercises import Trainer, TrainingArguments, compute_metrics
+
+def init_model(trial, name, *, use_bitfit=False, verbose=False):
+    raise NotImplementedError
+
+def init_trainer(model_name, train_data, val_data, use_bitfit=False):
+    arguments = TrainingArguments("x", num_train_epochs=4, eval_strategy="epoch", save_strategy="no", report_to="none")
+    model = lambda: init_model(None, CALL)
+    return Trainer(None, arguments, None, train_data, val_data, model_init=model, compute_metrics=compute_metrics)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("name=model_name, use_bitfit=use_bitfit, verbose=False", ""),
+        ("model_name, use_bitfit", "init_model(): too many positional arguments"),
+        ("model_name=model_name, use_bitfit=use_bitfit", "init_model(): missing a required argument: 'name'"),
+    ],
+)
+def test_2b_calls_init_model_as_the_student_has_written_it(made_once, capsys, call: str, words: str) -> None:
+    scope: dict = {}
+    exec(OWN.replace("CALL", call), scope)
+    with pytest.raises(CheckFailed, match=re.escape(words)) if words else contextlib.nullcontext():
+        problem_2b(scope["init_trainer"], exercises.init_tester)
 
 
 @pytest.mark.parametrize("said", ["name 'accuracy_score' is not defined", "'dict' object has no attribute 'to'"])

@@ -133,6 +133,10 @@ SPOILERS = {
     "code beside exercises.py": ([add("mine.py", "import re\nfrom .mine import clean")], ["imports mine, which is"]),
     "a folder of code": ([add("mine/my.py", "import helpers\nfrom .mine.my import x")], ["imports mine, which is"]),
     "code beside the notebooks": ([add("notebooks/mine.py", "import os, mine as own")], ["imports mine, which is"]),
+    "a package of others": (
+        [code("import numpy as np\n", "import evaluate, numpy as np\n")],
+        ["imports evaluate, which"],
+    ),
     "nothing trained": ([lambda p: shutil.rmtree(p / "build")], ["There is no results file"]),
     "results cut short": ([lambda p: (p / RESULTS).write_text("{")], ["results.json cannot be read"]),
     "results of the old shape": ([results(lambda r: r.update(schema=1))], ["another version of the course"]),
@@ -209,6 +213,15 @@ def test_a_function_is_a_stub_that_may_return_nothing_before_it_says_so(body, is
     code = f"from mine import other\ndef function(x):\n {body}"
     code = code.replace("STUB", "raise NotImplementedError('Write it.')")
     assert submit.find_stubs(code) == {"function": is_stub}
+
+
+def test_functions_and_imports_may_stand_inside_other_statements():
+    code = "try:\n    import evaluate\nexcept ImportError:\n    evaluate = None\nimport sklearn.metrics, os.path\n"
+    code += (
+        "if evaluate:\n    def function():\n        return 1\nelse:\n    def function():\n        import collections\n"
+    )
+    assert submit.find_imports(code) == ([], [])
+    assert submit.find_stubs(code) == {"evaluate": False, "function": False}
 
 
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):

@@ -32,6 +32,14 @@ HINTS = {
     "(function|method|partial|str)' object has no attribute 'to'": "the Trainer's `model` must be a loaded model; pass"
     " a function as `model_init`.",
     "incompatible with providing the `optimizers`": "leave `optimizers` out: all runs use the library's own optimizer.",
+    "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
+    "non-zero --logging_steps|--tf32 requires|support bf16": "leave logging and precision out of the arguments: the"
+    " course sets them itself.",
+    "'Dataset' object has no attribute": "compute_metrics: give the Trainer the function itself, without ().",
+    "(dict|str)' object is not callable": "where a function is expected, give its name, without quotes and brackets.",
+    "'NoneType' object has no attribute 'suggest": "hp_space suggests the values; init_model's trial may be None.",
+    "inference tensor": "build the model without torch.inference_mode: it could not be trained.",
+    r"lambda>\(\) missing \d required": "hp_space gets the trial alone, and compute_objective the metrics alone.",
     "'Dataset' object does not support item": "a data set cannot be changed in place; its methods, such as map, return"
     " a new one.",
     "does not support item assignment": "compute_metrics must return a dict that maps metric names to numbers.",
@@ -49,7 +57,6 @@ HINTS = {
     "argument 'tokenizer'": "it is called processing_class in this version of transformers.",
     r"[A-Z]\w+\.\w+\(\) got an unexpected": "this version of the library has no argument of that name: correct or"
     " remove it.",
-    "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
     "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
     "HPSearchBackend|You picked the": 'use the backend "optuna", which needs no other package.',
     r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"

@@ -81,6 +81,7 @@ def give_2b(model: str, saved: str, texts: list[str], positive: list[bool]) -> d
     classifier = load_classifier(model)
     torch.nn.init.normal_(classifier.bert.pooler.dense.bias)
     classifier.save_pretrained(saved)
+    load_tokenizer(model).save_pretrained(saved)
     return {"model": model, "saved": saved, "train": rows[:16], "val": rows[16:]}
 
 

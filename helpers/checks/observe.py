@@ -3,6 +3,7 @@
 import difflib
 import functools
 import gc
+import inspect
 import os
 import tempfile
 import warnings
@@ -110,7 +111,8 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
     few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
     scope = getattr(init_trainer, "__globals__", {})
-    with patch.dict(scope, {"init_model": init_model}):
+    right = {"init_model": stand_in(scope.get("init_model"))}
+    with patch.dict(scope, right):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments set variables, which later Trainers would read.
@@ -131,19 +133,38 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
         yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
 
 
-def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
-    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there."""
-    return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
+def stand_in(own: Any) -> Callable:
+    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there.
+
+    It is called as the student's `own` is: the second parameter is the model's name, whatever that parameter is called.
+    """
+
+    def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
+        return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
+
+    def call(*values: Any, **named: Any) -> torch.nn.Module:
+        try:
+            bound = signature.bind(*values, **named)
+        except TypeError as error:
+            raise TypeError(f"init_model(): {error}") from None
+        bound.apply_defaults()
+        _, model_name, *_ = bound.arguments.values()
+        return init_model(None, model_name, bound.arguments["use_bitfit"])
+
+    names = [*(signature := inspect.signature(own)).parameters] if callable(own) else []
+    return call if "use_bitfit" in names[2:] else init_model
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
-    """Evaluate two constant classifiers, whose results distinguish the accuracy from every other metric."""
+    """Evaluate three classifiers, whose results distinguish the accuracy from every other metric.
+
+    Two always predict the same, with logits of either sign, and one is always right.
+    """
     trainer = _build_quiet_trainer(model=model, compute_metrics=compute_metrics)
-    for logits in ([3.0, 1.0], [-3.0, -1.0]):  # Only which is larger counts, whatever the sign.
-        with torch.no_grad():
-            model.classifier.weight.zero_()
-            model.classifier.bias.copy_(torch.tensor(logits))
-        metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
+    right = [[-1.0 - row, 2.0] if label else [2.0 + row, 1.0] for row, label in enumerate(few["label"])]
+    for logits in ([[3.0, 1.0]] * len(few), [[-3.0, -1.0]] * len(few), right):
+        with model.classifier.register_forward_hook(lambda *_, logits=logits: torch.tensor(logits)):
+            metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
             _require_number(name, value, "the Trainer logs only numbers.")
         yield {name: value for name, value in metrics.items() if not name.endswith(("time", "second"))}
