@@ -1,6 +1,7 @@
 """The doctor on machines that are really broken: each fault is named with its fix, and nothing ends in a traceback."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT, run_python
@@ -100,9 +101,7 @@ def test_a_package_that_is_missing_ends_nothing(tmp_path):
 
 
 def test_without_shared_memory_the_reason_is_said(monkeypatch):
-    def refuse(*args, **options):
-        raise FileNotFoundError(2, "No such file or directory")
-
+    refuse = Mock(side_effect=FileNotFoundError(2, "No such file or directory"))
     monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
     with pytest.raises(CourseError, match="No such file or directory.*/dev/shm"), workers.open_executor(1, None):
         pass

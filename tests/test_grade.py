@@ -15,6 +15,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -242,11 +243,7 @@ VERDICT |= {"graded": True, "cpu_seconds": 9.0, "peak_memory": 0}
 
 def test_what_goes_wrong_with_one_submission_is_said_and_the_others_are_graded(tmp_path: Path, monkeypatch) -> None:
     """The workshop fails for one submission, which no submission can make it do."""
-
-    def grade_code(self: Workshop, code: bytes, limits: Limits) -> dict:
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr(Workshop, "grade_code", grade_code)
+    monkeypatch.setattr(Workshop, "grade_code", Mock(side_effect=RuntimeError("no room")))
     class_ = write(tmp_path / "class", ann={"exercises.py": b"#"}, bob={NOTEBOOKS[0]: answered("Bob's.")})
     ann, bob = grade_class([class_], tmp_path / "grades", **QUIET)
     assert not ann["graded"] and "THE GRADER FAILED" in write_sheet(ann) and bob["answers"] == {"1b": "Bob's."}

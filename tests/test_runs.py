@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import filelock
 import pandas as pd
@@ -348,20 +349,15 @@ def test_a_killed_worker_is_not_blamed_on_the_student():
         executor.submit(os._exit, 1).result()
 
 
-def stub(*given, **named):
-    raise NotImplementedError("Problem 0: write it")
-
-
-def stop(*given, **named):
-    raise TimeoutError
+STUB = Mock(side_effect=NotImplementedError("Problem 0: write it"))
 
 
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
-        ("preprocess_dataset", stub, "^Problem 0: write it$"),
-        ("init_trainer", stub, "^Problem 0: write it$"),
-        ("init_trainer", stop, "TimeoutError"),  # It comes without words.
+        ("preprocess_dataset", STUB, "^Problem 0: write it$"),
+        ("init_trainer", STUB, "^Problem 0: write it$"),
+        ("init_trainer", Mock(side_effect=TimeoutError), "TimeoutError"),  # It comes without words.
         ("preprocess_dataset", lambda *given: None, "expected Dataset, found NoneType.*the checks of problems 1d"),
         (
             "preprocess_dataset",
@@ -393,21 +389,16 @@ def test_training_gives_init_trainer_what_the_check_gives_it(settings, monkeypat
 
 
 def test_a_checkpoint_that_cannot_be_written_is_not_blamed_on_the_student(settings, monkeypatch):
-    def stop(*given, **named):
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 97472 vs 97364")
-
-    monkeypatch.setattr(torch, "save", stop)
+    said = "[enforce fail at inline_container.cc:672] . unexpected pos 97472 vs 97364"
+    monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError(said)))
     with pytest.raises(CourseError, match="^Could not read or write .*unexpected pos.*room on the disk"):
         train_all(settings, [Run("full", epochs=2)], workers=0, progress=Listener())
 
 
-def test_a_reader_that_leaves_is_not_taken_for_a_folder_that_cannot_be_written(settings):
-    class Left(Listener):
-        def say(self, line):
-            raise BrokenPipeError
-
+def test_a_reader_that_leaves_is_not_taken_for_a_folder_that_cannot_be_written(settings, monkeypatch):
+    monkeypatch.setattr(Listener, "say", Mock(side_effect=BrokenPipeError))
     with pytest.raises(BrokenPipeError):
-        train_all(settings, [Run("head", epochs=1)], workers=0, progress=Left())
+        train_all(settings, [Run("head", epochs=1)], workers=0, progress=Listener())
 
 
 LIMITS = [
@@ -474,11 +465,7 @@ def test_two_trainings_in_one_folder_are_refused_and_a_drive_without_locks_is_sa
         pytest.raises(CourseError, match="Another training is running"),
     ):
         train_all(settings, [Run("head")], progress=Listener())
-
-    def fail(*arguments, **named):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(filelock.FileLock, "acquire", Mock(side_effect=OSError(37, "No locks available")))
     listener = Listener()
     train_all(settings, [Run("head", epochs=1)], workers=0, progress=listener)
     assert "without file locks" in listener.lines[0]
@@ -488,11 +475,7 @@ def test_a_build_folder_that_cannot_be_made_or_is_another_users_is_one_sentence(
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="cannot be created.*COURSE_BUILD"):
         train_all(replace(settings, build=tmp_path / "file" / "build"), [Run("head")], progress=Listener())
-
-    def deny(path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "touch", deny)
+    monkeypatch.setattr(Path, "touch", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(CourseError, match="cannot be.* written to: Permission denied.*COURSE_BUILD"):
         train_all(settings, [Run("head")], progress=Listener())
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -202,11 +203,8 @@ def test_a_run_ends_as_it_should(setting: Setting, name: str) -> None:
 
 
 def test_shared_memory_counts_where_pages_cannot_be_looked_at(monkeypatch) -> None:
-    def refuse(process: psutil.Process) -> None:
-        raise psutil.AccessDenied(process.pid)
-
     before = limits.measure_share(psutil.Process())
-    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    monkeypatch.setattr(psutil.Process, "memory_full_info", Mock(side_effect=psutil.AccessDenied))
     with mmap.mmap(-1, 2**26) as shared:
         shared.write(bytes(2**26))
         assert 2**26 < limits.measure_share(psutil.Process()) < before + 2**27

@@ -2,6 +2,7 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -113,11 +114,7 @@ def test_writing_replaces_the_whole_file(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_whole(monkeypatch, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     write_atomically(path, "old")
-
-    def fill(*args) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fill)
+    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(CourseError, match="No space left on device. Free some disk space."):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
