@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -118,30 +119,21 @@ def cut_solutions(text: str) -> tuple[bytes, list[str]]:
 
     Raises CourseError if a marker is misspelt or misplaced, or if an exercise has none.
     """
-    functions, kept, secrets = _parse(text), [], []
-    begun = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        if LIKE_A_MARKER.search(line):
-            wanted = END if begun else BEGIN
-            if line.strip() != wanted:
-                since = f", since a solution began in line {begun}" if begun else ""
-                raise CourseError(
-                    f"{EXERCISES}, line {number}: found {line.strip()!r}, but here only {wanted!r} can be{since}."
-                )
-            begun = 0 if begun else number
-            if begun:
-                name = next((node.name for node in functions if node.lineno < number <= node.end_lineno), "")
-                if name not in FUNCTIONS:
-                    raise CourseError(f"{EXERCISES}, line {number}: the solution is in none of the exercises.")
-                message = f"Problem {FUNCTIONS[name]}: write {name} in {EXERCISES}."
-                kept.append(line.replace(BEGIN, f'raise NotImplementedError("{message}")').rstrip())
-        elif begun:
-            secrets.append(line.strip())
-        else:
-            kept.append(line)
-    if begun:
-        raise CourseError(f"{EXERCISES}, line {begun}: the solution that begins here never ends.")
-    stubs = "\n".join(kept) + "\n"
+    functions, lines, secrets = _parse(text), text.splitlines(), []
+    marks = [number for number, line in enumerate(lines) if LIKE_A_MARKER.search(line)]
+    for number, wanted in zip(marks, cycle((BEGIN, END)), strict=False):
+        if (found := lines[number].strip()) != wanted:
+            raise CourseError(f"{EXERCISES}, line {number + 1}: found {found!r}, but here only {wanted!r} can be.")
+    if len(marks) % 2:
+        raise CourseError(f"{EXERCISES}, line {marks[-1] + 1}: the solution that begins here never ends.")
+    for begin, end in zip(marks[-2::-2], marks[-1::-2], strict=True):  # The last first: numbers stay right.
+        name = next((node.name for node in functions if node.lineno <= begin < node.end_lineno), "")
+        if name not in FUNCTIONS:
+            raise CourseError(f"{EXERCISES}, line {begin + 1}: the solution is in none of the exercises.")
+        secrets += [line.strip() for line in lines[begin + 1 : end]]
+        stub = f'raise NotImplementedError("Problem {FUNCTIONS[name]}: write {name} in {EXERCISES}.")'
+        lines[begin : end + 1] = [lines[begin].rstrip().replace(BEGIN, stub)]
+    stubs = "\n".join(lines) + "\n"
     _parse(stubs, " without its solutions")
     if unmarked := [name for name in FUNCTIONS if not find_stubs(stubs).get(name)]:
         raise CourseError(f"{EXERCISES}: no solution markers in {', '.join(unmarked)}; unmarked, it would be released.")

@@ -157,7 +157,7 @@ def preprocess_dataset(dataset):
     [
         ("    ### END SOLUTION\n", "", ["line 6", "never ends"]),
         ("    ### BEGIN SOLUTION\n", "", ["line 7", "only '### BEGIN SOLUTION' can"]),
-        ("    return", "    ### BEGIN SOLUTION\n    return", ["line 7", "began in line 6"]),
+        ("    return", "    ### BEGIN SOLUTION\n    return", ["line 7", "only '### END SOLUTION' can"]),
         ("    ### END SOLUTION\n", "    ### END SOLUTION\n" * 2, ["line 9", "only '### BEGIN SOLUTION' can"]),
         ("### END SOLUTION", "### end solution", ["line 8", "only '### END SOLUTION' can"]),
         ("def preprocess_dataset", "def helper", ["line 6", "none of the exercises"]),
