@@ -116,7 +116,7 @@ class OtherUser:
         try:
             return subprocess.Popen([*before, *become(self.number), *command], **options)
         except OSError:
-            remove_tree(self.folder)
+            subprocess.run(["rm", "-rf", self.folder], **QUIET)
             raise
 
     def find(self, process: subprocess.Popen) -> list[psutil.Process]:
@@ -141,7 +141,7 @@ class OtherUser:
             for each in found:
                 with contextlib.suppress(psutil.Error, ChildProcessError):
                     os.waitpid(each.pid, 0) if each.ppid() == os.getpid() else each.wait(1)
-        remove_tree(self.folder)
+        subprocess.run(["rm", "-rf", self.folder], **QUIET)
         # -execdir removes from within the folder: another run may replace the folder by a link.
         alone = ["-mindepth", "1", *self.owned, "-prune", "-execdir", "rm", "-rf", "{}", "+", *OR_OPEN]
         subprocess.run(["find", *SHARED, *alone], env={"PATH": os.defpath}, **QUIET)
@@ -224,10 +224,3 @@ def become(user: int) -> list[str]:
     """The words to put before a command, so that it runs as a user without privileges or any way to gain them."""
     dropped = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
     return ["setpriv", f"--reuid={user}", f"--regid={user}", *dropped]
-
-
-def remove_tree(path: str) -> None:
-    """Remove a file or folder, however deep it is and whatever its permissions are."""
-    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-        if os.path.lexists(path):
-            subprocess.run([*command, "--", path], **QUIET)
