@@ -1,7 +1,6 @@
 # ruff: noqa: E501  (the code of a submission is a string, on as few lines as can be read)
 """Submissions that nobody should trust, with the points they deserve, and how such code is made."""
 
-import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -10,7 +9,6 @@ ALL = {"1d": 10, "2a": 10, "2b": 20, "2c": 20}
 NONE = dict.fromkeys(ALL, 0)
 NAMES = ("preprocess_dataset", "init_model", "init_trainer", "init_tester", "hyperparameter_search_settings")
 STUBS = "".join(f"def {name}(*arguments, **options):\n    raise NotImplementedError\n\n\n" for name in NAMES)
-SLEEP = f"9173{os.getpid()}"  # Tells the sleeping processes of one run of the tests from another's.
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> Path:
@@ -85,8 +83,8 @@ CODE: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
             "    tried.append(ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'mark', 0) != -1)\n"
             "if any(tried):\n    raise SystemError(tried)\n"
             "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-            f"        subprocess.Popen(['sleep', '{SLEEP}'], start_new_session=True)\n"
-            f"        os.execvp('sleep', ['sleep', '{SLEEP}'])\n    os._exit(0)\n"
+            "        subprocess.Popen(['sleep', '9173'], start_new_session=True)\n"
+            "        os.execvp('sleep', ['sleep', '9173'])\n    os._exit(0)\n"
             f"atexit.register(lambda: os.write(3, b'{FORGED}'))\n"
             "for number in range(1, 32):\n    try:\n        signal.signal(number, lambda *a: None)\n"
             "    except (OSError, ValueError):\n        pass",

@@ -226,6 +226,7 @@ def test_files_that_are_removed_but_open_count_and_die(setting: Setting) -> None
     assert outcome["reason"] == "disk" or "OSError" in outcome["output"], outcome  # Full, or too large.
 
 
+# `run` looks in the code's own folders for what is left.
 KEPT = """
 import ctypes, glob, os
 for folder in ("/tmp", "/var/tmp", "/dev/shm", os.environ["HOME"], os.environ["HOME"] + "/../..",
@@ -273,11 +274,8 @@ if os.fork() == 0:
         os.execvp("sleep", ["sleep", "{marker}"])
     os._exit(0)
 subprocess.Popen(["sleep", "{marker}"], start_new_session=True)
-os.makedirs("a/" * 500)
-open("a/readable", "w").close()
-os.chmod("a", 0)
 """
-    assert run(setting, code)["code"] == 0  # `run` looks for what was left behind.
+    assert run(setting, code)["code"] == 0
     for process in psutil.process_iter(["cmdline"]):
         assert marker not in (process.info["cmdline"] or [])
 
@@ -298,11 +296,6 @@ def test_with_the_grader_everything_ends() -> None:
     assert wait_until(lambda: not sleeping(), 10)
 
 
-def test_the_result_and_the_output_come_back(setting: Setting) -> None:
-    outcome = run(setting, "import os; print('said', flush=True); os.write(3, 'é'.encode())")
-    assert (outcome["result"], outcome["output"]) == ("é", "said\n")
-
-
 def test_the_code_has_no_privileges_and_gets_none(setting: Setting) -> None:
     code = "print(open('/proc/self/status').read(), flush=True)\nimport os\nos.system('unshare -U true')"
     outcome = run(setting, code)
@@ -315,10 +308,10 @@ def test_the_code_has_no_privileges_and_gets_none(setting: Setting) -> None:
 def test_process_1_outlives_what_is_sent_to_it(setting: Setting) -> None:
     code = (
         "import os\nif os.fork() == 0:\n    try: os.kill(os.getppid(), 9)\n    finally: os._exit(0)\n"
-        "os.wait()\nprint('alive')"
+        "os.wait()\nprint('alive ✓')"
     )
     outcome = run(setting, code)
-    assert outcome["output"] == ("alive\n" if setting.degree == "namespaces" else ""), outcome
+    assert outcome["output"] == ("alive ✓\n" if setting.degree == "namespaces" else ""), outcome
 
 
 TRIES = """
@@ -332,6 +325,7 @@ def works(action):
 def connect():
     socket.create_connection(("127.0.0.1", {port}), timeout=2).close()
 tried = {{
+    "see the grader's variables": "SECRET" in os.environ,
     "read secret": works(lambda: open({secret!r}).read()),
     "write outside": works(lambda: open({marked!r} + "/written", "w").close()),
     "write scratch": works(lambda: open(os.environ["HOME"] + "/written", "w").close()),
@@ -360,7 +354,8 @@ def test_what_each_degree_keeps_from_the_code(setting: Setting) -> None:
             outcome = run(setting, TRIES.format(port=listener.getsockname()[1], **places), (hidden,))
         tried = json.loads(outcome["result"])
         kept = {name for name, worked in tried.items() if not worked}
-        always = {"read secret", "write outside", "see the parent's memory", "write hidden", "list hidden"}
+        always = {"see the grader's variables", "read secret", "write outside", "see the parent's memory"}
+        always |= {"write hidden", "list hidden"}
         assert kept == always | ({"connect"} if setting.degree == "namespaces" else set())
         in_force, *not_in_force = sandbox.DEGREES[setting.degree]
         assert ("no network" in in_force) is ("connect" in kept)
@@ -396,10 +391,3 @@ def test_a_missing_bubblewrap_is_named_with_the_way_to_get_it(monkeypatch) -> No
     monkeypatch.setenv("PATH", "/no/such/folder")
     with pytest.raises(OSError, match="apt install bubblewrap"):
         sandbox.run(["true"])
-
-
-def test_the_environment_of_untrusted_code_has_nothing_of_ours(monkeypatch) -> None:
-    monkeypatch.setenv("API_TOKEN", "secret-value")
-    monkeypatch.setenv("COURSE_DATA", "secret-value")
-    environment = sandbox.clean_environment("/scratch", PYTHONPATH="/course")
-    assert "secret-value" not in str(environment) and environment["HOME"] == "/scratch"
