@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import change_cell
 
 from helpers import answers
 from helpers.results import load_results
@@ -32,15 +33,13 @@ def change(notebooks, name, edit):
     (notebooks / name).write_text(json.dumps(content), encoding="utf-8")
 
 
-def each_cell(edit, ids=None):
-    return lambda content: [edit(cell) for cell in content["cells"] if not ids or cell["id"] in ids]
+def each_cell(edit):
+    return lambda content: [edit(cell) for cell in content["cells"]]
 
 
 def change_answer(notebooks, problem, **changes):
     """Change the answer, and what the lab adds to it."""
-    edit = each_cell(lambda cell: cell.update(changes), (f"answer-{problem}", f"full-{problem}"))
-    for path in notebooks.glob("*.ipynb"):
-        change(notebooks, path.name, edit)
+    change_cell(notebooks, f"answer-{problem}", f"full-{problem}", **changes)
 
 
 def text(source, **more):

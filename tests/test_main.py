@@ -11,9 +11,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 import matplotlib
 import matplotlib.pyplot as plt
-import nbformat
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, change_cell, run_python
 
 from helpers.__main__ import main
 from helpers.answers import PROMPT
@@ -135,10 +134,7 @@ def test_without_the_notebooks_the_assignment_says_where_to_run(tmp_path, monkey
 def test_the_assignment_needs_no_answers(tmp_path, monkeypatch, capsys, written):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
     if not written:
-        path = tmp_path / "notebooks" / "01_bert_inputs.ipynb"
-        notebook = nbformat.read(path, as_version=4)
-        next(cell for cell in notebook.cells if cell.id == "answer-1b").source = PROMPT
-        nbformat.write(notebook, path)
+        change_cell(tmp_path / "notebooks", "answer-1b", source=PROMPT)
     folder = tmp_path / "build" / "quick"
     folder.mkdir(parents=True)
     results = shutil.copy(ROOT / "results" / "quick.json", folder / "results.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import change_cell
 
 from helpers.answers import PROMPT
 from instructor.release import build_release
@@ -89,12 +90,7 @@ def graded(course):
     shutil.copy(ROOT / "helpers" / "exercises.py", students["ann"] / "helpers")
     first = students["ann"] / "01_bert_inputs.ipynb"
     first.write_text(first.read_text(encoding="utf-8").replace(PROMPT, "Ids are indices.", 1), encoding="utf-8")
-    path = students["ben"] / "03_full_vs_bitfit.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.id == "check-2a":
-            cell.source = "print('Problem 2a: correct.')"
-    nbformat.write(notebook, path)
+    change_cell(students["ben"], "check-2a", source="print('Problem 2a: correct.')")
     (students["ben"] / "helpers" / "checks" / "__init__.py").write_text("problem_2b = problem_2c = print\n")
     run_nbgrader(course, "autograde", "bitfit")
     return course

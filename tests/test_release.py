@@ -5,7 +5,7 @@ import shutil
 
 import nbformat
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, change_cell, run_python
 
 from helpers import answers
 from helpers.settings import CourseError
@@ -177,15 +177,6 @@ def test_markers_that_do_not_fit_are_refused_by_line(old, new, words):
     assert all(word in str(refusal.value) for word in words), refusal.value
 
 
-def change_cell(source, cell_id, change):
-    for path in (source / "notebooks").glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            if cell.id == cell_id:
-                change(cell)
-        nbformat.write(notebook, path)
-
-
 def append(source, name, text):
     path = source / name
     path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
@@ -198,11 +189,12 @@ MARKERS = "### BEGIN SOLUTION\nx = 1\n### END SOLUTION"
 
 
 def say_in(cell_id, text):
-    return lambda source: change_cell(source, cell_id, lambda cell: cell.update(source=text))
+    return lambda source: change_cell(source / "notebooks", cell_id, source=text)
 
 
 def print_in(cell_id, text):
-    return lambda source: change_cell(source, cell_id, lambda cell: cell.outputs[0].update(text=text))
+    outputs = [nbformat.v4.new_output("stream", text=text)]
+    return lambda source: change_cell(source / "notebooks", cell_id, outputs=outputs)
 
 
 def add_to(name, text):
@@ -220,8 +212,8 @@ LEAKS = {
     "a notebook that is none": (lambda s: (s / "notebooks" / "02_hyperparameters.ipynb").write_text("{"), ["02_hyper"]),
     "an answer that nothing marks": (
         lambda s: [
-            change_cell(s, "problem-1b", lambda cell: cell.update(source="## Problem 1b")),
-            change_cell(s, "answer-1b", lambda cell: cell.update(id="mine", metadata={})),
+            change_cell(s / "notebooks", "problem-1b", source="## Problem 1b"),
+            change_cell(s / "notebooks", "answer-1b", id="mine", metadata={}),
         ],
         ["answer to 1b; untagged, it would be released"],
     ),
@@ -246,7 +238,7 @@ def test_a_source_at_fault_is_named_and_nothing_is_left_behind(source, tmp_path,
 
 
 def test_an_answer_is_known_without_its_tag_and_one_that_is_not_written_yet_stops_nothing(source, tmp_path):
-    change_cell(source, "answer-1b", lambda cell: cell.update(metadata={}))
+    change_cell(source / "notebooks", "answer-1b", metadata={})
     say_in("answer-1c", answers.PROMPT)(source)
     release.write_release(tmp_path / "student", source)
     prompts = [cell for cell in cells_of(tmp_path / "student") if cell.source == answers.PROMPT]

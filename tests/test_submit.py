@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import change_cell
 
 from helpers import answers, exercises, submit
 from helpers.__main__ import main
@@ -14,7 +15,7 @@ from helpers.results import best_run, fingerprint_code
 
 ROOT = Path(__file__).parents[1]
 CONTENT = ["answers.md", "exercises.py", *(f"notebooks/{name}" for name in submit.NOTEBOOKS), "results.json"]
-FIRST, SECOND, THIRD, FOURTH = submit.NOTEBOOKS
+_, SECOND, THIRD, _ = submit.NOTEBOOKS
 ERROR = [nbformat.v4.new_output("error", ename="CheckFailed", evalue="", traceback=[])]
 RESULTS = "build/quick/results.json"
 
@@ -36,15 +37,8 @@ def project(tmp_path, monkeypatch):
 
 
 # Each of these gives a function that does something to a project.
-def cell(notebook, cell_id, **changes):
-    def spoil(project):
-        path = project / "notebooks" / notebook
-        content = nbformat.read(path, as_version=4)
-        (found,) = (each for each in content.cells if each.id == cell_id)
-        found.update(changes)
-        nbformat.write(content, path)
-
-    return spoil
+def cell(cell_id, **changes):
+    return lambda project: change_cell(project / "notebooks", cell_id, **changes)
 
 
 def results(change):
@@ -120,11 +114,11 @@ SPOILERS = {
     "notebook gone": ([remove_second], [SECOND, "1c"]),
     "notebook cut short": ([lambda p: (p / "notebooks" / SECOND).write_text("{")], ["readable", "1c"]),
     "two copies": ([copy(f"Copy 1 of {SECOND}", f"Copy 2 of {SECOND}"), remove_second], ["Rename the one", "1c"]),
-    "answer not written": ([cell(FIRST, "answer-1b", source=answers.PROMPT)], ["in place of *Your answer"]),
-    "an image stays behind": ([cell(FIRST, "answer-1b", source="![this](mine.png).")], ["mine.png, which would"]),
-    "cell not run": ([cell(THIRD, last_code_cell(), execution_count=None)], ["code cells have not been run"]),
+    "answer not written": ([cell("answer-1b", source=answers.PROMPT)], ["in place of *Your answer"]),
+    "an image stays behind": ([cell("answer-1b", source="![this](mine.png).")], ["mine.png, which would"]),
+    "cell not run": ([cell(last_code_cell(), execution_count=None)], ["code cells have not been run"]),
     "a notebook larger than is graded": ([enlarge], [f"{THIRD} has 33 MiB"]),
-    "check failed": ([cell(THIRD, "check-2a", outputs=ERROR)], ["checks.problem_2a"]),
+    "check failed": ([cell("check-2a", outputs=ERROR)], ["checks.problem_2a"]),
     "code with a syntax error": ([code("return model\n", "return (\n")], ["does not compile"]),
     "code with a null": ([lambda p: (p / "exercises.py").write_bytes(b"x = 1\0")], ["does not compile"]),
     "code gone": ([lambda p: (p / "exercises.py").unlink()], ["exercises.py"]),
@@ -157,8 +151,8 @@ HARMLESS = {
     "a function by another spelling": code(
         "def init_tester(", "init_tester = lambda folder: _test(folder)\ndef _test("
     ),
-    "an answer that a key made code": cell(THIRD, "answer-3a", cell_type="code", outputs=ERROR, execution_count=None),
-    "the hand-in's own cell, which is running": cell(FOURTH, "hand-in-check", execution_count=None, outputs=ERROR),
+    "an answer that a key made code": cell("answer-3a", cell_type="code", outputs=ERROR, execution_count=None),
+    "the hand-in's own cell, which is running": cell("hand-in-check", execution_count=None, outputs=ERROR),
     "copies and sidecars": copy("02_hyperparameters-Copy1.ipynb", f"Copy of {SECOND}", f"._{THIRD}"),
 }
 
@@ -247,7 +241,7 @@ def test_notebooks_may_lie_elsewhere(project, place, monkeypatch):
 
 def test_an_image_pasted_into_an_answer_is_handed_in(project):
     attached = {"a.png": {"image/png": "AAAA"}}
-    cell(FIRST, "answer-1b", source="![a](attachment:a.png)", attachments=attached)(project)
+    cell("answer-1b", source="![a](attachment:a.png)", attachments=attached)(project)
     files, gaps = submit.collect_hand_in()
     assert gaps == [] and files["answers_files/1b-1-1.png"] == b"\0\0\0"
     assert "(answers_files/1b-1-1.png)" in files["answers.md"].decode()
