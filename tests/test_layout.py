@@ -31,17 +31,20 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path: Path) -> set[str]:
-    """The course's modules that a file imports, wherever in it."""
-    names = {name_of(each) for each in FILES}
+def list_imports(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it, and all names that may be modules."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            parts = {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= parts & names
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names} & names
-    return found - {"helpers", name_of(path)}
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """The course's modules that a file imports."""
+    return list_imports(path) & {name_of(each) for each in FILES} - {"helpers", name_of(path)}
 
 
 def test_there_is_no_circle_of_imports():

@@ -1,4 +1,3 @@
-import ast
 import importlib.metadata
 import os
 import re
@@ -14,6 +13,7 @@ from nbval.plugin import get_sanitize_patterns
 from nox.project import load_toml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_layout import list_imports
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {
@@ -84,13 +84,7 @@ def test_environment_has_the_ranges_of_pyproject(project):
 
 
 def imported_packages(folder: Path) -> set[str]:
-    names = set()
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path.name)):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names.add(node.module.partition(".")[0])
+    names = {name.partition(".")[0] for path in folder.rglob("*.py") for name in list_imports(path)}
     beside = {path.stem for path in folder.glob("*.py")} if folder.name != "helpers" else set()
     return names - beside - {"helpers", "instructor"} - set(sys.stdlib_module_names)
 
