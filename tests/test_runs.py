@@ -24,7 +24,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import Listener, accuracies, small_settings, wait_until
+from conftest import Listener, accuracies, run_python, small_settings, wait_until
 from jupyter_client.manager import start_new_kernel
 from safetensors import SafetensorError
 from solutions import trainer_with
@@ -80,9 +80,7 @@ def test_a_script_needs_no_guard_and_its_workers_alone_are_told_how_to_take_memo
     folder = tmp_path / ("x" * length) if length else Path(tempfile.gettempdir())
     folder.mkdir(exist_ok=True)
     script.write_text(SCRIPT)
-    variables = {"PYTHONPATH": str(Path(exercises.__file__).parents[1]), "TMPDIR": str(folder)}
-    variables |= {"GLIBC_TUNABLES": set_already}
-    done = subprocess.run([sys.executable, script], env=os.environ | variables, capture_output=True, text=True)
+    done = run_python(script, TMPDIR=str(folder), GLIBC_TUNABLES=set_already)
     assert done.stdout.splitlines() == [*told, set_already, str(script)], done.stderr
 
 
@@ -197,9 +195,8 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
     """
     copy = tmp_path / "project"
     shutil.copytree(Path(exercises.__file__).parent, copy / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"]
-    environment = os.environ | {"PYTHONPATH": str(copy), "WORLD_SIZE": "2"}
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    command = "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"
+    done = run_python(*command, cwd=copy, path=(copy,), WORLD_SIZE="2")
     assert done.returncode == 0, done.stderr
     before, after, changed, taken_back, worker, own, half, served, inside, line = json.loads(
         (copy / "found.json").read_text()
@@ -505,11 +502,6 @@ def seen(settings) -> set[str]:
     return {path for pattern in patterns for path in glob.glob(str(settings.folder / pattern))}
 
 
-def kill(process: psutil.Process) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.kill()
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(sources, tmp_path_factory) -> list[list[float]]:
     """The accuracies of BitFit's small grid, each of its runs trained for 12 epochs in one go."""
@@ -537,7 +529,8 @@ def test_killed_at_random_until_the_grid_is_complete(settings, uninterrupted):
             workers = family.children(recursive=True)
             newest = max(workers, key=psutil.Process.create_time)  # One that trains.
             for process in {"worker": [newest], "sweep": [family], "all": [family, *workers]}[victim]:
-                kill(process)
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         assert (sweep.wait(timeout=300) == 0) is not bool(victims)
         assert not psutil.wait_procs(workers, timeout=30)[1], "the workers outlived the sweep that started them"
     assert_complete(settings, uninterrupted)
