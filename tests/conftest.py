@@ -20,6 +20,8 @@ from helpers.progress import Progress
 from helpers.settings import OFFLINE, Settings
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 VOCABULARY = OFFLINE / "checkpoint" / "vocab.txt"
 BERT_TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

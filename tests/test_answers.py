@@ -8,15 +8,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import change_cell
+from conftest import RESULTS, ROOT, change_cell
 
 from helpers import answers
 from helpers.results import load_results
 from helpers.settings import CourseError
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "quick.json"
-FULL_SIZE = ROOT / "results" / "imdb.json"
+QUICK, FULL_SIZE = RESULTS / "quick.json", RESULTS / "imdb.json"
 FIRST = "01_bert_inputs.ipynb"
 PNG = base64.b64encode(b"\x89PNG and more").decode()
 
@@ -46,7 +44,7 @@ def text(source, **more):
     return {"cell_type": "markdown", "source": source, "metadata": {}} | more
 
 
-def export(notebooks, results=RESULTS):
+def export(notebooks, results=QUICK):
     found = answers.collect_answers(answers.read_notebooks(notebooks, (*answers.NOTEBOOKS, answers.LAB)))
     return answers.export_answers(found, load_results(results) if isinstance(results, Path) else results, "files")
 
@@ -66,7 +64,7 @@ def test_the_header_names_profile_model_data_and_what_stands_in():
     def head(results):
         return export(ROOT / "notebooks", results)[0].split("## Problem")[0]
 
-    assert all(words in head(RESULTS) for words in ("profile `quick`", "stand-in", "short, synthetic reviews"))
+    assert all(words in head(QUICK) for words in ("profile `quick`", "stand-in", "short, synthetic reviews"))
     results = load_results(FULL_SIZE)
     assert all(words in head(results) for words in ("stand-in", "data: imdb", "25,000 test reviews"))
     assert "synthetic" not in head(results)
@@ -117,7 +115,7 @@ def test_what_an_editor_saved_is_read_like_the_original(notebooks, how, mark):
 
 def test_half_a_character_harms_nothing(notebooks, tmp_path):
     change_answer(notebooks, "1b", source="a \ud83d b \ud83d\ude00")
-    answers.write_answers(notebooks, RESULTS, tmp_path / "answers.md")
+    answers.write_answers(notebooks, QUICK, tmp_path / "answers.md")
     assert "a \ufffd b 😀" in (tmp_path / "answers.md").read_text(encoding="utf-8")
 
 
@@ -152,7 +150,7 @@ SPELT = ("my (é) image.png", "my%20(é)%20image.png", "my%20(%C3%A9)%20image.pn
 def test_an_image_pasted_into_an_answer_is_written_beside_it(notebooks, tmp_path, link):
     change_answer(notebooks, "3a", source=f"See {link}.", attachments={"my (é) image.png": {"image/png": PNG}})
     out = tmp_path / "out" / "mine.md"
-    answers.write_answers(notebooks, RESULTS, out)
+    answers.write_answers(notebooks, QUICK, out)
     name, *_ = re.findall(r"\((mine_files/3a[^)]*\.png)\)", out.read_text(encoding="utf-8"))
     assert (out.parent / name).read_bytes() == b"\x89PNG and more"
     assert "attachment:" not in out.read_text(encoding="utf-8")
@@ -192,7 +190,7 @@ def test_a_damaged_notebook_is_named_and_the_old_file_stays(notebooks, tmp_path,
     out.write_text("what was there")
     (notebooks / "02_hyperparameters.ipynb").write_bytes(content)
     with pytest.raises(CourseError, match="02_hyperparameters.ipynb"):
-        answers.write_answers(notebooks, RESULTS, out)
+        answers.write_answers(notebooks, QUICK, out)
     assert out.read_text() == "what was there"
 
 

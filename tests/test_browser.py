@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NOTEBOOKS, ROOT
 from nbconvert import HTMLExporter
 
 if os.environ.get("COURSE_BROWSER") != "1":
@@ -28,8 +28,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 if CHROMIUM is None:
     pytest.skip("no Chromium here; on Debian and Ubuntu: apt install chromium", allow_module_level=True)
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PICTURES = ROOT / "build" / "browser"
 WIDTHS = (1280, 800)
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}

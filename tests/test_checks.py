@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 import torch
+from conftest import NOTEBOOKS
 from datasets import Dataset
 from solutions import OTHER_RIGHT, WRONG, make_tester, saved, trainer_with
 from transformers import BertModel, Trainer, TrainingArguments
@@ -38,8 +39,7 @@ SAID = {
 }
 
 
-NOTEBOOKS = [nbformat.read(path, 4) for path in sorted((Path(__file__).parents[1] / "notebooks").glob("0[13]*.ipynb"))]
-CELLS = [cell for notebook in NOTEBOOKS for cell in notebook.cells if cell.cell_type == "code"]
+CELLS = [cell for path in NOTEBOOKS for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 CASES = [pytest.param(key, *case[1:], id=f"{key} {case[0]}") for key, cases in WRONG.items() for case in cases]
 
 

@@ -12,17 +12,15 @@ import re
 import statistics
 from dataclasses import asdict
 from functools import reduce
-from pathlib import Path
 
 import pytest
-from conftest import Listener
-from test_prose import NOTEBOOKS, PAGES, read
+from conftest import NOTEBOOKS, RESULTS, ROOT, Listener
+from test_prose import PAGES, read
 
 from helpers.results import best_run, load_results, select_runs
 from helpers.runs import train_all
 from helpers.settings import Run, Settings
 
-ROOT = Path(__file__).parents[1]
 LINK = re.compile(r'\[([^\]]+)\]\(([\w./-]+\.json) "([^"]+)"\)')
 SUMMARIES = {"std": statistics.stdev, "min": min, "max": max}
 VARIED = ("policy", "learning_rate", "epochs", "reviews", "encoder", "head_scale")
@@ -60,7 +58,7 @@ def test_a_run_of_the_quick_profile_has_its_committed_accuracies_again(policy, t
     """Exactly, on the processors tried so far; others may round differently."""
     run = Run(policy, batch_size=128)
     (record,) = train_all(Settings(build=tmp_path), run, workers=0, progress=Listener())
-    (known,) = select_runs(load_results(ROOT / "results" / "quick.json"), **asdict(run))
+    (known,) = select_runs(load_results(RESULTS / "quick.json"), **asdict(run))
     found, wanted = ([epoch["validation_accuracy"] for epoch in each["history"]] for each in (record, known))
     assert found == pytest.approx(wanted, abs=0.01)
 

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import ROOT, wait_until
 from hostile import ALL, NONE, SOLUTION, mistaken, write_files
 
 from helpers.answers import NOTEBOOKS, TITLES
@@ -32,7 +32,6 @@ from instructor.release import ORDINARY_LINES, cut_solutions
 from instructor.sheet import AUTOMATIC, WRITTEN, fence, neutralise, update_table, write_answers, write_sheet
 from instructor.workshop import Workshop
 
-ROOT = Path(__file__).parents[1]
 SMALL = replace(Limits(), seconds=60, cpu_seconds=20, memory=1000 * MEBI, processes=24)
 QUIET = {"notebooks": "none", "limits": SMALL}
 

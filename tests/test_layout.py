@@ -7,8 +7,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("helpers", "instructor") for path in sorted((ROOT / folder).rglob("*.py"))]
 # A room may import those before it.
 ROOMS = [

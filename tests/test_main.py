@@ -12,7 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from conftest import ROOT, change_cell, run_python
+from conftest import RESULTS, ROOT, change_cell, run_python
 
 from helpers.__main__ import main
 from helpers.answers import PROMPT
@@ -20,7 +20,6 @@ from helpers.data import load_reviews
 from helpers.results import load_results
 from helpers.settings import Run
 
-RESULTS = ROOT / "results"
 SCRIPTS = [path for room in ("scripts", "benchmarks") for path in sorted((ROOT / room).glob("*.py"))]
 
 
@@ -137,7 +136,7 @@ def test_the_assignment_needs_no_answers(tmp_path, monkeypatch, capsys, written)
         change_cell(tmp_path / "notebooks", "answer-1b", source=PROMPT)
     folder = tmp_path / "build" / "quick"
     folder.mkdir(parents=True)
-    results = shutil.copy(ROOT / "results" / "quick.json", folder / "results.json")
+    results = shutil.copy(RESULTS / "quick.json", folder / "results.json")
     monkeypatch.setattr("helpers.sweep.run_sweep", lambda *_, **options: load_results(results))
     monkeypatch.setattr("helpers.plots.save_plots", lambda *_: plt.close(plt.figure()))
     monkeypatch.setitem(matplotlib.rcParams, "backend", "module://not_installed")  # as MPLBACKEND may say

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import change_cell
+from conftest import NOTEBOOKS, ROOT, change_cell
 
 from helpers.answers import PROMPT
 from instructor.release import build_release
@@ -19,8 +19,6 @@ from instructor.sheet import AUTOMATIC, WRITTEN
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: it needs Python 3.11 and IPython 8")
 
 pytestmark = pytest.mark.xdist_group("nbgrader")
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_the_script_that_tags_the_notebooks_would_change_nothing(tmp_path):

@@ -4,10 +4,10 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NOTEBOOKS, RESULTS
 from nbconvert import HTMLExporter
 
 from helpers.answers import TITLES
@@ -15,9 +15,6 @@ from helpers.recipe import FUNCTIONS
 from helpers.report import format_rate
 from helpers.results import best_run, load_results
 from instructor.sheet import AUTOMATIC, WRITTEN
-
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -141,7 +138,7 @@ def test_the_discussion_at_full_size_stands_after_the_lab_for_no_points():
 
 
 def test_the_lab_quotes_the_figures_of_the_full_size_search():
-    results = load_results(ROOT / "results" / "imdb.json")
+    results = load_results(RESULTS / "imdb.json")
     text = "\n".join(cell.source for cell in read_cells("05"))
     for name, policy in (("Without BitFit", "full"), ("With BitFit", "bitfit")):
         best = best_run(results, policy)

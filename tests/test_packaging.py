@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from nbval.plugin import get_sanitize_patterns
 from nox.project import load_toml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_layout import list_imports
 
-ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {
     "jupyter-client": "jupyter_client",
     "torch": "pytorch",

@@ -1,12 +1,12 @@
 """Figures, tables and sentences from the committed results: nothing cut off, the source named, messages that follow."""
 
 import re
-from pathlib import Path
 
 import ipywidgets
 import matplotlib
 import numpy as np
 import pytest
+from conftest import RESULTS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -18,7 +18,6 @@ from helpers.progress import interact  # noqa: E402
 from helpers.results import load_results, published, select_runs  # noqa: E402
 from helpers.settings import CourseError  # noqa: E402
 
-RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = {
     "grid": plots.plot_grid,
     "learning curves": plots.plot_learning_curves,

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import NOTEBOOKS, ROOT
 
-ROOT = Path(__file__).parents[1]
 CARDS = sorted((ROOT / "helpers" / "offline").rglob("README.md"))
 PAGES = [ROOT / "README.md", ROOT / "answers.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = [path for room in ("helpers", "instructor") for path in sorted((ROOT / room).rglob("*.py"))]
 # A file or folder that a text names in code marks.
 NAMED = re.compile(r"`((?:helpers|instructor|results|docs|tests|scripts|benchmarks|notebooks)/[\w./+-]*)`")

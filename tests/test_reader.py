@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hostile import write_files as write
 
 from helpers.answers import NOTEBOOKS
@@ -16,7 +17,6 @@ from instructor import reader
 from instructor.places import Place, clean_name, find_submissions
 from instructor.reader import LARGEST, read_submission
 
-ROOT = Path(__file__).parents[1]
 FILES = ("exercises.py", "results.json", *NOTEBOOKS)
 
 

@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import RESULTS
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.models import fingerprint_model
 from helpers.results import best_run, choose_best, list_policies, load_results, select_runs
 from helpers.settings import Settings
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def test_quick_results_are_of_this_checkpoint_and_these_reviews():

@@ -3,15 +3,14 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import BertTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[1]
 REVIEWS = ROOT / "helpers" / "offline" / "reviews"
 ROWS = {"train": 2500, "test": 1000}
 

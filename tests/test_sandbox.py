@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import ROOT, wait_until
 
 from instructor import limits, sandbox, worlds
 
@@ -25,7 +25,6 @@ if not sys.platform.startswith("linux"):
     pytest.skip("sandboxes are made by Linux", allow_module_level=True)
 
 NOBODY = 65534
-SOURCE = Path(__file__).parents[1] / "instructor"
 PARTS = ("__init__", "sandbox", "limits", "worlds", "groups")
 # What a grader does, as a user who may not be able to read this project: it runs from a copy.
 GRADER = """
@@ -67,7 +66,7 @@ def copy_parts() -> str:
     folder = tempfile.mkdtemp()
     os.makedirs(f"{folder}/instructor")
     for part in PARTS:
-        shutil.copy(SOURCE / f"{part}.py", f"{folder}/instructor")
+        shutil.copy(ROOT / "instructor" / f"{part}.py", f"{folder}/instructor")
     shutil.copytree(Path(psutil.__file__).parent, f"{folder}/psutil", ignore=shutil.ignore_patterns("tests"))
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
     return folder

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import change_cell
+from conftest import ROOT, change_cell
 
 from helpers import answers, exercises, submit
 from helpers.__main__ import main
 from helpers.results import best_run, fingerprint_code
 
-ROOT = Path(__file__).parents[1]
 CONTENT = ["answers.md", "exercises.py", *(f"notebooks/{name}" for name in submit.NOTEBOOKS), "results.json"]
 _, SECOND, THIRD, _ = submit.NOTEBOOKS
 ERROR = [nbformat.v4.new_output("error", ename="CheckFailed", evalue="", traceback=[])]
@@ -26,7 +25,7 @@ def project(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "helpers" / "exercises.py", tmp_path)
     (tmp_path / "build" / "quick").mkdir(parents=True)
-    results = json.loads((ROOT / "results" / "quick.json").read_text())
+    results = json.loads((ROOT / "results/quick.json").read_text())
     results["provenance"]["code"] = fingerprint_code()
     (tmp_path / RESULTS).write_text(json.dumps(results))
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import RESULTS, ROOT
 from hostile import write_files as write
 
 from helpers.answers import NOTEBOOKS, read_notebook
@@ -17,7 +18,6 @@ from helpers.results import best_run, fingerprint_code
 from instructor import written
 from instructor.release import build_release
 
-ROOT = Path(__file__).parents[1]
 COURSE = written.describe_course({name: read_notebook(ROOT / "notebooks" / name) for name in NOTEBOOKS})
 PNG, JPEG = "iVBORw0KGgoAAAA=", "/9j/4AAA"
 PICTURES = '![](attachment:a.png) ![](my.png) <img width="9" src="b.png"/> <img src="https://c.org/c.png">'
@@ -146,7 +146,7 @@ def describe(results: bytes, code: bytes = (ROOT / "helpers" / "exercises.py").r
 
 
 def test_results_are_described_and_earn_nothing() -> None:
-    results = json.loads((ROOT / "results" / "quick.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / "quick.json").read_text(encoding="utf-8"))
     results["provenance"]["code"] = fingerprint_code()
     data = json.dumps(results).encode()
     made, full, bitfit = describe(data)
@@ -166,7 +166,7 @@ ABSURD += [("test", {"accuracy": value, "n": 9}) for value in (math.nan, math.in
 
 @pytest.mark.parametrize(("field", "value"), [*ABSURD, ("wall_seconds", math.inf), ("wall_seconds", -60)])
 def test_figures_that_no_run_gives_are_odd(field: str, value: object) -> None:
-    results = json.loads((ROOT / "results" / "quick.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / "quick.json").read_text(encoding="utf-8"))
     record = results["provenance"] if field == "wall_seconds" else best_run(results, "full")
     record[field] = value
     assert [line[:3] for line in describe(json.dumps(results).encode())].count("ODD") == 1
@@ -181,6 +181,6 @@ def test_results_that_are_none_do_no_harm(data: bytes) -> None:
 @pytest.mark.parametrize("field", ["learning_rate", "batch_size", "validation_accuracy", "test", "history", "policy"])
 @pytest.mark.parametrize("value", ["9" * 10**6, 1e300, None, [], 10**4000])
 def test_no_field_makes_a_large_sheet(field: str, value: object) -> None:
-    results = json.loads((ROOT / "results" / "quick.json").read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / "quick.json").read_text(encoding="utf-8"))
     results["runs"] = [run | {field: value} for run in results["runs"]]
     assert sum(map(len, describe(json.dumps(results).encode()))) < 2000
