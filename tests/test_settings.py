@@ -87,13 +87,6 @@ def test_the_line_about_the_settings_names_no_folder_of_the_machine(tmp_path: Pa
     assert str(load_settings(data=str(tmp_path))) == f"profile quick · model offline checkpoint · data {tmp_path.name}"
 
 
-def test_the_grid_is_the_published_one() -> None:
-    cells = load_settings().cells
-    assert cells[0] == (3e-4, 8)
-    assert set(cells) == {(rate, size) for rate in (3e-4, 1e-4, 5e-5, 3e-5) for size in (8, 16, 32, 64, 128)}
-    assert len(cells) == 20 and load_settings().epochs == 4
-
-
 def test_the_recipe_is_the_same_for_both_profiles_and_survives_json() -> None:
     recipe = load_settings().recipe()
     assert recipe == load_settings("full", precision="fp32").recipe() == json.loads(json.dumps(recipe))

@@ -40,16 +40,12 @@ def test_two_sentences_have_the_published_ids_and_a_pair_is_one_row_with_two_seg
 @pytest.mark.parametrize(
     ("text", "pair", "length"), [(LONG, None, 3), (LONG, None, 512), (LONG, "Short.", 16), (LONG[:340], LONG[:340], 5)]
 )
-def test_truncation_keeps_every_separator(tokenizer, text, pair, length):
+def test_truncation_keeps_every_separator_and_warns_of_nothing(tokenizer, capfd, text, pair, length):
     table = token_table(tokenizer, text, pair, max_length=length)
     assert len(table) == length
     assert table["token"].iloc[0] == "[CLS]"
     assert table["token"].iloc[-1] == "[SEP]"
     assert (table["token"] == "[SEP]").sum() == (1 if pair is None else 2)
-
-
-def test_a_text_past_512_tokens_is_cut_without_a_warning(tokenizer, capfd):
-    assert len(token_table(tokenizer, LONG)) == 512
     assert capfd.readouterr().err == ""
 
 
