@@ -15,14 +15,7 @@ from transformers import (
     DistilBertConfig,
 )
 
-from helpers.models import (
-    POLICIES,
-    apply_policy,
-    count_parameters,
-    fingerprint_model,
-    load_classifier,
-    load_tokenizer,
-)
+from helpers.models import POLICIES, apply_policy, count_parameters, fingerprint_model, load_classifier, load_tokenizer
 from helpers.settings import CourseError, Run, Settings
 from helpers.training import build_trainer
 

@@ -19,17 +19,8 @@ from helpers.training import build_trainer
 
 def small_bert(dropout: float = 0.0, **options) -> BertForSequenceClassification:
     set_seed(0)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=0.5,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        **options,
-    )
+    options |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = BertConfig(**SMALL | {"num_hidden_layers": 3}, vocab_size=50, initializer_range=0.5, **options)
     return BertForSequenceClassification(config).double().train()
 
 

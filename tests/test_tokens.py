@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from conftest import SMALL
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from helpers.settings import OFFLINE
@@ -22,8 +23,7 @@ def tokenizer() -> BertTokenizerFast:
 @pytest.fixture(scope="module")
 def model() -> BertForSequenceClassification:
     torch.manual_seed(3463)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(**shape, initializer_range=0.2)  # the usual 0.02 makes attention almost uniform
+    config = BertConfig(**SMALL, initializer_range=0.2)  # the usual 0.02 makes attention almost uniform
     return BertForSequenceClassification(config).eval()
 
 
