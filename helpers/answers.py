@@ -53,6 +53,9 @@ COPY = r"(?![\W_]*tests?\W)[^\W\d_]{0,12}\d{0,3}([\W_].{0,60})?"
 # What browsers, and Colab and Drive in other languages, add after the full name: `“01_bert_inputs.ipynb”的副本`.
 MORE = r"([^a-z\d.~][^.]{0,20})?(\.(txt|json))?"
 
+# How images of the usual kinds begin; what an editor says of their kind may be wrong.
+IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
+
 Answers = dict[str, list[NotebookNode]]  # the answer cells of each written problem
 
 
@@ -97,7 +100,7 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
         "cell_type": kind if kind in ("code", "markdown") else "raw",
         "id": next(name for name in names if name and isinstance(name, str)),
         "metadata": metadata,
-        "source": _join(cell.get("source")),
+        "source": re.sub(r"\A#%%.*\n?", "", _join(cell.get("source"))),  # PyCharm's mark of a cell
     }
     if kind == "code":
         outputs = [output for output in _take(list, cell.get("outputs")) if isinstance(output, dict)]
@@ -199,16 +202,19 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
     text, figures = cell.source.strip(), {}
 
     def keep(kind: str, data: str) -> str:
-        name = f"{stem}-{len(figures) + 1}{mimetypes.guess_extension(kind, strict=False) or '.bin'}"
         try:
-            figures[name] = base64.b64decode(data)
+            content = base64.b64decode(data)
         except ValueError:
             return "an-image-that-cannot-be-read"
+        ending = next((each for each, start in IMAGES.items() if content.startswith(start)), None)
+        ending = ending or mimetypes.guess_extension(kind, strict=False) or ".bin"
+        figures[name := f"{stem}-{len(figures) + 1}{ending}"] = content
         return name
 
     attachments = cell.get("attachments", {})
     for name in sorted(attachments, key=len, reverse=True):  # Longest first: one name may begin with another.
-        link = next((keep(kind, data) for kind, data in attachments[name].items()), "an-image-that-is-empty")
+        versions = sorted(attachments[name].items(), key=lambda version: not version[0].startswith("image/"))
+        link = keep(*versions[0]) if versions else "an-image-that-is-empty"
         shown = text
         for spelt in (name, quote(name), quote(name, safe=URL), name.replace(" ", "%20")):
             shown = shown.replace(f"attachment:{spelt}", link)

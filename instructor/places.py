@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -11,12 +12,13 @@ from itertools import count
 from pathlib import Path
 
 from helpers.answers import is_copy
-from instructor.reader import ARCHIVE, IGNORED, LARGEST, VERSION, is_graded, list_zip, match_platform
+from instructor.reader import ARCHIVE, IGNORED, LARGEST, OWN_NAME, is_graded, list_zip, match_platform
 from instructor.sheet import read_records
 
 COURSE = {*LARGEST, "helpers", "notebooks"}
 MAX_DEPTH = 8  # levels of folders searched in a download
 MAX_MEMBERS = 20_000  # of a zip that may be a download
+ATTEMPT = re.compile(r"_LATE(?=_)|_attempt_[\d-]+$")  # Canvas's and Blackboard's: a later attempt has the same row.
 Look = Callable[[Path], set[str]]  # lists the names in a folder, on disk or in a zip; none for a file
 
 
@@ -65,7 +67,7 @@ def _find_key(part: Path, out: Path) -> str:
     # The row of bob.rar says that it must be unpacked; the unpacked folder gets the same row.
     own = part.name if part.suffix.lower() == ".zip" else ARCHIVE.sub("", part.name)
     who, _ = match_platform(part.name) or (own, "")
-    return os.path.join(os.path.relpath(part.parent, out), who)
+    return os.path.join(os.path.relpath(part.parent, out), ATTEMPT.sub("", who))
 
 
 def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, alone: bool = False) -> Iterator[Path]:
@@ -130,7 +132,7 @@ def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1,
     # A zip next to the folder that was unpacked from it is not a second one.
     once = (name for name in inside if (stem := ARCHIVE.sub("", name)) == name or stem not in inside)
     held = Counter(kind for name in once for kind in inside[name] & telling)
-    many = max(held.values(), default=0) > most and not all(map(VERSION.fullmatch, inside))
+    many = max(held.values(), default=0) > most and (given or not all(map(OWN_NAME.fullmatch, inside)))
     others = given or alone and not COURSE & inside.keys() and len([*filter(ARCHIVE.search, inside)]) > 1
     return many and beside <= (LARGEST.keys() if others else set())
 

@@ -28,7 +28,8 @@ IGNORED = re.compile(
     r"|__pycache__/|node_modules/|site-packages/|v?env/)"
 )
 ARCHIVE = re.compile(r"(\.tar|\.zip|\.7z)?\.(zipx?|rar|7z|tar|t[gbx]z2?|gz|bz2|xz|zst|lzma|z|001)$", re.I)
-PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf", ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")
+PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf")
+LIKE_PAPERS = (*PAPERS, ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")  # if a notebook is missing
 # Platforms' file names: the part that identifies a student, then the student's own name for the file.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
@@ -38,7 +39,13 @@ PLATFORMS = (
     r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
     r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
-VERSION = re.compile(r"vers\w* \d+", re.I)  # Teams keeps one beside the other in a student's folder
+# How students call parts or versions of their own work in a folder of theirs; Teams calls them `Version 1`.
+OWN_NAME = re.compile(
+    r"(vers\w* \d+|v\d+|\(\d+\)|20\d{6}|code|books?|notebooks?|submission|exercises?|results?|hw|homework|assignment"
+    r"|final|new|old|copy|of|zip|[\W_])+",
+    re.I,
+)
+COPIED = r"copy|of|[\W\d_]"  # what does not tell a copy's name from another one's
 
 
 class Refused(Exception):
@@ -100,7 +107,8 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     like = {path: lacking[end] for path in strangers if (end := os.path.splitext(path)[1]) in lacking}
     advice = [f"If {name} is {path}, rename it." for path, name in like.items()][:3]
     if submission.files:
-        papers = [path for path in strangers if path.lower().endswith(PAPERS) and ".ipynb" in lacking][:3]
+        endings = LIKE_PAPERS if ".ipynb" in lacking else PAPERS
+        papers = [path for path in strangers if path.lower().endswith(endings)][:3]
         submission.notes += advice + [f"Not read, though it may have answers: {', '.join(papers)}."] * bool(papers)
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"
@@ -122,7 +130,12 @@ def _number(path: str) -> tuple[str, list[int]]:
 def _take(files: list[File], submission: Submission) -> None:
     for name, largest in LARGEST.items():
         copies = [file for file in reversed(files) if is_copy(file.name, name)]  # as unzip, of two the last
-        for file in sorted(copies, key=lambda file: (file.name != name, file.path.count("/"), *_number(file.path)))[:5]:
+        copies.sort(key=lambda file: (file.name != name, file.path.count("/"), *_number(file.path)))
+        beside = [file for file in copies if file.path.rpartition("/")[0] == copies[0].path.rpartition("/")[0]]
+        if copies and copies[0].name != name and len({re.sub(COPIED, "", file.name.lower()) for file in beside}) > 1:
+            names = " and ".join(file.name for file in beside[:3])
+            raise Refused(f"it seems to be several students' work ({names}): put each into a folder of its own.")
+        for file in copies[:5]:
             try:
                 if submission.files.setdefault(name, data := file.read(largest)) != data:
                     submission.notes.append(f"{file.path[:200]} is another {name} than the one that counts.")

@@ -16,12 +16,12 @@ from nbformat import NotebookNode
 
 from helpers.answers import NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
 from helpers.settings import CourseError, project_folder
-from helpers.submit import FUNCTIONS, find_stubs
+from helpers.submit import COURSE, FUNCTIONS, find_stubs
 
 # The files that students get, as patterns in the project's folder. README.md is written from docs/student.md.
 RELEASED = (
     *("LICENSE", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".gitattributes", ".gitignore"),
-    *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/*.ipynb"),
+    *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/[0-9][0-9]_*.ipynb"),
     *("tests/test_exercises.py", "tests/nbval_sanitize.cfg"),
     "results/lab_*.json",
 )
@@ -110,6 +110,12 @@ def find_sources(source: Path) -> dict[str, Path]:
         names = [name for name in names if not LEFT_OUT.search(name)]
         if not names:
             raise CourseError(f"There is no {pattern} in {source}. Run this in the assignment's own folder.")
+        for name in names:
+            if (part := re.fullmatch(r"helpers/(\w+)\.py", name)) and part[1] not in ("__init__", *COURSE):
+                raise CourseError(
+                    f"{name} is not a file of the course. Move it out of the project, so that students do not get it;"
+                    " or, if they should, add it to COURSE in helpers/submit.py."
+                )
         found |= {"README.md" if name == README else name: source / name for name in names}
     return dict(sorted(found.items()))
 

@@ -67,7 +67,7 @@ def write_answers(records: list[dict[str, Any]], course: dict[str, NotebookNode]
             if text:
                 lines += ["", f"<details><summary>{title}</summary>", "", text, "", "</details>"]
         for record in records:
-            lines += ["", f"### {problem} · {record['student']}", "", f"Points: ____ of {most}", ""]
+            lines += ["", f"### {problem} · {record['student']}", ""]
             lines.append(fence(record["answers"].get(problem, "(no answer)")))
             own = [name for name in record["figures"] if Path(name).name.startswith(f"{problem}-")]
             lines += [f"\n![{Path(name).name}]({name})" for name in own]

@@ -18,6 +18,7 @@ import psutil
 from helpers.recipe import FUNCTIONS
 from helpers.results import limit_memory
 from helpers.settings import CourseError
+from helpers.submit import COURSE
 from instructor import sandbox
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import describe_rerun, judge_outcome, read_told
@@ -214,8 +215,17 @@ class Workshop:
 
 
 def copy_course(folder: Path, *left_out: str) -> None:
-    """Copy what a sandbox needs of the course, without solutions and the files in `left_out`."""
-    shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=shutil.ignore_patterns(*LEFT_OUT, *left_out))
+    """Copy what a sandbox needs of the course, without solutions and the files in `left_out`.
+
+    Other files in `helpers/` may be another's solution, or a copy of the course's.
+    """
+    unwanted, known = shutil.ignore_patterns(*LEFT_OUT, *left_out), {f"{name}.py" for name in COURSE} | {*COURSE}
+
+    def ignore(at: str, names: list[str]) -> set[str]:
+        others = {*names} - known - {"__init__.py"} if Path(at) == PROJECT / "helpers" else set()
+        return others | unwanted(at, names)
+
+    shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=ignore)
     for name in ("runner.py", "forgery.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
     open_to_all(folder)

@@ -18,6 +18,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from helpers import answers
 from helpers.answers import NOTEBOOKS, collect_answers, find_answers, find_lost_images, parse_notebook, take_figures
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
@@ -29,7 +30,6 @@ MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters and cells of an answer
 # Line feed and tab; joiners for Persian, Hindi and emoji; marks for the direction of Arabic and Hebrew; soft hyphens.
 VISIBLE = "\n\t\u200c\u200d\u200e\u200f\u061c\xad"
 MAX_IMAGE, MAX_IMAGES, MAX_ALBUM = 8 * MEBI, 12, 40 * MEBI  # bytes of one, number, and bytes of all together
-IMAGES = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".gif": b"GIF8", ".webp": b"RIFF"}
 SECONDS, CPU_SECONDS, MEMORY = 60, 30, 3072 * MEBI
 OUT_OF_MEMORY = 99  # an exit code
 ODD = "ODD, no run gives such figures: "
@@ -119,7 +119,7 @@ def _add_answers(found: dict[str, Any], notebooks: list[NotebookNode]) -> None:
             text, images = take_figures(cell, f"{problem}-{number}")
             texts.append(text)
             for name, data in images.items():
-                usual = len(data) <= MAX_IMAGE and data.startswith(IMAGES.get(Path(name).suffix, b"none"))
+                usual = len(data) <= MAX_IMAGE and data.startswith(answers.IMAGES.get(Path(name).suffix, b"none"))
                 taken = sum(map(len, found["images"].values())) * 3 // 4 + len(data)
                 if usual and taken <= MAX_ALBUM and len(found["images"]) < MAX_IMAGES:
                     found["images"][name] = base64.b64encode(data).decode()

@@ -96,6 +96,7 @@ SAVED = {
     "tags lost": each_cell(lambda cell: cell.update(metadata={"tags": None})),
     "source as one text": each_cell(lambda cell: cell.update(source="".join(cell["source"]))),
     "attachments null": each_cell(lambda cell: cell.update(attachments=None)),
+    "PyCharm's marks": each_cell(lambda cell: cell.update(source=["#%% md\n", *cell["source"]])),
     "things that are no cells": lambda content: content["cells"].extend([None, 3, {}, {"cell_type": []}]),
 }
 

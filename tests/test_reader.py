@@ -163,6 +163,9 @@ CLASSES = {
                                                  for file in (".zip", f"/{FILES[0]}", f"/{FILES[2]}")}, PAIR),
     "several zips in a folder of one student": ({f"{name}/week 3/{file}.zip": b"" for name in PAIR
                                                  for file in ("code", "books")}, PAIR),
+    "parts and versions in a student's own folder": (
+        {f"ann/{file}.zip": b"" for file in ("code", "books")}
+        | {f"bob/submission{number}.zip": b"" for number in ("", " (1)")}, PAIR),
     "versions in a folder of one student": ({f"{name}/HW 3/Version {n}/{FILES[0]}": b"" for name in PAIR
                                              for n in range(12)}, PAIR),
     "a file beside others' zips": ({f"HW 3/{name}": b"" for name in ("ann.zip", "bob.zip", "exercises_cy.py")}, TRIO),
@@ -247,6 +250,22 @@ def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:
         "ann",
         "bob",
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("ann_7_1012_a.zip", "ann_LATE_7_1015_a-1.zip"),
+        ("HW_ann_attempt_2026-11-25-10-00-00_a.zip", "HW_ann_attempt_2026-11-27-10-00-00_a.zip"),
+    ],
+)
+def test_a_later_attempt_has_the_row_of_the_first_and_counts(tmp_path: Path, first: str, later: str) -> None:
+    class_ = write(tmp_path / "class", {first: zipped({FILES[0]: b"1"}), "bob.zip": b""})
+    before = {place.id for place in find_submissions([class_], tmp_path)}
+    both = find_submissions([write(class_, {later: zipped({FILES[0]: b"2"})})], tmp_path)
+    (class_ / first).unlink()
+    assert before == {place.id for place in both} == {place.id for place in find_submissions([class_], tmp_path)}
+    assert b"2" in [read_submission(place.parts).files.get(FILES[0]) for place in both]
 
 
 def test_what_is_unpacked_as_its_row_says_has_the_same_row(tmp_path: Path) -> None:
@@ -335,6 +354,7 @@ REFUSED = {
     "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "neither exercises.py nor"),
     "a bomb": (zipped({"exercises.py": bytes(50 * 2**20)}), "larger than 0.25 MiB"),
     "several students' work": (zipped([f"class/{name}" for name in DOWNLOAD]), "the work of several students (ann_7, "),
+    "several students' files": (zipped(["exercises - Ann.py", "exercises - Bob.py"]), "work (exercises - Ann.py and"),
     "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
     "nothing of use": (zipped({"a.zip": zipped(["b.pdf"])}), "course's notebooks, but one.zip/a.zip/b.pdf, "),
     "no member at all": (zipped([]), "neither exercises.py nor"),

@@ -221,6 +221,10 @@ LEAKS = {
         say_in("next", "Mine."),
         ["02_hyperparameters.ipynb", "'Mine.'", "counts as an answer to 1c"],
     ),
+    "another file beside the course's": (
+        lambda s: (s / "helpers" / "solution.py").write_text("x = 1\n"),
+        ["helpers/solution.py is not a file of the course", "COURSE"],
+    ),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
 }
 

@@ -20,12 +20,13 @@ from hostile import ALL, CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, ROOT, SOLUTION, 
 
 from helpers.answers import NOTEBOOKS
 from helpers.settings import CourseError
+from helpers.submit import COURSE
 from instructor import sandbox, verdict
 from instructor.forgery import find_forgery
 from instructor.grade import Grader
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
-from instructor.workshop import Workshop, can_everybody_read
+from instructor.workshop import Workshop, can_everybody_read, copy_course
 
 SMALL = Limits(180, 5, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 pytestmark = pytest.mark.xdist_group("workshop")
@@ -152,6 +153,21 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody(workshop: Workshop,
     assert not stopped.folder.exists()
 
 
+def test_a_sandbox_has_the_course_s_own_files_alone(monkeypatch, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("offline"))
+    for name in ("exercises.py.orig", "exercises.py~", "solution.py", "mine/exercises.py"):
+        (tmp_path / "helpers" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "helpers" / name).write_text(SOLUTION)
+    monkeypatch.setattr("instructor.workshop.PROJECT", tmp_path)
+    copy_course(tmp_path / "copy", "inputs.py")
+    found = {path.name for path in (tmp_path / "copy" / "helpers").iterdir()}
+    assert found == {"__init__.py", "checks", *(f"{name}.py" for name in COURSE)} - {
+        "checks.py",
+        "exercises.py",
+        "offline.py",
+    }
+
+
 @pytest.mark.parametrize(
     ("code", "line", "what"),
     [
@@ -178,6 +194,7 @@ def test_a_workshop_that_was_stopped_says_nothing_of_anybody(workshop: Workshop,
         ("import torch\ntorch.sys.modules", 2, "sys"),
         ("import __main__", 1, "__main__"),
         ("from .models import *", 1, "helpers.models.*"),
+        ("import numpy as np\nnp.load('a', allow_pickle=True)", 2, "allow_pickle"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:

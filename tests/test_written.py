@@ -125,7 +125,7 @@ def test_an_answer_hides_nothing_and_is_no_longer_than_can_be_read(tmp_path: Pat
 
 def test_images_reach_the_reader_and_other_attachments_are_named(tmp_path: Path) -> None:
     attached = {"a.png": {"image/png": PNG}, "b.svg": {"image/svg+xml": "PHN2Zz4="}, "c.png": {"image/png": "PGh0bWw+"}}
-    attached |= {"half \ud83d": {"image/jpg": JPEG}}
+    attached |= {"half \ud83d": {"text/plain": "bm8=", "image/png": JPEG}}
     found = examine(tmp_path, lambda cells: answer(cells, source=PICTURES, attachments=attached))
     assert sorted(found["images"].values()) == [JPEG, PNG] and "1b-1-" in found["answers"]["1b"]
     said = " ".join(found["notes"])
