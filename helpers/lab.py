@@ -18,7 +18,7 @@ from helpers import models, report
 from helpers.prepare import prepare
 from helpers.results import describe_origin, load_results, peak_memory_gb, save_results
 from helpers.runs import check_runs, explained, train_all
-from helpers.settings import CourseError, Run, Settings
+from helpers.settings import CourseError, Run, Settings, check_number
 from helpers.training import build_trainer
 from helpers.workers import call, one_thread, open_executor
 
@@ -74,10 +74,10 @@ def list_runs(settings: Settings, experiment: str, seeds: int = 3) -> list[Run]:
     """The runs of an experiment: 2,000 steps of 8 reviews each (300 in `quick`), unless the experiment varies this."""
     base = 4000 if settings.profile == "full" else 600
     experiments = list_experiments(base)
-    if experiment not in experiments:
+    if experiment not in [*experiments]:
         raise CourseError(f"Unknown experiment {experiment!r}. Choose one of: {', '.join(experiments)}.")
-    changes = experiments[experiment]
-    return [Run(**{"reviews": base} | change, seed=seed) for seed in range(seeds) for change in changes]
+    pairs = itertools.product(range(check_number("seeds", seeds)), experiments[experiment])
+    return [Run(**{"reviews": base} | change, seed=seed) for seed, change in pairs]
 
 
 @explained()
@@ -171,8 +171,9 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
         "training": ("train_accuracy", "mean"),
         "parameters": ("trainable_parameters", "first"),
     }
-    runs = pd.DataFrame(runs).assign(learning_rate=[report.format_rate(run["learning_rate"]) for run in runs])
-    table = runs.groupby(["policy", *changes], sort=False).agg(**columns)
+    table = pd.DataFrame(runs).groupby(["policy", *changes], sort=False).agg(**columns)
+    if "learning_rate" in changes:
+        table = table.rename(index=report.format_rate, level="learning_rate")
     table = table.dropna(axis=1, how="all")  # One seed has no standard deviation.
     return table.rename_axis(index={"learning_rate": "learning rate"}).round(4)
 

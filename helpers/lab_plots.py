@@ -50,7 +50,7 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
         for (policy, variant), group in here.groupby(["policy", "variant"], sort=False):
             _, colour, marker = LOOKS[policy]
             rank = list(runs.loc[runs["policy"] == policy, "variant"].unique()).index(variant)
-            colour = 1 - (1 - np.array(to_rgb(colour))) * 0.6**rank  # Paler, variant by variant.
+            colour = 1 - (1 - np.array(to_rgb(colour))) * max(0.25, 0.6**rank)  # Paler, variant by variant.
             means = group.groupby(field)[[MEASURED, "train_accuracy"]].mean()
             axis.plot(group[field], group[MEASURED], marker, color=colour, ms=7, alpha=0.7)
             axis.plot(means["train_accuracy"], f"--{marker}", color=colour, lw=1.3, ms=4, mfc="white")
@@ -59,6 +59,7 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
         ticks = sorted(here[field].unique())
         axis.set_xscale("log")
         axis.set_xticks(ticks, [format_rate(tick) if field == "learning_rate" else f"{tick:,g}" for tick in ticks])
+        axis.tick_params(axis="x", rotation=45 * (len(ticks) > 6))
         axis.minorticks_off()
         axis.grid(axis="y", color=PALE)
         steps = f", {here['steps'].iloc[0]:,} steps each" if field == "reviews" and here["steps"].nunique() == 1 else ""
@@ -107,9 +108,11 @@ def describe_finding(results: dict[str, Any]) -> str:
         if parts:
             return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{where * rates}"
     if rates and not others:
-        tried = mean("policy", "learning_rate").unstack()
-        best = tried[tried.count(axis=1) > 1].idxmax(axis=1)  # With a single rate, there is no best one.
-        parts = [f"{LOOKS[policy][0]} is best at {format_rate(rate)}" for policy, rate in best.items()]
+        parts = []
+        for policy, tried in mean("policy", "learning_rate").groupby("policy", sort=False):
+            best = [format_rate(rate) for _, rate in tried[tried == tried.max()].index]
+            if len(best) < len(tried):  # With a single rate, or equal ones, there is no best one.
+                parts.append(f"{LOOKS[policy][0]} is best at {' or '.join(best)}")
         if parts:
             return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
     plain = runs[runs["head_scale"] == 1].groupby("policy")[MEASURED].mean()

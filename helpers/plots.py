@@ -22,15 +22,26 @@ from helpers.results import best_run, list_policies, published, reached, read_se
 from helpers.settings import CourseError, write_atomically
 
 MEASURED = "validation_accuracy"
-# Colours that remain distinct with the common kinds of colour blindness (Okabe and Ito), each with its own marker.
-LOOKS = {
-    "full": ("full fine-tuning", "#0072b2", "o"),
-    "bitfit": ("BitFit", "#d55e00", "s"),
-    "bitfit+head": ("BitFit + classifier", "#009e73", "^"),
-    "head": ("classifier only", "#cc79a7", "D"),
-    "bitfit-qi+head": ("BitFit (query and MLP) + classifier", "#56b4e9", "v"),
-}
 GREY, PALE = "#595959", "#e0e0e0"
+
+
+class Looks(dict[str, tuple[str, str, str]]):
+    """A name, colour and marker for each policy; grey for one that an instructor has added to `models.POLICIES`."""
+
+    def __missing__(self, policy: str) -> tuple[str, str, str]:
+        return policy, GREY, "X"
+
+
+# Colours that remain distinct with the common kinds of colour blindness (Okabe and Ito), each with its own marker.
+LOOKS = Looks(
+    {
+        "full": ("full fine-tuning", "#0072b2", "o"),
+        "bitfit": ("BitFit", "#d55e00", "s"),
+        "bitfit+head": ("BitFit + classifier", "#009e73", "^"),
+        "head": ("classifier only", "#cc79a7", "D"),
+        "bitfit-qi+head": ("BitFit (query and MLP) + classifier", "#56b4e9", "v"),
+    }
+)
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.titlesize": 11}
 
 

@@ -18,9 +18,10 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import BertForSequenceClassification
 
 from helpers import exercises, models, recipe
+from helpers.checkpoints import is_sealed, seal
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.results import fingerprint_code
-from helpers.settings import CourseError, Run, Settings, short_name
+from helpers.settings import CourseError, Run, Settings, local_folder, short_name
 
 Reviews = dict[str, Dataset]  # train, validation and test, tokenised and without padding
 _made_of: tuple[bytes, Any] | None = None  # the file and the module's spec, at refresh_exercises' last import
@@ -103,6 +104,7 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
                 found = strip_padding(preprocess(settings, rows))
                 with models.quiet_library():
                     found.save_to_disk(beside / split)
+                seal(beside / split)
             os.replace(beside, folder)
         except OSError:
             if not folder.exists():  # Otherwise another worker was faster.
@@ -114,13 +116,9 @@ def prepare(settings: Settings) -> tuple[Reviews, dict[str, Any]]:
 
 
 def load_tokens(folder: Path, reviews: DatasetDict) -> Reviews | None:
-    """The tokenised reviews in a folder; an incomplete folder is removed, so that it is created again."""
-    try:
-        tokens = {split: load_from_disk(str(folder / split)) for split in reviews}
-        if all(len(tokens[split]) == len(rows) for split, rows in reviews.items()):
-            return tokens
-    except (OSError, ValueError, LookupError, TypeError):  # ValueError: Arrow's and JSON's
-        pass
+    """The tokenised reviews in a folder; an incomplete or damaged folder is removed, so that it is created again."""
+    if all(is_sealed(folder / split) for split in reviews):
+        return {split: load_from_disk(str(folder / split)) for split in reviews}
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
@@ -131,7 +129,7 @@ def identify(run: Run, provenance: dict[str, Any]) -> str:
     fields = {name: float(value) if isinstance(value, int) else value for name, value in asdict(run).items()}
     parts = [fields, provenance["model"], provenance["data"], decides, provenance["code"]]
     if run.encoder not in ("checkpoint", "random"):
-        parts.append(models.fingerprint_model(run.encoder))
+        parts.append(models.fingerprint_model(local_folder(run.encoder)))
     return f"{run.policy}-{run.learning_rate:g}-{run.batch_size}-seed{run.seed}-{_hash(*parts)}"
 
 
@@ -159,7 +157,7 @@ def make_start(settings: Settings, run: Run, folder: Path | None = None) -> Iter
         yield settings.model
         return
     torch.manual_seed(run.seed)
-    source = settings.model if run.encoder in ("checkpoint", "random") else run.encoder
+    source = settings.model if run.encoder in ("checkpoint", "random") else local_folder(run.encoder)
     model, tokenizer = models.load_classifier(source), models.load_tokenizer(settings.model)
     if run.encoder == "random":
         model = BertForSequenceClassification(model.config)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.results import best_run, is_whole, list_policies, reached
-from helpers.settings import CourseError, Run
+from helpers.settings import CourseError, Run, short_name
 
 # As in the answer sheet; the rows of other policies have the policy's name, as in the lab's tables.
 ROW_NAMES = {"full": "Without BitFit", "bitfit": "With BitFit"}
@@ -26,13 +26,13 @@ ENCODERS = {"checkpoint": "pre-trained tiny", "random": "random"}
 
 def format_rate(value: float) -> str:
     """Write a learning rate as the papers do: 3e-4."""
-    mantissa, exponent = f"{value:e}".split("e")
+    mantissa, exponent = f"{value:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 # The fields in which runs of a policy can differ: the full name with its unit, and its form in a run's name.
 FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "encoder": ("encoder", lambda value: f"{ENCODERS.get(value, value)} encoder"),
+    "encoder": ("encoder", lambda value: f"{ENCODERS.get(value, short_name(value))} encoder"),
     "learning_rate": ("learning rate", lambda value: f"rate {format_rate(value)}"),
     "batch_size": ("batch size (reviews)", "batch {:.0f}".format),
     "epochs": ("epochs", lambda value: f"{value:g} epoch{'s' * (value != 1)}"),

@@ -89,6 +89,7 @@ RANGES: dict[str, tuple[bool, float, float | None]] = {
     "test_size": (False, 0.001, 0.999),
     "split_seed": (True, 0, 2**32 - 1),
     "workers": (True, 0, None),
+    "seeds": (True, 1, None),
 }
 
 
@@ -246,7 +247,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def set_aside(path: Path, name: Path | None = None) -> Path:
     """Rename a damaged file or folder to `<name>-unreadable-<time>`, so that nothing is lost; returns the new path."""
     name = name or path
-    stem, suffix = (name.name, "") if path.is_dir() else (name.stem, path.suffix)
+    suffix = "" if path.is_dir() else path.suffix
+    stem = name.name.removesuffix(suffix)
     aside = name.with_name(f"{stem}-unreadable-{time.strftime('%Y%m%d-%H%M%S')}{suffix}")
     os.replace(path, aside)
     return aside

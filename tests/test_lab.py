@@ -95,6 +95,7 @@ def test_runs_are_kept_and_repeat_bit_for_bit_also_after_an_interruption(setting
     [
         ("batch_size", (8, 16)),
         ("tokens", (64, 512)),
+        ("learning_rate", (3e-4, 3.0001e-4)),
         ("validation", (None, 100)),
         ("reviews", (None, 40)),
         ("seed", (0, 1)),
@@ -114,8 +115,11 @@ def test_a_table_pools_seeds_and_nothing_else(field, values):
 def test_more_reviews_than_there_are_is_one_message(settings):
     with pytest.raises(CourseError, match="needs 2,001 reviews; there are 32"):
         lab.run_lab(settings, "mine", [Run("head", reviews=2001)], workers=0)
-    with pytest.raises(CourseError, match="Unknown experiment"):
-        lab.list_runs(settings, "nonsense")
+    for name in ("nonsense", ["head"]):
+        with pytest.raises(CourseError, match="Unknown experiment"):
+            lab.list_runs(settings, name)
+    with pytest.raises(CourseError, match="`seeds` must be a whole number of 1 or more"):
+        lab.list_runs(settings, "head", "3")
     with pytest.raises(CourseError, match="nonsense.json. The course has full-size results of: .*, head, "):
         lab.load_measured("nonsense")
 

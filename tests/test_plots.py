@@ -266,6 +266,12 @@ def test_a_finding_compares_like_with_like_where_a_list_was_changed():
     change = 100 * (0.7 - np.mean([run["validation_accuracy"] for run in select_runs(bitfit, learning_rate=3e-4)]))
     said = lab_plots.describe_finding(bitfit | {"runs": more})
     assert said == f"16 epochs instead of 4 change BitFit by {change:+.1f} points at 3e-4"
+    tie = [run | {"validation_accuracy": 0.8 - (run["learning_rate"] < 3e-3)} for run in bitfit["runs"]]
+    assert lab_plots.describe_finding(bitfit | {"runs": tie}).startswith("BitFit is best at 3e-3 or 1e-2; ")
+    same = [run | {"validation_accuracy": 0.5} for run in bitfit["runs"]]
+    assert "best" not in lab_plots.describe_finding(bitfit | {"runs": same})
+    own = [run | {"policy": "mine"} for run in bitfit["runs"]]
+    assert "Mine is best at 1e-2" in lab_plots.plot_curve(bitfit | {"runs": own}, "learning_rate").get_suptitle()
     full = [run | {"policy": "full"} for run in select_runs(bitfit, learning_rate=3e-4)]
     assert "full" not in lab_plots.describe_finding(rates | {"runs": rates["runs"] + full})
     data = load("lab_data")

@@ -156,6 +156,8 @@ def test_damaged_results_and_models_are_set_aside_and_made_again(settings, resul
     model = sweep.model_folder(settings, again, "bitfit")
     (model / ".DS_Store").write_bytes(b"the Finder's")
     assert sweep.run_sweep(settings, ["bitfit"], workers=0) and capsys.readouterr().out == ""
+    path.write_text(path.read_text().replace('"profile": "quick"', '"profile": "full"'))
+    assert sweep.run_sweep(settings, ["bitfit"], workers=0)["provenance"]["profile"] == "quick"
     shutil.rmtree(model)
     sweep.run_sweep(settings, ["bitfit"], workers=0)
     assert "is missing, so its run is trained again" in capsys.readouterr().out and load_classifier(str(model))
