@@ -66,7 +66,8 @@ def explain(error: BaseException) -> str:
         return "A worker was killed. Is there enough memory? Finished work is kept; run it again."
     said, full = blame_exercises(error), getattr(error, "errno", None) == errno.ENOSPC
     # On a full disk, torch.save raises a RuntimeError that does not mention it; tokenizers (Rust) a plain Exception.
-    saving = "_save_checkpoint" in {frame.name for frame in extract_tb(error.__traceback__)}
+    frames = extract_tb(error.__traceback__)
+    saving = "_save_checkpoint" in {frame.name for frame in frames}
     disk = isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error)
     if saving or (disk and (full or not said)):
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
@@ -79,6 +80,8 @@ def explain(error: BaseException) -> str:
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).rstrip(".: ")
+    if {Path(frame.filename).stem for frame in frames}.isdisjoint(("exercises", "prepare", "training", "recipe")):
+        return f"{said}. Are the arguments of this call what they should be?"
     advice = "the checks of problems 1d, 2a and 2b test exercises.py, and `python -m helpers doctor` tests this machine"
     return f"{said}. To find the cause: {advice}."
 

@@ -22,6 +22,7 @@ def grade(options: argparse.Namespace) -> int:
     """grade submissions in sandboxes: write points, a sheet for each student, and the answers to read"""
     from instructor.autograder import make_results
     from instructor.grade import grade_class
+    from instructor.sheet import read_table
 
     os.umask(os.umask(0) | 0o007)  # Grades are private, and submitted code may run as any user.
     if options.no_notebooks and options.full_rerun:
@@ -32,6 +33,8 @@ def grade(options: argparse.Namespace) -> int:
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
     print(f"Written to {options.out}: grades.csv, answers_to_read.md and the sheets ({len(records)}).")
+    if others := len(read_table(options.out / "grades.csv")[0]) - len(records):
+        print(f"Rows of grades.csv whose submissions were not given this time: {others}.")
     failed = [record["student"] for record in records if not record["graded"]]
     if failed:
         print(f"error: the grader failed for {', '.join(failed)}. Run the same command again.", file=sys.stderr)

@@ -311,6 +311,13 @@ def test_what_is_not_there_or_both_is_named(tmp_path: Path) -> None:
         grade_class([tmp_path / "class"], tmp_path / "link")
 
 
+def test_rows_of_submissions_that_were_not_given_are_counted(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "grades.csv").write_text("student,submission,1b,1c,3a,3b\nann,s1,7,,,\n")
+    monkeypatch.setattr("instructor.grade.grade_class", lambda *given, **how: [])
+    assert main(["grade", "x", "--out", str(tmp_path)], "instructor", VERBS) == 0
+    assert "were not given this time: 1.\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", [["--isolation", "limits"], ["--workers", "0"], ["--workers", "-1"]])
 def test_what_is_no_degree_or_number_is_refused_before_anything_is_read(option, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -133,6 +133,12 @@ def test_what_is_no_run_is_named(settings, runs):
             train(runs)
 
 
+def test_an_argument_of_another_type_is_not_blamed_on_the_exercises(settings):
+    for wrong in (None, 3, ("full", ["bitfit"])):
+        with pytest.raises(CourseError, match="Are the arguments of this call what they should be"):
+            sweep.run_sweep(settings, wrong)
+
+
 @pytest.mark.parametrize("workers", [-1, 1.5, "two"])
 def test_a_number_of_workers_that_makes_no_sense_is_refused(settings, workers):
     with pytest.raises(CourseError, match="`workers` must be a whole number of 0 or more"):
