@@ -23,12 +23,13 @@ def load_reviews(settings: Settings) -> DatasetDict:
     """Load `train`, `validation` and `test`, with the columns `text` and `label` (0 negative, 1 positive).
 
     The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json, jsonl or ndjson; the text
-    formats also as .gz), directly or in a subfolder (`plain_text/train-00000-of-00001.parquet`), or one of these files;
-    the unpacked aclImdb tree, or just one `neg` and one `pos` folder; a `save_to_disk` folder; or one file with all
-    reviews. A single set is split as its column split (or type, or set) says if that names train and test, otherwise
-    into halves, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same halves as in the published
-    experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the training reviews. Rows
-    and folders called unsup, and hidden files, are ignored. Raises CourseError if data is missing or malformed.
+    formats also as .gz), directly, in a subfolder (`plain_text/train-00000-of-00001.parquet`), or in folders train and
+    test; one of these files; the unpacked aclImdb tree, or just one `neg` and one `pos` folder; a `save_to_disk`
+    folder; or one file with all reviews. A single set is split as its column split (or type, or set) says if that names
+    train and test, otherwise into halves, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same
+    halves as in the published experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of
+    the training reviews. Rows, files and folders called unsup or validation, and hidden files, are not used. Raises
+    CourseError if data is missing or malformed.
     """
     given = Path(settings.data)
     sources = {"all": [given]}
@@ -84,6 +85,8 @@ def find_sources(given: Path) -> dict[str, list[Path]]:
     seen = ", ".join(path.name + "/" * os.path.isdir(path) for path in list_visible(folder)[:8]) or "nothing"
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     above = f" Give the folder above, {folder.parent}, if it has both. Otherwise, put" if only_one else " Put"
+    if (folder / "snapshots").is_dir():  # The hub's cache of one data set.
+        above = f" Give the folder in {folder / 'snapshots'}. Otherwise, put"
     raise CourseError(
         f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}.{above} train.csv and test.csv there (or"
         " parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label. Or"

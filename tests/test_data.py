@@ -329,6 +329,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 BINARY = "train.csv is binary, not UTF-8 text: unpack an archive"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty folder": (files(), "No train reviews in .*which has: nothing.*text and label"),
+    "a folder of the hub's cache": (
+        lambda folder: write(folder / "snapshots" / "0f" / "plain_text"),
+        "has: snapshots/. Give the folder in .*snapshots. Otherwise, put train.csv",
+    ),
     "no test": (files("train.csv"), "No test reviews in .*text and label"),
     "a separator in a text": (
         both(b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
