@@ -28,7 +28,7 @@ from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import judge_outcome, read_strictly
 from instructor.workshop import Workshop, can_everybody_read, copy_course
 
-SMALL = Limits(180, 5, memory=700 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
+SMALL = Limits(180, 5, memory=900 * MEBI, processes=24, disk=100 * MEBI, files=5000, result=4 * MEBI)
 pytestmark = pytest.mark.xdist_group("workshop")
 
 try:
@@ -127,7 +127,7 @@ def test_numbers_that_are_none_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "words"),
-    [("time", "within 180 s"), ("memory", "700 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
+    [("time", "within 180 s"), ("memory", "900 MiB"), ("processes", "24 processes"), ("disk", "100 MiB")]
     + [("cpu", "5 s of CPU"), ("result", "returned more than 4 MiB"), ("sandbox", "could not be set up")],
 )
 def test_a_broken_limit_is_named(reason: str, words: str) -> None:
