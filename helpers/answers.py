@@ -100,7 +100,7 @@ def _repair_cell(cell: dict[str, Any], at: int) -> dict[str, Any]:
         "cell_type": kind if kind in ("code", "markdown") else "raw",
         "id": next(name for name in names if name and isinstance(name, str)),
         "metadata": metadata,
-        "source": re.sub(r"\A#%%.*\n?", "", _join(cell.get("source"))),  # PyCharm's mark of a cell
+        "source": re.sub(r"\A#%%(\s.*)?(\n|\Z)", "", _join(cell.get("source"))),  # PyCharm's mark of a cell
     }
     if kind == "code":
         outputs = [output for output in _take(list, cell.get("outputs")) if isinstance(output, dict)]

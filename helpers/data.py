@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from helpers.hub import find_folder
 from helpers.settings import CourseError, Settings, is_there
-from helpers.tables import SPLITS, is_tree, list_visible, read_table
+from helpers.tables import OTHERS, SPLITS, is_tree, list_visible, read_table
 
 # A file of reviews, possibly one of several numbered as on the hub, but not a file that describes a `datasets` folder.
 TABLE = re.compile(
@@ -61,7 +61,7 @@ def fingerprint_reviews(reviews: DatasetDict) -> str:
 
 
 def name_split(name: str) -> str:
-    """The split that a file or folder is named after: `train` for `Train.csv` and `train-00000-of-00002.parquet`."""
+    """The split that a file is named after: `train` for `Train.csv` and `train-00000-of-00002.parquet`."""
     match = TABLE.fullmatch(name)
     return (match["name"] if match else name.split(".")[0]).lower()
 
@@ -78,13 +78,15 @@ def find_sources(given: Path) -> dict[str, list[Path]]:
         raise CourseError(f"{folder} has reviews in {names}. Give the folder of those that you want to use.")
     if whole:
         return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
-    tables = [folder] if is_tree(folder) or (folder / "state.json").exists() else list_tables(folder)
-    only_one = name_split(folder.name) in SPLITS  # The other one is not in this folder.
+    tables = list_tables(folder) + [folder] * (is_tree(folder) or (folder / "state.json").exists())
+    only_one = folder.name.lower() in SPLITS  # The other one is not in this folder.
     if len(tables) == 1 and not any(there.values()) and not only_one:
         return {"all": tables}
     seen = ", ".join(path.name + "/" * os.path.isdir(path) for path in list_visible(folder)[:8]) or "nothing"
     missing = [split for split in SPLITS if not any(split in found for found in there.values())]
     above = f" Give the folder above, {folder.parent}, if it has both. Otherwise, put" if only_one else " Put"
+    if only_one and len(tables) == 1 and tables[0] != folder:
+        above = f" If {tables[0].name} has all reviews, give that file.{above}"
     if (folder / "snapshots").is_dir():  # The hub's cache of one data set.
         above = f" Give the folder in {folder / 'snapshots'}. Otherwise, put"
     raise CourseError(
@@ -99,19 +101,18 @@ def list_tables(folder: Path) -> list[Path]:
 
 
 def find_splits(base: Path) -> dict[str, list[Path]]:
-    """The files of each split that exists, directly or in its folder; or the folder, if it is one set of reviews."""
+    """The files of each split that exists, or its folder if that is one set of reviews, or else the files in it."""
     found: dict[str, list[Path]] = {}
     for path in list_visible(base):
-        if (name := name_split(path.name)) not in SPLITS:
-            continue
-        if not os.path.isdir(path):
-            files = [path] if TABLE.fullmatch(path.name) else []
-        elif is_tree(path) or os.path.exists(path / "state.json"):
-            files = [path]
-        else:
-            files = list_tables(path) if is_there(path) else []
-        if files:
-            found.setdefault(name, []).extend(files)
+        is_folder = os.path.isdir(path)
+        name = path.name.lower() if is_folder else name_split(path.name)
+        is_set = is_tree(path) or os.path.exists(path / "state.json") if is_folder else TABLE.fullmatch(path.name)
+        if name in SPLITS and is_set:
+            found.setdefault(name, []).append(path)
+    for path in (base / name for name in SPLITS if name not in found and os.path.isdir(base / name)):
+        tables = list_tables(path) if is_there(path) else []
+        if files := [table for table in tables if name_split(table.name) not in OTHERS]:
+            found[path.name] = files
     return found
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -83,8 +83,11 @@ def load_classifier(model: str) -> BertForSequenceClassification:
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
         for name, tensor in classifier.state_dict().items():
-            if not tensor.isfinite().all() or (name.endswith(".weight") and tensor.numel() and not tensor.any()):
-                raise ValueError(f"its {name} is not all finite numbers, or all zeros: copy or download it again")
+            if not tensor.isfinite().all():
+                raise ValueError(f"its {name} has numbers that are not finite: copy or download it again")
+            # Half a download may have its full length. A model made without segments has zeros for them.
+            if name.endswith(".weight") and "token_type" not in name and tensor.numel() and not tensor.any():
+                raise ValueError(f"its {name} has nothing but zeros: copy or download it again")
         for tensor in classifier.parameters():
             tensor.data = tensor.data.clone()  # A memory-mapped file could not be removed on Windows.
         return classifier
@@ -144,7 +147,7 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         if (kind := tokenizer.init_kwargs.get("word_tokenizer_type", "basic")) != "basic":
             raise ValueError(f"it finds a text's words with {kind} (word_tokenizer_type), not as BERT: choose another")
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-        if not _says_case(folder) and any(word != word.lower() for word in vocabulary if not word.startswith("[")):
+        if _keeps_capitals(folder, vocabulary):
             tokenizer = BertTokenizerFast.from_pretrained(folder, do_lower_case=False, **own)
         first = min(vocabulary, key=vocabulary.get, default="")
         special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token]
@@ -165,10 +168,21 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         return tokenizer
 
 
-def _says_case(folder: Path) -> bool:
-    """Whether the tokenizer's settings say if it lower-cases; otherwise the library always does."""
-    path = folder / "tokenizer_config.json"
-    return path.exists() and "do_lower_case" in json.loads(path.read_text(encoding="utf-8"))
+def _keeps_capitals(folder: Path, vocabulary: Iterable[str]) -> bool:
+    """Whether a tokenizer is cased although its settings do not say so, with which the library lower-cases every text.
+
+    If its tokenizer.json does not say it either, the vocabulary decides: a cased one has capitals in many of its words.
+    """
+    said, normalizer = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for path in (folder / "tokenizer_config.json", folder / "tokenizer.json")
+    )
+    if "do_lower_case" in said:
+        return False
+    with suppress(KeyError, TypeError):
+        return not normalizer["normalizer"]["lowercase"]
+    capitals = [word for word in vocabulary if word != word.lower() and not word.startswith("[")]
+    return len(capitals) > 0.01 * len([*vocabulary])
 
 
 def fingerprint_model(model: str) -> str:

@@ -133,7 +133,7 @@ def _find_reached(module: ast.Module, names: Iterable[str]) -> ast.Module:
     while names != known:
         known = names
         body = [each for each in statements if not (defined := defined_by(each)) or defined & known]
-        body = [each for each in body if _counts(each)]
+        body = [each for each in body if counts_on_import(each)]
         names = known | {node.id for each in body for node in ast.walk(each) if isinstance(node, ast.Name)}
     return ast.Module(body, type_ignores=[])
 
@@ -145,7 +145,7 @@ def _sort_imports(statements: list[ast.stmt]) -> list[ast.stmt]:
     return sorted(single, key=ast.unparse) + [each for each in statements if each not in imports]
 
 
-def _counts(statement: ast.AST) -> bool:
+def counts_on_import(statement: ast.AST) -> bool:
     """Whether a statement does anything on import: not a bare string, nor an `if __name__ == "__main__":`."""
     if isinstance(statement, ast.If) and not statement.orelse:
         return ast.unparse(statement.test) not in ("__name__ == '__main__'", "'__main__' == __name__")
@@ -179,7 +179,7 @@ def blame_exercises(error: BaseException) -> str | None:
 def _outline(node: Any) -> Any:
     """A syntax tree as lists and strings, without positions, docstrings and empty fields."""
     if isinstance(node, list):
-        return [_outline(part) for part in node if _counts(part)]
+        return [_outline(part) for part in node if counts_on_import(part)]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]

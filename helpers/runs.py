@@ -75,12 +75,13 @@ def explain(error: BaseException) -> str:
         known = isinstance(error, (FileExistsError, FileNotFoundError, NotADirectoryError))
         room = "" if known else " Is there room on the disk, and in your quota?"
         if isinstance(error, PermissionError):
-            room = " Set COURSE_BUILD to a folder of your own."
+            room = " If that is in the build folder, set COURSE_BUILD to a folder of your own."
         return f"Could not read or write {place}: {reason.rstrip('.')}.{room} Finished work is kept; run it again."
     if not said and not isinstance(error, Mistake):
         said = f"training stopped with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     said = (said or str(error)).rstrip(".: ")
-    if {Path(frame.filename).stem for frame in frames}.isdisjoint(("exercises", "prepare", "training", "recipe")):
+    trained = {Path(frame.filename).stem for frame in frames} & {"exercises", "prepare", "training", "recipe"}
+    if not trained and isinstance(error, (TypeError, ValueError, LookupError, AttributeError)):
         return f"{said}. Are the arguments of this call what they should be?"
     advice = "the checks of problems 1d, 2a and 2b test exercises.py, and `python -m helpers doctor` tests this machine"
     return f"{said}. To find the cause: {advice}."

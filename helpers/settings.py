@@ -182,7 +182,7 @@ def local_folder(name: str | Path) -> str:
     for base in (Path.cwd(), project_folder()):
         path = base / os.path.expanduser(name)
         if is_there(path):  # A link keeps its name, which may be that of a split, and its own neighbours.
-            return os.path.abspath(path)
+            return str(path.parent.resolve() / path.name if path.is_symlink() else path.resolve())
     return os.fspath(name).rstrip("/")
 
 

@@ -6,15 +6,27 @@ import os
 import sys
 import zipfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
-from helpers.results import choose_best, defined_by, expecting_a_search, fingerprint_code, load_results, select_runs
+from helpers.results import (
+    choose_best,
+    counts_on_import,
+    defined_by,
+    expecting_a_search,
+    fingerprint_code,
+    load_results,
+    select_runs,
+)
 from helpers.settings import PROFILES, CourseError, Settings, project_folder, write_atomically
 
 # Maps the functions that a student writes to their problems.
@@ -26,12 +38,6 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 COURSE = """
     __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
     recipe report results runs settings speed submit sweep tables tokens training workers
-""".split()  # noqa: SIM905
-
-# The packages that come with the course (its requirements and theirs), and with every grader.
-PACKAGES = """
-    IPython accelerate datasets filelock fsspec huggingface_hub ipywidgets matplotlib numpy optuna packaging pandas
-    psutil pyarrow safetensors scipy sklearn tokenizers torch tqdm transformers typing_extensions yaml
 """.split()  # noqa: SIM905
 
 
@@ -163,10 +169,12 @@ def check_code(content: bytes) -> None:
 def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
     """What code imports that the grader lacks: the student's own modules and packages, and others' packages.
 
-    Its own are in this package, the project or `notebooks/`. An import in a `try` may fail.
+    Its own are in this package, the project or `notebooks/`. An import in a `try` or `with` may fail, or have no effect
+    in grading, as one in `if __name__ == "__main__":`.
     """
     own, others, tree = [], [], ast.parse(code)
-    tried = {id(each) for node in ast.walk(tree) if isinstance(node, ast.Try) for each in ast.walk(node)}
+    blocks = [node for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.With, ast.If))]
+    tried = {id(each) for node in blocks for each in ast.walk(node)}
     for statement in ast.walk(tree):
         before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
         before = f"helpers.{before}" if getattr(statement, "level", 0) else before
@@ -178,10 +186,25 @@ def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
                 places = [project_folder() / first, project_folder() / "notebooks" / first]
             found = [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
             own += found
-            known = found or first in ("helpers", *PACKAGES) or first in sys.stdlib_module_names
-            if not known and id(statement) not in tried:
+            if not found and first not in list_packages() and id(statement) not in tried:
                 others.append(first)
     return own, others
+
+
+@cache
+def list_packages() -> set[str]:
+    """The modules that every grader has: Python's, the course's, and those of the packages that it requires."""
+    wanted, found = {"bitfit-assignment", "scikit-learn"}, set()
+    while new := wanted - found:
+        found |= new
+        for name in new:
+            with suppress(metadata.PackageNotFoundError):
+                lines = map(Requirement, metadata.requires(name) or [])
+                wanted |= {canonicalize_name(line.name) for line in lines if not line.marker or line.marker.evaluate()}
+    modules = metadata.packages_distributions()
+    if len(found) > 2:  # Otherwise the course is not installed here, and nothing can be said.
+        modules = [module for module, owners in modules.items() if found & {*map(canonicalize_name, owners)}]
+    return {*modules} | sys.stdlib_module_names
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
@@ -205,7 +228,7 @@ def list_statements(block: ast.AST) -> Iterator[ast.stmt]:
     for each in ast.iter_child_nodes(block):
         if isinstance(each, ast.stmt):
             yield each
-        if isinstance(each, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
+        if isinstance(each, (ast.If, ast.Try, ast.With, ast.ExceptHandler)) and counts_on_import(each):
             yield from list_statements(each)
 
 

@@ -29,12 +29,11 @@ from helpers.settings import CourseError, is_there
 COLUMNS = {"text": ("text", "review", "sentence"), "label": ("label", "sentiment"), "split": ("split", "type", "set")}
 LABELS = {"0": 0, "0.0": 0, "neg": 0, "negative": 0, "false": 0, "1": 1, "1.0": 1, "pos": 1, "positive": 1, "true": 1}
 SPLITS = ("train", "test")
-OTHERS = ("validation", "valid", "val", "dev", "unsup", "unsupervised")  # Rows of these are not used.
+# The names of other sets, which are not used.
+OTHERS = ("validation", "valid", "val", "dev", "eval", "unsup", "unsupervised", "unlabeled", "unlabelled")
 UNLABELLED = "unsup"  # IMDb's own word; such rows are left out, as its folder of that name is.
-QUOTE = (
-    "Put a text that contains the separator in double quotes, and double every double quote inside it. Leave out row"
-    " names (in R: row.names=FALSE), or give them a header."
-)
+QUOTE = "Put a text that contains the separator in double quotes, and double every double quote inside it."
+ROW_NAMES = "Leave out row names (in R: row.names=FALSE), or give them a header."
 BINARY = "is binary, not UTF-8 text: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # Names mislead: browsers unpack what they download, and caches rename it.
 ASIDE, ESCAPE = "\udc80", "\udc81"  # Lone surrogates, which no decoded text contains.
@@ -73,7 +72,7 @@ def read_table(path: Path) -> Dataset:
         for row, (text, label, split) in enumerate(rows):
             check_text(row, text)
             check_label(row, label)
-            if is_split and splits[row] not in (*SPLITS, *OTHERS):
+            if is_split and splits[row] not in (*SPLITS, *OTHERS) and spell(label) != UNLABELLED:
                 raise WrongRow(row, f"the split is {show(split)}, but must be train, test or validation.")
     except WrongRow as error:
         raise CourseError(f"{path.name}, row {error.row}: {error}") from error
@@ -289,7 +288,7 @@ def parse(lines: io.StringIO, aside: str, dialect: dict[str, Any]) -> Rows:
             values = [value.replace(ASIDE, aside) for value in values]
             if len(values) != len(header):
                 seen = f"{len(values)} values (found: {' | '.join(map(show, values[:4]))})"
-                raise WrongRow(len(rows), f"{seen}, but the header has {len(header)}. {QUOTE}")
+                raise WrongRow(len(rows), f"{seen}, but the header has {len(header)}. {QUOTE} {ROW_NAMES}")
             rows.append(pick(values, places))
             check_label(len(rows) - 1, rows[-1][1])
     except csv.Error as error:

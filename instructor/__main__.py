@@ -33,8 +33,9 @@ def grade(options: argparse.Namespace) -> int:
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
     print(f"Written to {options.out}: grades.csv, answers_to_read.md and the sheets ({len(records)}).")
-    if others := len(read_table(options.out / "grades.csv")[0]) - len(records):
-        print(f"Rows of grades.csv whose submissions were not given this time: {others}.")
+    rows, given = read_table(options.out / "grades.csv")[0].values(), {record["submission"] for record in records}
+    if others := [row for row in rows if row.get("submission") and row["submission"] not in given]:
+        print(f"Rows of grades.csv whose submissions were not given this time: {len(others)}.")
     failed = [record["student"] for record in records if not record["graded"]]
     if failed:
         print(f"error: the grader failed for {', '.join(failed)}. Run the same command again.", file=sys.stderr)

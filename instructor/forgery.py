@@ -29,10 +29,15 @@ NOTED = set(
     abort dup dup2 execl execv execve execvp fdopen fork forkpty kill killpg pipe popen posix_spawn pwrite spawnl spawnv
     stderr stdout system write writev meta_path setprofile settrace currentframe cr_frame f_back f_builtins f_globals
     f_locals gi_frame tb_frame tb_next cpp_extension get_field
-    read_pickle allow_pickle weights_only trust_remote_code
+    read_pickle
     """.split()  # noqa: SIM905
 )
 PLAIN = {"__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
+SAFE = {
+    "weights_only": True,
+    "allow_pickle": False,
+    "trust_remote_code": False,
+}  # With others, a file may be a program.
 MOST = 40  # notes
 BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals", "locals", "open", "vars"}
 
@@ -75,8 +80,8 @@ def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]
             return ()
         case ast.Attribute(attr=name):
             return filter(_is_noted, [name])
-        case ast.keyword(arg=str(name)):
-            return filter(_is_noted, [name])
+        case ast.keyword(arg=str(name), value=value) if name in SAFE:
+            return [name] * (getattr(value, "value", None) is not SAFE[name])
         case ast.MatchClass(kwd_attrs=names):
             return filter(_is_noted, names)
         case ast.Name(id=name):

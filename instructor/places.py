@@ -18,7 +18,9 @@ from instructor.sheet import read_records
 COURSE = {*LARGEST, "helpers", "notebooks"}
 MAX_DEPTH = 8  # levels of folders searched in a download
 MAX_MEMBERS = 20_000  # of a zip that may be a download
-ATTEMPT = re.compile(r"_LATE(?=_)|_attempt_[\d-]+$")  # Canvas's and Blackboard's: a later attempt has the same row.
+ATTEMPT = re.compile(
+    r"_LATE(?=_)|_attempt_[\d-]+$"
+)  # Canvas's and Blackboard's: a later attempt has the first one's row.
 Look = Callable[[Path], set[str]]  # lists the names in a folder, on disk or in a zip; none for a file
 
 
@@ -44,6 +46,7 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
     """
     before = {record["submission"]: record["student"] for record in read_records(out)}
     found: dict[str, Place] = {}
+    attempts: dict[str, tuple[bool, str]] = {}  # of each place, the latest
     parts = []  # pairs: a file or folder on disk, and the part, which is the same or inside it
     for given in map(Path, map(os.path.abspath, paths)):
         listed = [given]
@@ -59,6 +62,12 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
         # If a class has several folders, the same name may be in each of them.
         student = "_".join([*part.parent.relative_to(top).parts, who])
         place = found.setdefault(key := _find_key(part, out), Place(student, key))
+        attempt = ("_LATE_" in who, who) if match_platform(part.name) else (False, "")
+        if attempt > attempts.setdefault(key, attempt):
+            attempts[key] = attempt
+            place.parts.clear()
+        elif attempt < attempts[key]:
+            continue
         place.parts.append((own_name, path, "/".join(part.parts[len(path.parts) :])))
     return _name_students(list(found.values()), before)
 
@@ -66,8 +75,8 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
 def _find_key(part: Path, out: Path) -> str:
     # The row of bob.rar says that it must be unpacked; the unpacked folder gets the same row.
     own = part.name if part.suffix.lower() == ".zip" else ARCHIVE.sub("", part.name)
-    who, _ = match_platform(part.name) or (own, "")
-    return os.path.join(os.path.relpath(part.parent, out), ATTEMPT.sub("", who))
+    platform = match_platform(part.name)
+    return os.path.join(os.path.relpath(part.parent, out), ATTEMPT.sub("", platform[0]) if platform else own)
 
 
 def _list_class(folder: Path, look: Look, given: bool = False, deeper: int = 1, alone: bool = False) -> Iterator[Path]:
@@ -132,7 +141,7 @@ def _holds_many(inside: dict[str, set[str]], given: bool = False, most: int = 1,
     # A zip next to the folder that was unpacked from it is not a second one.
     once = (name for name in inside if (stem := ARCHIVE.sub("", name)) == name or stem not in inside)
     held = Counter(kind for name in once for kind in inside[name] & telling)
-    many = max(held.values(), default=0) > most and (given or not all(map(OWN_NAME.fullmatch, inside)))
+    many = max(held.values(), default=0) > most and (given or alone or not all(map(OWN_NAME.fullmatch, inside)))
     others = given or alone and not COURSE & inside.keys() and len([*filter(ARCHIVE.search, inside)]) > 1
     return many and beside <= (LARGEST.keys() if others else set())
 

@@ -41,11 +41,12 @@ PLATFORMS = (
 )
 # How students call parts or versions of their own work in a folder of theirs; Teams calls them `Version 1`.
 OWN_NAME = re.compile(
-    r"(vers\w* \d+|v\d+|\(\d+\)|20\d{6}|code|books?|notebooks?|submission|exercises?|results?|hw|homework|assignment"
+    r"(vers\w* \d+|v\d+|\(\d+\)|code|books?|notebooks?|submission|exercises?|results?|hw|homework|assignment"
     r"|final|new|old|copy|of|zip|[\W_])+",
     re.I,
 )
-COPIED = r"copy|of|[\W\d_]"  # what does not tell a copy's name from another one's
+# What does not tell the name of a copy, or of a version, from another one's.
+COPIED = r"copy|kopie|copia|of|von|final|old|new|draft|fixed|backup|v\d+|(?<!\d)\d{1,2}(?!\d)|[\W_]"
 
 
 class Refused(Exception):
@@ -131,10 +132,12 @@ def _take(files: list[File], submission: Submission) -> None:
     for name, largest in LARGEST.items():
         copies = [file for file in reversed(files) if is_copy(file.name, name)]  # as unzip, of two the last
         copies.sort(key=lambda file: (file.name != name, file.path.count("/"), *_number(file.path)))
-        beside = [file for file in copies if file.path.rpartition("/")[0] == copies[0].path.rpartition("/")[0]]
-        if copies and copies[0].name != name and len({re.sub(COPIED, "", file.name.lower()) for file in beside}) > 1:
-            names = " and ".join(file.name for file in beside[:3])
-            raise Refused(f"it seems to be several students' work ({names}): put each into a folder of its own.")
+        if name == "exercises.py" and name not in submission.files and copies and copies[0].name != name:
+            beside = [file for file in copies if file.path.rpartition("/")[0] == copies[0].path.rpartition("/")[0]]
+            stems = sorted((re.sub(COPIED, "", file.name.lower().partition(".")[0]) for file in beside), key=len)
+            if not all(stem.startswith(stems[0]) for stem in stems):
+                names = " and ".join(file.name for file in beside[:3])
+                raise Refused(f"it seems to be several students' work ({names}): put each into a folder of its own.")
         for file in copies[:5]:
             try:
                 if submission.files.setdefault(name, data := file.read(largest)) != data:

@@ -14,17 +14,20 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.answers import NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
+from helpers.answers import LAB, NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
 from helpers.settings import CourseError, project_folder
 from helpers.submit import COURSE, FUNCTIONS, find_stubs
 
 # The files that students get, as patterns in the project's folder. README.md is written from docs/student.md.
 RELEASED = (
     *("LICENSE", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".gitattributes", ".gitignore"),
-    *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/[0-9][0-9]_*.ipynb"),
+    *("helpers/*.py", "helpers/checks/*.py", "helpers/offline/**/*", "notebooks/*.ipynb"),
     *("tests/test_exercises.py", "tests/nbval_sanitize.cfg"),
     "results/lab_*.json",
 )
+# What may be in helpers/ and notebooks/: anything else might be somebody's solution, or notes.
+KNOWN = {f"helpers/{name}.py" for name in ("__init__", *COURSE)} | {f"notebooks/{name}" for name in (*NOTEBOOKS, LAB)}
+KNOWN |= {f"helpers/checks/{name}.py" for name in ("__init__", "describe", "inputs", "judge", "observe")}
 LEFT_OUT = re.compile(r"(^|/)(\.(?!git)|__pycache__/)|\.part$")
 README = "docs/student.md"
 OWNER, NAME = b"YOUR-COURSE", b"bitfit-assignment"  # the repository's placeholder in the sources
@@ -111,10 +114,11 @@ def find_sources(source: Path) -> dict[str, Path]:
         if not names:
             raise CourseError(f"There is no {pattern} in {source}. Run this in the assignment's own folder.")
         for name in names:
-            if (part := re.fullmatch(r"helpers/(\w+)\.py", name)) and part[1] not in ("__init__", *COURSE):
+            if name.startswith(("helpers/", "notebooks/")) and "/offline/" not in name and name not in KNOWN:
                 raise CourseError(
                     f"{name} is not a file of the course. Move it out of the project, so that students do not get it;"
-                    " or, if they should, add it to COURSE in helpers/submit.py."
+                    " or, if they should, add a module to COURSE in helpers/submit.py, anything else to KNOWN in"
+                    " instructor/release.py."
                 )
         found |= {"README.md" if name == README else name: source / name for name in names}
     return dict(sorted(found.items()))
@@ -129,7 +133,10 @@ def cut_solutions(text: str) -> tuple[bytes, list[str]]:
     marks = [number for number, line in enumerate(lines) if LIKE_A_MARKER.search(line)]
     for number, wanted in zip(marks, cycle((BEGIN, END)), strict=False):
         if (found := lines[number].strip()) != wanted:
-            raise CourseError(f"{EXERCISES}, line {number + 1}: found {found!r}, but here only {wanted!r} can be.")
+            before = f" after line {marks[marks.index(number) - 1] + 1}" if number != marks[0] else ""
+            raise CourseError(
+                f"{EXERCISES}, line {number + 1}: found {found!r}, but{before} only {wanted!r} can be here."
+            )
     if len(marks) % 2:
         raise CourseError(f"{EXERCISES}, line {marks[-1] + 1}: the solution that begins here never ends.")
     for begin, end in zip(marks[-2::-2], marks[-1::-2], strict=True):  # The last first: numbers stay right.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -226,6 +227,11 @@ def copy_course(folder: Path, *left_out: str) -> None:
         return others | unwanted(at, names)
 
     shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=ignore)
+    texts = [path.read_text(encoding="utf-8") for path in (folder / "helpers").glob("*.py")]
+    for path in (PROJECT / "helpers").glob("*.py"):
+        imported = re.compile(rf"^\s*(from|import) .*\b{re.escape(path.stem)}\b", re.M)
+        if path.stem not in ("__init__", *COURSE) and any(map(imported.search, texts)):
+            raise CourseError(f"The course imports helpers/{path.name}: add it to COURSE in helpers/submit.py.")
     for name in ("runner.py", "forgery.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
     open_to_all(folder)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import os
 import re
@@ -128,13 +129,17 @@ def init_trainer(model_name, train_data, val_data, use_bitfit=False):
     ("call", "words"),
     [
         ("name=model_name, use_bitfit=use_bitfit, verbose=False", ""),
+        ("FUNCTION", ""),
         ("model_name, use_bitfit", "init_model(): too many positional arguments"),
         ("model_name=model_name, use_bitfit=use_bitfit", "init_model(): missing a required argument: 'name'"),
     ],
 )
 def test_2b_calls_init_model_as_the_student_has_written_it(made_once, capsys, call: str, words: str) -> None:
-    scope: dict = {}
-    exec(OWN.replace("CALL", call), scope)
+    scope: dict = {"partial": functools.partial}
+    own = OWN.replace(
+        "lambda: init_model(None, CALL)", "partial(init_model, name=model_name, use_bitfit=use_bitfit, verbose=1)"
+    )
+    exec(own if call == "FUNCTION" else OWN.replace("CALL", call), scope)
     with pytest.raises(CheckFailed, match=re.escape(words)) if words else contextlib.nullcontext():
         problem_2b(scope["init_trainer"], exercises.init_tester)
 

@@ -103,7 +103,9 @@ class Colab:
         """Let git fetch the working tree wherever it is asked for the address of the bootstrap cell."""
         ((tag, address),) = re.findall(r'"-b", "(.+?)", "(https://.+?)"', BOOTSTRAP)
         repository = self.folder / "published"
-        ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "*.egg-info", "*.part", ".*_cache")
+        ignored = shutil.ignore_patterns(
+            ".git", ".venv", ".nox", "build", "__pycache__", "*.egg-info", "*.part", ".*_cache"
+        )
         shutil.copytree(ROOT, repository, ignore=ignored)
         (self.folder / "gitconfig").write_text(
             f'[user]\nname = course\nemail = course@localhost\n[url "{repository.as_uri()}"]\ninsteadOf = {address}\n'

@@ -157,6 +157,12 @@ def numbered(folder: Path) -> None:
     Dataset.from_dict(rows.to_dict("list"), features=features).save_to_disk(folder)
 
 
+def tree_of_one(folder: Path) -> None:
+    for label in ("neg", "pos"):
+        (folder / label).mkdir()
+        (folder / label / "1.txt").write_text("Fine.")
+
+
 def spelled(zero: object, one: object) -> Callable[[Path], object]:
     words = {0: zero, 1: one}
     return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
@@ -197,6 +203,12 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "jsonl.gz": each(lambda rows, path: rows.to_json(f"{path}.jsonl.gz", orient="records", lines=True)),
     "Train.csv": files(
         "Valid.csv", beside=each(lambda rows, path: rows.to_csv(path.with_name(f"{path.name.title()}.csv")))
+    ),
+    "a folder of tests beside the files": files(
+        "test/fixture.json",
+        "train.old/x.csv",
+        content=b"{}",
+        beside=lambda folder: [write(folder), (folder / "test").mkdir(), (folder / "train.old").mkdir()],
     ),
     "sidecar files": files("._train.csv", content=b"\0\5\26\7", beside=locked),
     "Excel's separator": each(
@@ -373,6 +385,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "row names of R": (
         both(b'"text"\t"label"\n' + b'"1"\t"Film"\t0\n' * 6, "tsv"),
         "row 0: 3 values .*Leave out row names",
+    ),
+    "a tree and a table": (
+        files("reviews.csv", beside=lambda folder: tree_of_one(folder)),
+        "No train reviews in .*reviews.csv",
     ),
     "a part is missing": (files("train-0-of-2.csv", "test.csv"), "1 of the 2 files train-.*fetch the rest"),
     "parts of unknown number": (

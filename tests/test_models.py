@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,13 +202,43 @@ def test_a_tokenizer_saved_without_segments_or_for_the_left_side_is_read_as_bert
     assert_tokenizer(tokenizer)
 
 
-@pytest.mark.parametrize(("settings", "first"), [(None, "Hello"), ({}, "Hello"), ({"do_lower_case": True}, "hello")])
-def test_a_vocabulary_with_capitals_keeps_those_of_the_texts(folder: Path, settings: dict | None, first: str) -> None:
+CASED = re.sub(rb"\n(h[a-z]+)", lambda word: b"\n" + word[1].capitalize(), VOCABULARY.read_bytes())
+FEW = VOCABULARY.read_bytes().replace(b"[unused0]", b"<S>")  # as in Chinese checkpoints
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "first"),
+    [
+        (CASED, None, "Hello"),
+        (CASED, {}, "Hello"),
+        (CASED, {"do_lower_case": True}, "h"),
+        (FEW, None, "hello"),
+        (FEW, {"do_lower_case": False}, "[UNK]"),
+    ],
+)
+def test_a_cased_vocabulary_keeps_the_capitals_of_the_texts(folder, words: bytes, settings, first: str) -> None:
     """Unless its settings say something else; old checkpoints, such as the hub's bert-tiny, have none."""
-    (folder / "vocab.txt").write_bytes(VOCABULARY.read_bytes().replace(b"[unused0]", b"Hello"))
+    (folder / "vocab.txt").write_bytes(words)
     if settings is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert load_tokenizer(str(folder)).tokenize("Hello world") == [first, "world"]
+    assert load_tokenizer(str(folder)).tokenize("Hello")[0] == first
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_a_tokenizer_json_says_whether_it_lower_cases(folder: Path, lowercase: bool) -> None:
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["normalizer"]["lowercase"] = lowercase
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    (folder / "tokenizer_config.json").unlink()
+    assert load_tokenizer(str(folder)).tokenize("Hello")[0] == ("hello" if lowercase else "[UNK]")
+
+
+def test_a_model_made_without_segments_is_welcome(folder: Path) -> None:
+    model = BertModel.from_pretrained(folder)
+    model.embeddings.token_type_embeddings.weight.data.zero_()
+    model.save_pretrained(folder)
+    assert not load_classifier(str(folder)).bert.embeddings.token_type_embeddings.weight.any()
 
 
 @pytest.mark.parametrize("special", [False, True])
@@ -326,9 +357,12 @@ WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../../blobs/0f")],
         "config.json is a link to a file that is not here: copy the file itself",
     ),
-    "not a number": (with_pooler(lambda weight: weight[0].fill_(torch.nan)), "pooler.* not all finite numbers, or"),
+    "not a number": (
+        with_pooler(lambda weight: weight[0].fill_(torch.nan)),
+        "pooler.* numbers that are not finite: copy",
+    ),
     # Half a download, in a file that had its full length from the beginning.
-    "zeros": (with_pooler(torch.Tensor.zero_), "pooler.*all zeros: copy or download it again"),
+    "zeros": (with_pooler(torch.Tensor.zero_), "pooler.*nothing but zeros: copy or download it again"),
     "three labels": (with_three_labels, "classifier has 3 labels"),
 }
 

@@ -15,7 +15,7 @@ from hostile import write_files as write
 from helpers.answers import NOTEBOOKS
 from instructor import reader
 from instructor.places import Place, clean_name, find_submissions
-from instructor.reader import LARGEST, read_submission
+from instructor.reader import LARGEST, OWN_NAME, read_submission
 
 FILES = ("exercises.py", "results.json", *NOTEBOOKS)
 
@@ -173,6 +173,7 @@ CLASSES = {
                for file in ("timestamp.txt", "Submission attachment(s)/submission.zip")}, PAIR),
     "dots in names": ({f"HW 3/{name}/version 1..2.zip": b"" for name in PAIR}, PAIR),
     "far down": ({f"drive/HW 3/{name}/HW 3/Version 1/p-main/p-main/helpers/{FILES[0]}": b"" for name in PAIR}, PAIR),
+    "students' numbers": ({f"HW/2021000{n}/{FILES[0]}": b"" for n in range(3)}, [f"2021000{n}" for n in range(3)]),
     "what systems leave": ({f"{name}.zip": b"" for name in PAIR}
                            | {"@eaDir/ann.zip@SynoEAStream": b"", "~$points.xlsx": b""}, PAIR),
     "notebooks alone": ({f"{name}/{FILES[2]}": b"" for name in PAIR}, PAIR),
@@ -257,15 +258,40 @@ def test_a_student_s_zip_gives_no_rows_to_others(tmp_path: Path) -> None:
     [
         ("ann_7_1012_a.zip", "ann_LATE_7_1015_a-1.zip"),
         ("HW_ann_attempt_2026-11-25-10-00-00_a.zip", "HW_ann_attempt_2026-11-27-10-00-00_a.zip"),
+        ("HW_ann_attempt_2026-11-25-10-00-00_final.zip", "HW_ann_attempt_2026-11-27-10-00-00_fixed.zip"),
+        ("ann_7_1012_exercises.py", "ann_LATE_7_1015_a.zip"),
     ],
 )
 def test_a_later_attempt_has_the_row_of_the_first_and_counts(tmp_path: Path, first: str, later: str) -> None:
-    class_ = write(tmp_path / "class", {first: zipped({FILES[0]: b"1"}), "bob.zip": b""})
+    old = b"1" if first.endswith(".py") else zipped({FILES[0]: b"1"})
+    class_ = write(tmp_path / "class", {first: old, "bob.zip": b""})
     before = {place.id for place in find_submissions([class_], tmp_path)}
     both = find_submissions([write(class_, {later: zipped({FILES[0]: b"2"})})], tmp_path)
+    assert {read_submission(place.parts).files.get(FILES[0]) for place in both} == {b"2", None}
     (class_ / first).unlink()
     assert before == {place.id for place in both} == {place.id for place in find_submissions([class_], tmp_path)}
-    assert b"2" in [read_submission(place.parts).files.get(FILES[0]) for place in both]
+
+
+def test_names_like_an_attempt_s_are_no_platform_s(tmp_path: Path) -> None:
+    class_ = write(tmp_path / "class", {f"ann{late}_v/{FILES[0]}": b"" for late in ("", "_LATE")})
+    assert [place.student for place in find_submissions([class_], tmp_path)] == ["ann_LATE_v", "ann_v"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["results_full.json", "results_quick.json", "exercises.py"],
+        ["03_full_vs_bitfit_old.ipynb", "03_full_vs_bitfit_new.ipynb", "exercises.py"],
+        ["exercises_final.py", "exercises_old.py"],
+        ["exercises_Ann.py", "exercises_Ann_v2.py"],
+    ],
+)
+def test_versions_of_one_student_are_read(tmp_path: Path, others: list[str]) -> None:
+    assert not read_one(zipped(others), tmp_path).refused
+
+
+def test_a_name_of_many_numbers_takes_no_time() -> None:
+    assert OWN_NAME.fullmatch(("v" + "20" * 32) * 500 + "!x") is None
 
 
 def test_what_is_unpacked_as_its_row_says_has_the_same_row(tmp_path: Path) -> None:
@@ -354,6 +380,7 @@ REFUSED = {
     "a device": (zipped({member("exercises.py", stat.S_IFCHR): b""}), "neither exercises.py nor"),
     "a bomb": (zipped({"exercises.py": bytes(50 * 2**20)}), "larger than 0.25 MiB"),
     "several students' work": (zipped([f"class/{name}" for name in DOWNLOAD]), "the work of several students (ann_7, "),
+    "several students' numbers": (zipped(["exercises_1234.py", "exercises_5678.py"]), "several students' work"),
     "several students' files": (zipped(["exercises - Ann.py", "exercises - Bob.py"]), "work (exercises - Ann.py and"),
     "a lie about the table's size": (patched(zipped(FILES), 12, struct.pack("<I", 2**31), b"PK\5\6"), "Bad offset"),
     "nothing of use": (zipped({"a.zip": zipped(["b.pdf"])}), "course's notebooks, but one.zip/a.zip/b.pdf, "),

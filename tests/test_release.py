@@ -222,8 +222,12 @@ LEAKS = {
         ["02_hyperparameters.ipynb", "'Mine.'", "counts as an answer to 1c"],
     ),
     "another file beside the course's": (
-        lambda s: (s / "helpers" / "solution.py").write_text("x = 1\n"),
-        ["helpers/solution.py is not a file of the course", "COURSE"],
+        lambda s: (s / "helpers" / "solution-v2.py").write_text("x = 1\n"),
+        ["helpers/solution-v2.py is not a file of the course", "COURSE"],
+    ),
+    "notes beside the notebooks": (
+        lambda s: (s / "notebooks" / "grading.ipynb").write_text("{}"),
+        ["notebooks/grading.ipynb is not a file of the course", "KNOWN"],
     ),
     "a file missing": (lambda s: (s / "Makefile").unlink(), ["Makefile"]),
 }

@@ -206,7 +206,8 @@ def test_functions_and_imports_may_stand_inside_other_statements():
     code += (
         "if evaluate:\n    def function():\n        return 1\nelse:\n    def function():\n        import collections\n"
     )
-    assert submit.find_imports(code) == ([], [])
+    code += "if __name__ == '__main__':\n    import peft, PIL\n    def function():\n        raise NotImplementedError\n"
+    assert submit.find_imports(f"import PIL\n{code}") == ([], [])
     assert submit.find_stubs(code) == {"evaluate": False, "function": False}
 
 

@@ -160,6 +160,9 @@ def test_a_sandbox_has_the_course_s_own_files_alone(monkeypatch, tmp_path: Path)
         (tmp_path / "helpers" / name).write_text(SOLUTION)
     monkeypatch.setattr("instructor.workshop.PROJECT", tmp_path)
     copy_course(tmp_path / "copy", "inputs.py")
+    (tmp_path / "helpers" / "lab.py").write_text("from helpers.solution import x\n")
+    with pytest.raises(CourseError, match="The course imports helpers/solution.py: add it to COURSE"):
+        copy_course(tmp_path / "again")
     found = {path.name for path in (tmp_path / "copy" / "helpers").iterdir()}
     assert found == {"__init__.py", "checks", *(f"{name}.py" for name in COURSE)} - {
         "checks.py",
@@ -195,6 +198,7 @@ def test_a_sandbox_has_the_course_s_own_files_alone(monkeypatch, tmp_path: Path)
         ("import __main__", 1, "__main__"),
         ("from .models import *", 1, "helpers.models.*"),
         ("import numpy as np\nnp.load('a', allow_pickle=True)", 2, "allow_pickle"),
+        ("import torch\ntorch.load('a', weights_only=False)", 2, "weights_only"),
     ],
 )
 def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, what: str) -> None:
@@ -211,6 +215,7 @@ def test_what_looks_like_forgery_is_noted_with_its_line(code: str, line: int, wh
         "import torch.nn as nn\nfrom os import path\nfrom helpers import models\nmodels.load_classifier",
         "class A:\n    def __init__(self, x):\n        super().__init__()\n        self._x = getattr(x, 'config')",
         "if __name__ == '__main__':\n    data.remove_columns('__index_level_0__')\n    print(data.__len__(), '_')",
+        "import torch\ntorch.load('a', weights_only=True)\ndict(system=1, _x=2)",
         "import glob, shutil\ndef f(model, name):\n    return f'{model}_bitfit', name.endswith('_bias'), '____'",
     ],
 )

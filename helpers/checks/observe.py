@@ -151,8 +151,9 @@ def stand_in(own: Any) -> Callable:
         _, model_name, *_ = bound.arguments.values()
         return init_model(None, model_name, bound.arguments["use_bitfit"])
 
-    names = [*(signature := inspect.signature(own)).parameters] if callable(own) else []
-    return call if "use_bitfit" in names[2:] else init_model
+    signature = inspect.signature(own if callable(own) else init_model)
+    call.__signature__ = signature  # The Trainer counts the parameters of what it is given.
+    return call if "use_bitfit" in [*signature.parameters][2:] else init_model
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
@@ -163,7 +164,7 @@ def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dat
     trainer = _build_quiet_trainer(model=model, compute_metrics=compute_metrics)
     right = [[-1.0 - row, 2.0] if label else [2.0 + row, 1.0] for row, label in enumerate(few["label"])]
     for logits in ([[3.0, 1.0]] * len(few), [[-3.0, -1.0]] * len(few), right):
-        with model.classifier.register_forward_hook(lambda *_, logits=logits: torch.tensor(logits)):
+        with model.classifier.register_forward_hook(lambda *seen, logits=logits: seen[-1].new_tensor(logits)):
             metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
             _require_number(name, value, "the Trainer logs only numbers.")
@@ -238,7 +239,9 @@ def _check_keys(search: dict[str, Any]) -> None:
 
 
 def _build_quiet_trainer(**options: Any) -> Trainer:
-    trainer = Trainer(args=TrainingArguments("quiet", report_to="none", disable_tqdm=True), **options)
+    arguments = TrainingArguments("quiet", report_to="none", disable_tqdm=True)
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    trainer = Trainer(args=arguments, **options)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
