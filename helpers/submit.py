@@ -169,12 +169,12 @@ def check_code(content: bytes) -> None:
 def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
     """What code imports that the grader lacks: the student's own modules and packages, and others' packages.
 
-    Its own are in this package, the project or `notebooks/`. An import in a `try` or `with` may fail, or have no effect
-    in grading, as one in `if __name__ == "__main__":`.
+    Its own are in this package, the project or `notebooks/`. An import in a `try` or `with` may be allowed to
+    fail, and one in an `if` may not happen in grading, as in `if __name__ == "__main__":`.
     """
     own, others, tree = [], [], ast.parse(code)
     blocks = [node for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.With, ast.If))]
-    tried = {id(each) for node in blocks for each in ast.walk(node)}
+    optional = {id(each) for node in blocks for each in ast.walk(node)}
     for statement in ast.walk(tree):
         before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
         before = f"helpers.{before}" if getattr(statement, "level", 0) else before
@@ -186,7 +186,7 @@ def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
                 places = [project_folder() / first, project_folder() / "notebooks" / first]
             found = [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
             own += found
-            if not found and first not in list_packages() and id(statement) not in tried:
+            if not found and first not in list_packages() and id(statement) not in optional:
                 others.append(first)
     return own, others
 

@@ -35,7 +35,7 @@ UNLABELLED = "unsup"  # IMDb's own word; such rows are left out, as its folder o
 QUOTE = "Put a text that contains the separator in double quotes, and double every double quote inside it."
 ROW_NAMES = "Leave out row names (in R: row.names=FALSE), or give them a header."
 BINARY = "is binary, not UTF-8 text: unpack an archive, export a table as UTF-8 csv, or give a data set's folder"
-GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # Names mislead: browsers unpack what they download, and caches rename it.
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # Names mislead: browsers unpack what they download; caches rename it.
 ASIDE, ESCAPE = "\udc80", "\udc81"  # Lone surrogates, which no decoded text contains.
 Rows = list[tuple[Any, ...]]  # text, label, and the name of its split or None
 

@@ -33,11 +33,8 @@ NOTED = set(
     """.split()  # noqa: SIM905
 )
 PLAIN = {"__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
-SAFE = {
-    "weights_only": True,
-    "allow_pickle": False,
-    "trust_remote_code": False,
-}  # With others, a file may be a program.
+# Arguments with which a file may be a program, unless they have these values.
+SAFE = {"weights_only": True, "allow_pickle": False, "trust_remote_code": False}
 MOST = 40  # notes
 BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals", "locals", "open", "vars"}
 

@@ -18,9 +18,8 @@ from instructor.sheet import read_records
 COURSE = {*LARGEST, "helpers", "notebooks"}
 MAX_DEPTH = 8  # levels of folders searched in a download
 MAX_MEMBERS = 20_000  # of a zip that may be a download
-ATTEMPT = re.compile(
-    r"_LATE(?=_)|_attempt_[\d-]+$"
-)  # Canvas's and Blackboard's: a later attempt has the first one's row.
+# Canvas's and Blackboard's marks of an attempt: a later one has the first one's row, and counts.
+ATTEMPT = re.compile(r"_LATE(?=_)|_attempt_[\d-]+$")
 Look = Callable[[Path], set[str]]  # lists the names in a folder, on disk or in a zip; none for a file
 
 
