@@ -3,13 +3,14 @@
 import hashlib
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from helpers.hub import find_folder
-from helpers.settings import CourseError, Settings, is_there
-from helpers.tables import OTHERS, SPLITS, is_tree, list_visible, read_table
+from helpers.settings import CourseError, Settings
+from helpers.tables import LABELS, OTHERS, SPLITS, is_tree, list_visible, read_table, spell
 
 # A file of reviews, possibly one of several numbered as on the hub, but not a file that describes a `datasets` folder.
 TABLE = re.compile(
@@ -25,22 +26,25 @@ def load_reviews(settings: Settings) -> DatasetDict:
     The data may be a hub id; a folder with train and test files (parquet, csv, tsv, json, jsonl or ndjson; the text
     formats also as .gz), directly, in a subfolder (`plain_text/train-00000-of-00001.parquet`), or in folders train and
     test; one of these files; the unpacked aclImdb tree, or just one `neg` and one `pos` folder; a `save_to_disk`
-    folder; or one file with all reviews. A single set is split as its column split (or type, or set) says if that names
-    train and test, otherwise into halves, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same
-    halves as in the published experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of
-    the training reviews. Rows, files and folders called unsup or validation, and hidden files, are not used. Raises
-    CourseError if data is missing or malformed.
+    folder; or one file with all reviews. A single set is split as its column split (or type) says if that names train
+    and test, otherwise into halves, as IMDb is, by `train_test_split(test_size=0.5, seed=3463)`: not the same halves as
+    in the published experiment. The validation reviews are `train_test_split(test_size=0.2, seed=3463)` of the training
+    reviews. Rows, files and folders called unsup or validation, and hidden files, are not used. Raises CourseError if
+    data is missing or malformed.
     """
     given = Path(settings.data)
-    sources = {"all": [given]}
     if not os.path.isfile(given):
         sources = find_sources(find_folder(settings.data, "dataset"))
     elif name_split(given.name) in SPLITS:  # The other one is beside it.
-        sources = find_sources(given)
+        sources = find_sources(given.parent, depth=0)
+    else:
+        sources = {"all": [given]}
     sets = {split: concatenate_datasets([*map(read_table, paths)]) for split, paths in sources.items()}
-    if "all" in sets and "split" in (whole := sets["all"]).column_names:
-        rows = {split: [row for row, name in enumerate(whole["split"]) if name == split] for split in SPLITS}
-        sets = {split: whole.select(rows[split]) for split in SPLITS}
+    if "all" in sets and {*SPLITS} <= {*(names := sets["all"]["split"])}:
+        if unknown := {*names} - {*SPLITS, *OTHERS}:
+            raise CourseError(f"{given} has the split {min(unknown)!r}, but must have train, test or validation.")
+        rows = {split: [row for row, name in enumerate(names) if name == split] for split in SPLITS}
+        sets = {split: sets["all"].select(rows[split]) for split in SPLITS}
     for split, rows in sets.items():
         names = ", ".join(path.name for path in sources.get(split, sources.get("all"))[:3])
         check_set(rows, f"{names} ({split})")
@@ -66,65 +70,54 @@ def name_split(name: str) -> str:
     return (match["name"] if match else name.split(".")[0]).lower()
 
 
-def find_sources(given: Path) -> dict[str, list[Path]]:
-    """Where `train` and `test`, or `all`, are: beside a file; in a folder, or else in one of its subfolders."""
-    folder = given if os.path.isdir(given) else given.parent
-    inside = [path for path in list_visible(folder) if os.path.isdir(path) and path.name.lower() not in SPLITS]
-    inside = [path for path in inside if given == folder and os.access(path, os.R_OK | os.X_OK)]  # not `lost+found`
-    there = {base: find_splits(base) for base in (folder, *inside)}
-    whole = [base for base, found in there.items() if len(found) == len(SPLITS)]
-    if len(whole) > 1 and folder not in whole:
-        names = " and ".join(base.name for base in whole)
-        raise CourseError(f"{folder} has reviews in {names}. Give the folder of those that you want to use.")
-    if whole:
-        return {split: check_files(split, there[whole[0]][split]) for split in SPLITS}
-    tables = list_tables(folder) + [folder] * (is_tree(folder) or (folder / "state.json").exists())
-    only_one = folder.name.lower() in SPLITS  # The other one is not in this folder.
-    if len(tables) == 1 and not any(there.values()) and not only_one:
-        return {"all": tables}
-    seen = ", ".join(path.name + "/" * os.path.isdir(path) for path in list_visible(folder)[:8]) or "nothing"
-    missing = [split for split in SPLITS if not any(split in found for found in there.values())]
-    above = f" Give the folder above, {folder.parent}, if it has both. Otherwise, put" if only_one else " Put"
-    if only_one and len(tables) == 1 and tables[0] != folder:
-        above = f" If {tables[0].name} has all reviews, give that file.{above}"
-    if (folder / "snapshots").is_dir():  # The hub's cache of one data set.
-        above = f" Give the folder in {folder / 'snapshots'}. Otherwise, put"
-    raise CourseError(
-        f"No {(missing or SPLITS)[0]} reviews in {folder}, which has: {seen}.{above} train.csv and test.csv there (or"
-        " parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label. Or"
-        " unpack the archive aclImdb_v1.tar.gz and give its folder aclImdb."
-    )
-
-
-def list_tables(folder: Path) -> list[Path]:
-    return [path for path in list_visible(folder) if not os.path.isdir(path) and TABLE.fullmatch(path.name)]
-
-
-def find_splits(base: Path) -> dict[str, list[Path]]:
-    """The files of each split that exists, or its folder if that is one set of reviews, or else the files in it."""
-    found: dict[str, list[Path]] = {}
-    for path in list_visible(base):
-        is_folder = os.path.isdir(path)
-        name = path.name.lower() if is_folder else name_split(path.name)
-        is_set = is_tree(path) or os.path.exists(path / "state.json") if is_folder else TABLE.fullmatch(path.name)
-        if name in SPLITS and is_set:
-            found.setdefault(name, []).append(path)
-    for path in (base / name for name in SPLITS if name not in found and os.path.isdir(base / name)):
-        tables = list_tables(path) if is_there(path) else []
-        if files := [table for table in tables if name_split(table.name) not in OTHERS]:
-            found[path.name] = files
+def list_sets(folder: Path, depth: int) -> list[Path]:
+    """The folder itself, if it is a set of reviews, and the tables and such folders up to so many levels below it."""
+    found = [folder] if is_tree(folder) or (folder / "state.json").exists() else []
+    for path in list_visible(folder):
+        if path.is_dir():
+            wanted = depth and spell(path.name) not in (*LABELS, *OTHERS)
+            found += list_sets(path, depth - 1) if wanted and os.access(path, os.R_OK | os.X_OK) else []
+        elif TABLE.fullmatch(path.name) and name_split(path.name) not in OTHERS:
+            found.append(path)
     return found
 
 
-def check_files(split: str, paths: list[Path]) -> list[Path]:
-    """Reject several files unless they are numbered parts of one set, and incomplete sets of parts."""
+def find_sources(folder: Path, depth: int = 4) -> dict[str, list[Path]]:
+    """Where `train` and `test`, or `all`, are: in the folder, or else so many levels below it."""
+    found: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others = []
+    for path in list_sets(folder, depth):
+        parts = path.relative_to(folder).parts
+        names = [*(part.lower() for part in parts[:-1]), *map(name_split, parts[-1:])]
+        if split := next((name for name in names if name in SPLITS), None):
+            found[folder.joinpath(*parts[: names.index(split)])][split].append(path)
+        else:
+            others.append(path)
+    whole = sorted((base for base in found if len(found[base]) == len(SPLITS)), key=lambda base: len(base.parts))
+    if len(whole) > 1 and folder not in whole:
+        names = " and ".join(str(base.relative_to(folder)) for base in whole)
+        raise CourseError(f"{folder} has reviews in {names}. Give the folder of those that you want to use.")
+    if whole:
+        return {split: check_parts(split, found[whole[0]][split]) for split in SPLITS}
+    if len(others) == 1 and not found and folder.name.lower() not in SPLITS:  # The other one is not in this folder.
+        return {"all": others}
+    seen = ", ".join(path.name + "/" * path.is_dir() for path in list_visible(folder)[:8]) or "nothing"
+    missing = [split for split in SPLITS if not any(split in sets for sets in found.values())] or SPLITS
+    above = " Give the folder above if it has both." if folder.name.lower() in SPLITS else ""
+    raise CourseError(
+        f"No {' and '.join(missing)} reviews in {folder}, which has: {seen}.{above} Put train.csv and test.csv there"
+        " (or parquet, json, jsonl), or one file of another name with all reviews; the columns must be text and label."
+        " Or unpack the archive aclImdb_v1.tar.gz and give its folder aclImdb."
+    )
+
+
+def check_parts(split: str, paths: list[Path]) -> list[Path]:
+    """Reject several files or folders unless they are all the numbered parts of one set."""
     parts = [TABLE.fullmatch(path.name) for path in paths]
-    numbers, counts = ({part and part[name] for part in parts} for name in ("number", "count"))
-    if len(paths) > 1 and (None in numbers or len(numbers) < len(paths) or len(counts) > 1):
-        names = " and ".join(path.name for path in paths)
-        raise CourseError(f"{paths[0].parent} has {names}: which are the reviews? Keep one, or the parts of one.")
-    if len(paths) < (count := int(counts.pop() or 1)):
-        raise CourseError(f"{paths[0].parent} has {len(paths)} of the {count} files {split}-*: fetch the rest.")
+    counts = {int(part["count"] or 1) if part else 1 for part in parts}
+    if counts != {len({part and part["number"] for part in parts})} or counts != {len(paths)}:
+        names = " and ".join(map(str, paths[:3]))
+        raise CourseError(f"The {split} reviews are in {names}. Keep one of these, or all the parts of one set.")
     return paths
 
 

@@ -1,6 +1,5 @@
 import gzip
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -85,18 +84,13 @@ def changed(column: str, value: object, row: int = 3) -> pd.DataFrame:
 
 
 WRONG_ROWS = {
-    "no label": (TEST.rename(columns={"label": "stars"}), "no column label; it has: text, stars"),
-    "neither column": (TEST.set_axis(["a", "b"], axis=1), "no column text and no column label; it has: a, b"),
-    "label 2": (changed("label", 2), "row 3: the label is 2"),
-    "label 0.5": (changed("label", 0.5), "row 3: the label is 0.5"),
-    "label in words": (TEST.assign(label="great"), "row 0: the label is great, but must be 0, negative"),
-    "two labels": (
-        TEST.assign(sentiment=TEST["label"]),
-        "more than one column label; it has: text, label, sentiment. .*once each, and rename the other",
-    ),
+    "no label": (TEST.rename(columns={"label": "stars"}), "no column label; it has: 'text', 'stars'"),
+    "label 0.5": (changed("label", 0.5), "row 3: the label is .?0.5"),
+    "label in words": (TEST.assign(label="great"), "row 0: the label is 'great', but must be 0, negative"),
+    "two labels": (TEST.assign(sentiment=TEST["label"]), "more than one column label; .* once each"),
     "no label in a row": (changed("label", None), "row 3: the label is"),
-    "blank text": (changed("text", " \n "), "row 3: the text is empty"),
-    "no text in a row": (changed("text", None), "row 3: the text is empty"),
+    "blank text": (changed("text", " \n "), "row 3: the text is"),
+    "no text in a row": (changed("text", None), "row 3: the text is"),
     "one label only": (TEST.assign(label=1), "only the label 1"),
     "few rows": (TEST[:4], "4 reviews; at least 10"),
 }
@@ -106,9 +100,8 @@ WRONG_ROWS = {
 @pytest.mark.parametrize("case", WRONG_ROWS)
 def test_wrong_rows_are_named(tmp_path: Path, case: str, kind: str) -> None:
     rows, message = WRONG_ROWS[case]
-    with pytest.raises(CourseError, match=message) as caught:
+    with pytest.raises(CourseError, match=f"test.{kind}.*{message}"):
         load(write(tmp_path, test=rows, kind=kind))
-    assert f"test.{kind}" in str(caught.value)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -157,12 +150,6 @@ def numbered(folder: Path) -> None:
     Dataset.from_dict(rows.to_dict("list"), features=features).save_to_disk(folder)
 
 
-def tree_of_one(folder: Path) -> None:
-    for label in ("neg", "pos"):
-        (folder / label).mkdir()
-        (folder / label / "1.txt").write_text("Fine.")
-
-
 def spelled(zero: object, one: object) -> Callable[[Path], object]:
     words = {0: zero, 1: one}
     return lambda folder: write(folder, *(rows.assign(label=rows["label"].map(words)) for rows in SETS.values()))
@@ -178,12 +165,6 @@ def files(*names: str, content: bytes = CSV, beside: Callable[[Path], object] = 
     return lambda folder: [beside(folder), *((folder / name).write_bytes(content) for name in names)]
 
 
-def locked(folder: Path) -> None:
-    """A folder of macOS's, and one that only the administrator may read."""
-    (write(folder) / "__MACOSX").mkdir()
-    (folder / "lost+found").mkdir(mode=0)
-
-
 PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     **{kind: lambda folder, kind=kind: write(folder, kind=kind) for kind in WRITERS},
     "the hub's shape": hub,
@@ -196,7 +177,6 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
         lambda rows, path: [path.mkdir(), rows.to_parquet(path / "0000.parquet")],
     ),
     "words": spelled("negative", "positive"),
-    "capital words": spelled("Neg", "POS"),
     "booleans": spelled(False, True),
     "floats": spelled(0.0, 1.0),
     "csv.gz": each(lambda rows, path: rows.to_csv(f"{path}.csv.gz", index=False)),
@@ -204,32 +184,20 @@ PEOPLE_HAVE: dict[str, Callable[[Path], object]] = {
     "Train.csv": files(
         "Valid.csv", beside=each(lambda rows, path: rows.to_csv(path.with_name(f"{path.name.title()}.csv")))
     ),
-    "a folder of tests beside the files": files(
-        "test/fixture.json",
-        "train.old/x.csv",
-        content=b"{}",
-        beside=lambda folder: [write(folder), (folder / "test").mkdir(), (folder / "train.old").mkdir()],
+    "sidecar files": files(
+        "._train.csv", content=b"\0\5\26\7", beside=lambda folder: [write(folder), (folder / "__MACOSX").mkdir()]
     ),
-    "sidecar files": files("._train.csv", content=b"\0\5\26\7", beside=locked),
-    "Excel's separator": each(
-        lambda rows, path: Path(f"{path}.csv").write_text("sep=;\n" + rows.to_csv(sep=";", index=False))
-    ),
+    "a copy in a folder": lambda folder: [write(folder), write(folder / "old", test=TRAIN)],
+    "the hub's cache": lambda folder: write(folder / "snapshots" / "0f" / "plain_text", kind="parquet"),
+    "semicolon": each(lambda rows, path: rows.to_csv(f"{path}.csv", sep=";", index=False)),
     "tab": each(lambda rows, path: rows.to_csv(path.with_suffix(".tsv"), sep="\t", index=False)),
-    "two byte order marks": each(
-        lambda rows, path: Path(f"{path}.csv").write_text("\ufeff" + rows.to_csv(index=False), encoding="utf-8-sig")
-    ),
-    "backslashes": each(
-        lambda rows, path: rows.to_csv(path.with_suffix(".csv"), escapechar="\\", doublequote=False, index=False)
-    ),
+    "csv with a mark": each(lambda rows, path: rows.to_csv(f"{path}.csv", index=False, encoding="utf-8-sig")),
     "pandas' index": each(lambda rows, path: rows.to_csv(path.with_suffix(".csv"))),
     "other columns": each(lambda rows, path: rows.assign(url="x")[["url", "label", "text"]].to_csv(f"{path}.csv")),
     "a JSON list": each(lambda rows, path: rows.to_json(path.with_suffix(".json"), orient="records")),
     "a JSON object a column": each(lambda rows, path: rows.to_json(path.with_suffix(".json"))),
     "ndjson": each(lambda rows, path: rows.to_json(f"{path}.ndjson", orient="records", lines=True)),
     "csv.gz, unpacked by the browser": each(lambda rows, path: rows.to_csv(f"{path}.csv.gz", compression=None)),
-    "csv, packed": each(lambda rows, path: rows.to_csv(f"{path}.csv", compression="gzip")),
-    "parquet called csv": each(lambda rows, path: rows.to_parquet(f"{path}.csv")),
-    "csv called json": each(lambda rows, path: rows.to_csv(f"{path}.json")),
     "jsonl called csv": each(lambda rows, path: rows.to_json(f"{path}.csv", orient="records", lines=True)),
     "jsonl with a mark": each(
         lambda rows, path: path.with_suffix(".jsonl").write_text(
@@ -254,9 +222,8 @@ def test_the_unpacked_archive_with_sidecars_and_marks(tmp_path: Path, inner: str
     assert_whole(load(tmp_path), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
 
 
-@pytest.mark.parametrize("names", [("Neg", "Pos"), ("negative", "positive"), ("0", "1")])
-def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path, names: tuple[str, str]) -> None:
-    tree(tmp_path, names)
+def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path) -> None:
+    tree(tmp_path, ("Negative", "Positive"))
     (tmp_path / "train").rename(tmp_path / "Train")
     assert_whole(load(tmp_path), *(rows.sort_values("label", kind="stable") for rows in (TRAIN, TEST)))
     (tmp_path / "test" / "2").mkdir()
@@ -266,10 +233,6 @@ def test_a_tree_s_folders_are_called_as_labels_are(tmp_path: Path, names: tuple[
 
 def test_a_tree_without_train_and_test_is_split_in_halves(tmp_path: Path) -> None:
     tree(tmp_path)
-    with pytest.raises(
-        CourseError, match="No train reviews in .*train, which has: neg/, pos/, unsup/. Give the folder"
-    ):
-        load(tmp_path / "train")
     assert len(load((tmp_path / "train").rename(tmp_path / "movie_reviews"))["test"]) == 12
 
 
@@ -279,22 +242,20 @@ def test_numbered_labels_mean_what_the_file_says_they_mean(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-@pytest.mark.parametrize("name", ["IMDB Dataset.csv", "dataset_imdb.csv"])
-def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, name: str, by_name: bool) -> None:
+def test_one_file_is_split_in_halves_and_always_the_same(tmp_path: Path, by_name: bool) -> None:
     kaggle(tmp_path)
-    (tmp_path / "IMDB Dataset.csv").rename(tmp_path / name)
-    first, second = (load(tmp_path / name if by_name else tmp_path) for _ in range(2))
+    first, second = (load(tmp_path / "IMDB Dataset.csv" if by_name else tmp_path) for _ in range(2))
     assert {split: len(rows) for split, rows in first.items()} == {"train": 14, "validation": 4, "test": 18}
     assert fingerprint_reviews(first) == fingerprint_reviews(second)
     texts = [text for rows in first.values() for text in rows["text"]]
     assert sorted(texts) == sorted([*TRAIN["text"], *TEST["text"]])
 
 
-@pytest.mark.parametrize("case", ["save_to_disk", "a folder for each split"])
-def test_the_folder_of_one_split_is_refused(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("make", [saved, tree, PEOPLE_HAVE["a folder for each split"]])
+def test_the_folder_of_one_split_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """Its rows alone, cut into halves, would be another experiment."""
-    PEOPLE_HAVE[case](tmp_path)
-    with pytest.raises(CourseError, match=f"No train reviews .*Give the folder above, {tmp_path}, if it has both"):
+    make(tmp_path)
+    with pytest.raises(CourseError, match="No train and test reviews in .*/train, .* Give the folder above"):
         load(tmp_path / "train")
 
 
@@ -308,9 +269,6 @@ def test_a_file_called_train_stands_for_its_folder(tmp_path: Path) -> None:
     for split in SETS:  # As in the hub's cache.
         (tmp_path / "links" / f"{split}.csv").symlink_to(tmp_path / f"{split}.csv")
     assert_whole(load(local_folder(tmp_path / "links" / "train.csv")))
-    (write(tmp_path / "texts") / "train.csv").rename(tmp_path / "texts" / "train.txt")
-    with pytest.raises(CourseError, match="No train reviews in .*has: test.csv, train.txt"):
-        load(tmp_path / "texts" / "train.txt")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -337,36 +295,29 @@ def both(content: bytes, ending: str = "csv") -> Callable[[Path], object]:
     return files(f"train.{ending}", f"test.{ending}", content=content)
 
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-BINARY = "train.csv is binary, not UTF-8 text: unpack an archive"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an empty folder": (files(), "No train reviews in .*which has: nothing.*text and label"),
-    "a folder of the hub's cache": (
-        lambda folder: write(folder / "snapshots" / "0f" / "plain_text"),
-        "has: snapshots/. Give the folder in .*snapshots. Otherwise, put train.csv",
-    ),
+    "an empty folder": (files(), "No train and test reviews in .*which has: nothing.*text and label"),
     "no test": (files("train.csv"), "No test reviews in .*text and label"),
+    "not unpacked": (files("archive.zip"), "which has: archive.zip. Put train.csv"),
     "a separator in a text": (
         both(b"text,label\n" + b"Good film, really 0,0\nBad film, really 1,1\n" * 6),
-        r"train.csv, row 0: 3 values \(found: Good film \| really 0 \| 0\)",
+        "train.csv, row 0: it has 3 values .'Good film', ' really 0', '0'., but the header has 2. Save it as",
     ),
     "no header, texts with a separator": (
         both(b'"Good film, really",0\n"Bad film",1\n' * 6),
-        "no column text and no column label; it has: Good film, really, 0. Name them",
-    ),
-    "a header's quotes": (both(b'"text,label\nGood film,0\n' * 6), "in the header, its quotes do not"),
-    "pandas' JSON by parts": (
-        both(TEST.to_json(orient="split").encode(), "json"),
-        "no column label; it has: columns, index, data. Name them",
+        "no column text; it has: 'Good film, really', '0'. Name them text and label",
     ),
     "JSON lists": (
         both(json.dumps(TEST.values.tolist()).encode(), "json"),
         r"train.json, row 0: it is \[.*, but must be an object such as",
     ),
+    "JSON cut short": (both(b'{"text": "Fine.", "label": 1}\n{"text', "jsonl"), "train.jsonl, row 1: it is not JSON"),
     "a label that is a list": (both(b'{"text": "Fine.", "label": [1]}', "jsonl"), r"row 0: the label is \[1\]"),
+    "a number for a text": (both(b'{"text": 1984, "label": 1}', "jsonl"), "row 0: the text is 1984, but must be a str"),
+    "half a character": (both(b'{"text": "\\ud83d", "label": 1}', "jsonl"), "not read train.jsonl: .*surrogates"),
     "a review that is not UTF-8": (
         files("train/pos/01_7.txt", content="schön".encode("latin-1"), beside=tree),
-        "pos/01_7.txt: line 1 is not UTF-8",
+        "pos/01_7.txt: line 1 is not text in UTF-8",
     ),
     "a review of another ending": (
         files("test/neg/98_7.TXT", "test/neg/99_7.text", beside=tree),
@@ -380,47 +331,27 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: pd.concat([TRAIN.assign(split="train"), TEST.assign(split=["tset"] + 11 * ["test"])]).to_csv(
             folder / "all.csv"
         ),
-        "all.csv, row 24: the split is tset, but must be train, test or validation",
+        "the split 'tset', but must have train, test or validation",
     ),
-    "row names of R": (
-        both(b'"text"\t"label"\n' + b'"1"\t"Film"\t0\n' * 6, "tsv"),
-        "row 0: 3 values .*Leave out row names",
-    ),
-    "a tree and a table": (
-        files("reviews.csv", beside=lambda folder: tree_of_one(folder)),
-        "No train reviews in .*reviews.csv",
-    ),
-    "a part is missing": (files("train-0-of-2.csv", "test.csv"), "1 of the 2 files train-.*fetch the rest"),
-    "parts of unknown number": (
-        files("test.csv", "train-1.csv", "train-2.csv"),
-        "No train reviews in .*which has: test.csv, train-1.csv",
+    "row names of R": (both(b'"text"\t"label"\n' + b'"1"\t"Film"\t0\n' * 6, "tsv"), "row 0: .*row.names=FALSE"),
+    "a tree and a table": (files("train/reviews.csv", beside=tree), "are in .*/train and .*reviews.csv. Keep one"),
+    "a part is missing": (
+        files("train-0-of-2.csv", "test.csv"),
+        "train-0-of-2.csv. Keep one of these, or all the parts",
     ),
     "a part twice": (
         files("test.csv", "train-0-of-2-aaaa.csv", "train-0-of-2-bbbb.csv"),
-        "has train-0-of-2-aaaa.csv and train-0-of-2-bbbb.csv: which are the reviews",
-    ),
-    "parts of two sets": (
-        files("test.csv", "train-0-of-2.csv", "train-1-of-3.csv"),
-        "which are the reviews.*or the parts of one",
+        "aaaa.csv and .*all the parts",
     ),
     "two files of one name": (
         files("test.csv", "train.csv", "train.parquet"),
-        "train.csv and train.parquet: which are the reviews",
+        "train.csv and .*train.parquet. Keep one",
     ),
-    "two folders": (lambda folder: [write(folder / "a"), write(folder / "b")], "reviews in a and b"),
-    "not unpacked": (files("archive.zip"), "which has: archive.zip. Put train.csv"),
-    "a sign that nobody sees": (spelled(0, "1\u200b"), r"train.csv, row 1: the label is 1\\u200b, but must be 0"),
-    "a number for a text": (both(b'{"text": 1984, "label": 1}', "jsonl"), "row 0: the text is 1984, of the type int"),
-    "half a character": (both(b'{"text": "\\ud83d", "label": 1}', "jsonl"), "train.jsonl, row 0: .*half a character"),
+    "two folders": (lambda folder: [write(folder / "a"), write(folder / "b")], "reviews in a and b. Give the folder"),
+    "a sign that nobody sees": (spelled(0, "1\u200b"), r"train.csv, row 1: the label is '1\\u200b', but must be 0"),
     "gzip cut short": (both(gzip.compress(b"a" * 99)[:20], "csv.gz"), "Could not read train.csv.gz"),
-    "a zip called csv": (both(b"PK\3\4\x14\0\x08\0\x9f"), BINARY),
-    "a tar called csv": (both(b"train.csv" + b"\0" * 99), BINARY),
-    "a pickle called csv": (both(pickle.dumps(TEST)), BINARY),
-    "a pointer": (both(POINTER), "train.csv is a Git LFS pointer, not the file: run git lfs pull"),
-    "links without their files": (
-        lambda folder: [(folder / f"{split}.parquet").symlink_to("../../blobs/0f") for split in SETS],
-        "train.parquet is a link to a file that is not here: copy the file itself",
-    ),
+    "a zip called csv": (both(b"PK\3\4\x14\0\x08\0\x9f"), "line 1 is not text in UTF-8. Unpack an archive"),
+    "no parquet": (both(b"<!DOCTYPE html>", "parquet"), "Could not read train.parquet: .* not a parquet file"),
 }
 
 
