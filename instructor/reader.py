@@ -7,6 +7,7 @@ a submission that breaks them is not graded.
 import hashlib
 import io
 import os
+import posixpath
 import re
 import stat
 import zipfile
@@ -29,24 +30,20 @@ IGNORED = re.compile(
 )
 ARCHIVE = re.compile(r"(\.tar|\.zip|\.7z)?\.(zipx?|rar|7z|tar|t[gbx]z2?|gz|bz2|xz|zst|lzma|z|001)$", re.I)
 PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf")
-LIKE_PAPERS = (*PAPERS, ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")  # if a notebook is missing
-# Platforms' file names: the part that identifies a student, then the student's own name for the file.
+# The names that Moodle and Canvas give to files: the part that identifies a student, then the student's own name.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
     # Canvas's names have no capitals. Not a year or date, nor a student number after a sheet's: hw_3_12345_ann.zip
     r"(anon(?:_LATE)?_\w{5}|[^_A-Z]+(?i:_LATE)?_(?!\d\d?_\d{5}|20[23]\d(?:[01]\d[0-3]\d)?_)[1-9]\d*)"
     r"_(?!20[23]\d(?:[01]\d[0-3]\d)?_)\d{4,}_(.+)",
-    r"(\d+-\d+ - .+?- [^-]+\d{4}[^-]*?)(?: - (.+))?",
-    r"(.+_attempt_\d{4}(?:-\d\d){5})(?:_(.+)|\.txt)?",
 )
-# How students call parts or versions of their own work in a folder of theirs; Teams calls them `Version 1`.
-OWN_NAME = re.compile(
-    r"(vers\w* \d+|v\d+|\(\d+\)|code|books?|notebooks?|submission|exercises?|results?|hw|homework|assignment"
-    r"|final|new|old|copy|of|zip|[\W_])+",
+# What does not tell one student's file from another's: what students call copies, versions and parts of their work.
+COMMON = re.compile(
+    r"copy|kopie|copia|of|von|final|old|new|draft|fixed|backup|vers\w*|v\d+|(?<!\d)\d{1,2}(?!\d)|code|notebooks?|books?"
+    r"|helpers|submission|exercises?|results?|homework|hw|assignment|main|zip|py|[\W_]",
     re.I,
 )
-# What does not tell the name of a copy, or of a version, from another one's.
-COPIED = r"copy|kopie|copia|of|von|final|old|new|draft|fixed|backup|v\d+|(?<!\d)\d{1,2}(?!\d)|[\W_]"
+Part = tuple[Path, str]  # a path, and a place in the archive at that path (empty: all of it)
 
 
 class Refused(Exception):
@@ -85,10 +82,9 @@ class File:
         return data
 
 
-def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
+def read_submission(parts: list[Part]) -> Submission:
     """Read the graded files, wherever in a submission's parts they are; never raises, whatever they contain.
 
-    A part has the student's name for it, its path, and its place in the archive at that path (empty: all of it).
     Of several files with the same name, the one outside archives, with the exact name, nearest to the top, and with the
     highest number in its path counts.
     """
@@ -108,8 +104,7 @@ def read_submission(parts: list[tuple[str, Path, str]]) -> Submission:
     like = {path: lacking[end] for path in strangers if (end := os.path.splitext(path)[1]) in lacking}
     advice = [f"If {name} is {path}, rename it." for path, name in like.items()][:3]
     if submission.files:
-        endings = LIKE_PAPERS if ".ipynb" in lacking else PAPERS
-        papers = [path for path in strangers if path.lower().endswith(endings)][:3]
+        papers = [path for path in strangers if path.lower().endswith(PAPERS)][:3]
         submission.notes += advice + [f"Not read, though it may have answers: {', '.join(papers)}."] * bool(papers)
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"
@@ -123,21 +118,13 @@ def _describe(error: Exception, name: str) -> str:
     return str(error) if known else f"{name} cannot be read: {type(error).__name__}: {error!s:.200}"
 
 
-def _number(path: str) -> tuple[str, list[int]]:
-    """A key that sorts `Version 10` before `Version 9`, and paths that differ in more than numbers by name."""
-    return re.sub(r"\d", "", path), [-int(number or 0) for number in re.findall(r"\D(\d{0,18})", f"/{path}")]
-
-
 def _take(files: list[File], submission: Submission) -> None:
     for name, largest in LARGEST.items():
         copies = [file for file in reversed(files) if is_copy(file.name, name)]  # as unzip, of two the last
-        copies.sort(key=lambda file: (file.name != name, file.path.count("/"), *_number(file.path)))
-        if name == "exercises.py" and name not in submission.files and copies and copies[0].name != name:
-            beside = [file for file in copies if file.path.rpartition("/")[0] == copies[0].path.rpartition("/")[0]]
-            stems = sorted((re.sub(COPIED, "", file.name.lower().partition(".")[0]) for file in beside), key=len)
-            if not all(stem.startswith(stems[0]) for stem in stems):
-                names = " and ".join(file.name for file in beside[:3])
-                raise Refused(f"it seems to be several students' work ({names}): put each into a folder of its own.")
+        ranks = {file.path: (file.name != name, file.path.count("/")) for file in copies}
+        copies.sort(key=lambda file: (ranks[file.path], *_order_versions(file.path)))
+        if name == "exercises.py" and name not in submission.files:
+            _check_one_student([path for path in ranks if ranks[path] == ranks[copies[0].path]])
         for file in copies[:5]:
             try:
                 if submission.files.setdefault(name, data := file.read(largest)) != data:
@@ -146,7 +133,27 @@ def _take(files: list[File], submission: Submission) -> None:
                 submission.notes.append(_describe(error, file.path[-200:]))
 
 
-def _list_part(submission: Submission, name: str, path: Path, inside: str) -> Iterator[File]:
+def _order_versions(path: str) -> tuple[str, list[int]]:
+    """A key that sorts `Version 10` before `Version 9`, and paths that differ in more than numbers by name."""
+    return re.sub(r"\d", "", path), [-int(number or 0) for number in re.findall(r"\D(\d{0,18})", f"/{path}")]
+
+
+def _check_one_student(paths: list[str]) -> None:
+    """Raise Refused if files that could all count differ in more than the names of versions."""
+    top = f"{posixpath.commonpath(paths)}/" if len(paths) > 1 else ""
+    owners = {COMMON.sub("", path.removeprefix(top).lower()): path for path in sorted(paths)}
+    if len(owners.keys() - {""}) > 1:
+        names = " and ".join(path[-80:] for owner, path in owners.items() if owner)
+        raise Refused(
+            f"it seems to be several students' work ({names:.200}). If it is, give each a folder of their own, and"
+            " grade the folder that has these by itself; if not, leave one of these files."
+        )
+
+
+def _list_part(submission: Submission, path: Path, inside: str) -> Iterator[File]:
+    """The files of a part, by the student's own names for them."""
+    name = posixpath.basename(inside) or path.name
+    name = (match_platform(name) or ("", name))[1]
     if inside:
         for file in _list_archive(File(path.name, partial(_open_file, path)), submission, inside):
             yield replace(file, path=name + file.path[len(f"{path.name}/{inside}") :])
@@ -181,7 +188,12 @@ def _list_archive(file: File, submission: Submission, inside: str = "") -> list[
             return []
         if not file.name.lower().endswith(".zip"):
             raise Refused(f"{file.name} is not a zip: unpack it into a folder, and grade again.")
-        return [replace(each, path=f"{file.path}/{each.path}") for each in _list_members(_open_zip(file), inside)]
+        archive = _open_zip(file)
+        return [
+            File(f"{file.path}/{name}", partial(_open_member, archive, member))
+            for name, member in _list_members(archive)
+            if member.filename[-1:] not in ("/", "\\") and (not inside or f"{name}/".startswith(f"{inside}/"))
+        ]
     except Exception as error:
         submission.notes.append(_describe(error, file.name))
         return []
@@ -190,11 +202,11 @@ def _list_archive(file: File, submission: Submission, inside: str = "") -> list[
 def match_platform(name: str) -> tuple[str, str] | None:
     """From a platform's name for a file: the part that says whose it is, and the student's own name for it."""
     matches = (re.fullmatch(pattern, name) for pattern in PLATFORMS)
-    return next(((match[1], match[2] or name) for match in matches if match), None)
+    return next(((match[1].replace("_LATE_", "_"), match[2] or name) for match in matches if match), None)
 
 
 def is_graded(path: str) -> bool:
-    """Whether a file may be, or contain, graded work, unlike a platform's list or receipt."""
+    """Whether a file may be, or contain, graded work."""
     name = path.rpartition("/")[2]
     return bool(ARCHIVE.search(name)) or any(is_copy(name, wanted) for wanted in LARGEST)
 
@@ -208,26 +220,16 @@ def _open_zip(file: File) -> zipfile.ZipFile:
 
 def list_zip(path: Path) -> list[str]:
     """The names in a zip on disk; raises whatever the library raises for a broken one."""
-    return [name for name, _ in _name_members(_open_zip(File(path.name, partial(_open_file, path))))]
+    return [name for name, _ in _list_members(_open_zip(File(path.name, partial(_open_file, path))))]
 
 
-def _name_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def _list_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """The entries of an archive and their names, folders too; without links and what is ignored. Slashes are single."""
     for member in archive.infolist():
         path, kind = member.filename.replace("\\", "/"), stat.S_IFMT(member.external_attr >> 16)
         name = "/".join(part for part in path.split("/") if part not in ("", "."))
         if kind in (0, stat.S_IFREG, stat.S_IFDIR) and not IGNORED.search(name + "/" * path.endswith("/")):
             yield name, member
-
-
-def _list_members(archive: zipfile.ZipFile, inside: str) -> list[File]:
-    """The files in an archive, or in a folder of it; Refused if they belong to several students."""
-    files = (each for each in _name_members(archive) if each[1].filename[-1:] not in ("/", "\\"))
-    members = [each for each in files if not inside or f"{each[0]}/".startswith(f"{inside}/")]
-    whose = [next(filter(None, map(match_platform, name.split("/"))), None) for name, _ in members if is_graded(name)]
-    if not inside and all(whose) and len(students := sorted({student for student, _ in whose})) > 1:
-        raise Refused(f"it has the work of several students ({students[0]}, ...): unpack it, or grade it by itself.")
-    return [File(name, partial(_open_member, archive, member)) for name, member in members]
 
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:

@@ -23,7 +23,7 @@ from helpers.answers import NOTEBOOKS, collect_answers, find_answers, find_lost_
 from helpers.results import choose_best, load_results, select_runs
 from helpers.settings import CourseError, Settings
 from helpers.submit import check_results, is_made_with, noting
-from instructor.reader import MEBI, read_submission
+from instructor.reader import MEBI, Part, read_submission
 from instructor.release import NAME, OWNER
 
 MAX_SHOWN, MAX_CELLS = 20_000, 20  # characters and cells of an answer
@@ -51,7 +51,7 @@ def _leave_out_answers(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if id(cell) not in answers]
 
 
-def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
+def examine_apart(parts: list[Part], course: Course) -> dict[str, Any]:
     """Run `examine` in a separate process, with at most 30 s of CPU and 3 GiB; never raises because of a submission."""
     refused = f"reading it takes more than {SECONDS} s, {CPU_SECONDS} s of CPU or {MEMORY // MEBI:,} MiB."
     reader, writer = _context.Pipe(duplex=False)
@@ -72,7 +72,7 @@ def examine_apart(parts: list[tuple[str, Path, str]], course: Course) -> dict[st
     return _find_nothing(refused)
 
 
-def _answer(writer: Any, parts: list[tuple[str, Path, str]], course: Course) -> None:
+def _answer(writer: Any, parts: list[Part], course: Course) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
@@ -86,7 +86,7 @@ def _find_nothing(refused: str) -> dict[str, Any]:
     return found | {"notes": [], "unplaced": [], "results": []}
 
 
-def examine(parts: list[tuple[str, Path, str]], course: Course) -> dict[str, Any]:
+def examine(parts: list[Part], course: Course) -> dict[str, Any]:
     """Everything that a sheet says about a submission without running its code, as JSON data; bytes are in base64."""
     submission = read_submission(parts)
     found = _find_nothing(submission.refused) | {"fingerprint": submission.fingerprint()}

@@ -35,12 +35,12 @@ def test_what_a_submission_does_to_its_reader_is_its_own_matter(tmp_path: Path, 
     # Training's server process, which other tests have started, may hold torch: too much for the reader's limit.
     monkeypatch.setattr(written, "_context", multiprocessing.get_context("spawn"))
     deep = write(tmp_path / "deep", {"exercises.py": b"x = " + b"(" * 10**5, "results.json": b"[" * 10**6, **NESTED})
-    found = written.examine_apart([("deep", deep, "")], COURSE)
+    found = written.examine_apart([(deep, "")], COURSE)
     assert found["exercises"] and len(found["notes"]) == 4 and found["results"][0].startswith("ODD")
     assert sum("not a readable notebook" in note for note in found["notes"]) == 3
     monkeypatch.setattr(written, "SECONDS", 0.01)
     started = time.monotonic()
-    ended = written.examine_apart([("deep", deep, "")], COURSE)
+    ended = written.examine_apart([(deep, "")], COURSE)
     assert "reading it takes more than" in ended["refused"] and time.monotonic() - started < 10
     assert ended.keys() == found.keys()
 
@@ -58,7 +58,7 @@ def examine(tmp_path: Path, edit) -> dict:
     notebook = json.loads((ROOT / "notebooks" / NOTEBOOKS[0]).read_text(encoding="utf-8"))
     edit(notebook["cells"])
     path = write(tmp_path / "ann", {NOTEBOOKS[0]: json.dumps(notebook).encode()})
-    return written.examine([("ann", path, "")], COURSE)
+    return written.examine([(path, "")], COURSE)
 
 
 def answer(cells: list[dict], **changes: object) -> None:
@@ -94,7 +94,7 @@ def test_a_notebook_that_lost_its_ids_is_the_same_and_another_one_is_noted(tmp_p
 def test_the_place_that_release_wrote_into_the_first_cells_is_no_change(tmp_path: Path) -> None:
     files, _ = build_release(ROOT, "ada/week.3")
     path = write(tmp_path / "ann", {name: files[f"notebooks/{name}"] for name in NOTEBOOKS})
-    found = written.examine([("ann", path, "")], COURSE)
+    found = written.examine([(path, "")], COURSE)
     assert found["unplaced"] == [] and not [note for note in found["notes"] if "missing" not in note]
 
 
