@@ -33,8 +33,6 @@ NOTED = set(
     """.split()  # noqa: SIM905
 )
 PLAIN = {"__class__", "__doc__", "__index_level_0__", "__init__", "__len__", "__main__", "__name__", "__version__"}
-# Arguments with which a file may be a program, unless they have these values.
-SAFE = {"weights_only": True, "allow_pickle": False, "trust_remote_code": False}
 MOST = 40  # notes
 BARE = {"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec", "globals", "locals", "open", "vars"}
 
@@ -45,15 +43,9 @@ def find_forgery(source: bytes) -> list[str]:
         nodes = [*ast.walk(ast.parse(source))]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [f"exercises.py cannot be read as Python ({type(error).__name__})"]
-    imported = [part for node in nodes if isinstance(node, ast.Import) for part in node.names]
-    system = {part.asname or part.name: part.name for part in imported if part.name in OF_SYSTEM}
-    # Nodes that only begin an expression examined below, or a `getattr` with a constant name.
-    held = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    held |= {id(call.func) for call in calls if isinstance([*call.args, None, None][1], ast.Constant)}
     lines: dict[str, set[int]] = {}
     for node in nodes:
-        for name in list_odd(node, system, id(node) in held):
+        for name in list_odd(node):
             lines.setdefault(name, set()).add(node.lineno)
     notes = [
         f"exercises.py uses {name:.80}, for which right solutions have no use:"
@@ -63,28 +55,25 @@ def find_forgery(source: bytes) -> list[str]:
     return notes[:MOST] + [f"exercises.py uses {len(notes) - MOST:,} more such things"] * (len(notes) > MOST)
 
 
-def list_odd(node: ast.AST, system: dict[str, str], held: bool) -> Iterable[str]:
-    """The unusual names in a node; `system` maps the file's names for `os` and `sys` to these."""
+def list_odd(node: ast.AST) -> Iterable[str]:
+    """The unusual names in a node."""
     match node:
         case ast.Import(names=parts):
-            return [odd for part in parts for odd in _look_at(part.name)]
+            renamed = [f"{part.name} as {part.asname}" for part in parts if part.asname and part.name in OF_SYSTEM]
+            return renamed + [odd for part in parts for odd in _look_at(part.name)]
         case ast.ImportFrom(module=module, names=parts, level=level):
             module = f"helpers.{module or ''}".rstrip(".") if level else module
             return [odd for part in parts for odd in _look_at(f"{module}.{part.name}")]
-        case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in system:
-            return _look_at(f"{system[owner]}.{name}")
+        case ast.Attribute(value=ast.Name(id="os" | "sys" as owner), attr=name):
+            return _look_at(f"{owner}.{name}")
         case ast.Attribute(value=ast.Name(id="self" | "cls")):
             return ()
         case ast.Attribute(attr=name):
             return filter(_is_noted, [name])
-        case ast.keyword(arg=str(name), value=value) if name in SAFE:
-            return [name] * (getattr(value, "value", None) is not SAFE[name])
-        case ast.MatchClass(kwd_attrs=names):
-            return filter(_is_noted, names)
         case ast.Name(id=name):
-            return {name} & (BARE if held else BARE | system.keys() | {"getattr"})
-        case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str(name)), *_]):
-            return filter(_is_noted, [name])
+            return {name} & BARE
+        case ast.Call(func=ast.Name(id="getattr"), args=[_, name, *_]):
+            return filter(_is_noted, [name.value]) if isinstance(name, ast.Constant) else ["getattr"]
         case ast.Constant(value=str(text)) if re.fullmatch(r"(?!_[^_])[\w.]+", text):  # f"{model}_bitfit" is common.
             return filter(_is_noted, text.split("."))
     return ()
@@ -102,4 +91,4 @@ def _look_at(path: str) -> list[str]:
 
 
 def _is_noted(name: str) -> bool:
-    return name in NOTED or name not in PLAIN and re.match("_+[^_]", name) is not None
+    return name in NOTED or name not in PLAIN and re.match("_+[^_]", str(name)) is not None

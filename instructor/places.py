@@ -41,8 +41,8 @@ def find_submissions(paths: list[Path], out: Path, single: bool = False) -> list
     before = {record["submission"]: record["student"] for record in read_records(out)}
     found: dict[str, Place] = {}
     for given in map(Path, map(os.path.abspath, paths)):
-        many = not single and len(paths) == 1 and _describe_part((given, ""), out).id not in before
-        for part in _list_class(given, out) if many else [(given, "")]:
+        one = single or len(paths) > 1 or _is_known(given.name) or _describe_part((given, ""), out).id in before
+        for part in [(given, "")] if one else _list_class(given, out):
             place = _describe_part(part, out)
             found.setdefault(place.key, place).parts.append(part)
     for place in found.values():  # Canvas marks a later attempt, which counts.
@@ -60,12 +60,12 @@ def _describe_part(part: Part, out: Path) -> Place:
 
 
 def _list_class(given: Path, out: Path) -> list[Part]:
-    """The students' parts in a folder or download of many; the path itself if it is one submission."""
+    """The students' parts in a folder or download of many; the folder itself if it has files of the course."""
     folder, names = given, _list_names(given, out)
     while len(names) == 1 and (inner := folder / names[0]).is_dir() and not (inner.is_symlink() or _is_known(names[0])):
         folder, names = inner, _list_names(inner, out)
     platform, ours = any(map(match_platform, names)), [name for name in names if _is_known(name)]
-    if _is_known(given.name) or ours and not platform and len([*filter(ARCHIVE.search, names)]) <= len(ours):
+    if ours and not platform and len([*filter(ARCHIVE.search, names)]) <= len(ours):
         return [(folder, "")]
     if len(names) <= 1 and not (only := folder.joinpath(*names)).is_dir():
         return [(only, inside) for inside in _split_download(only) or [""]]
