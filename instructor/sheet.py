@@ -10,7 +10,7 @@ import io
 import json
 import re
 import textwrap
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,23 +151,23 @@ def read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
             text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
         except UnicodeDecodeError:
             text = data.decode("cp1252", "replace")  # as spreadsheets on Windows may write it
-        tables = (list(csv.reader(io.StringIO(text, newline=None), delimiter=mark)) for mark in ",;\t")
-        for table, names in ((rows, row) for rows in tables for row in rows if "submission" in row):
-            missing = [name for name in WRITTEN if name not in names]
-            if not missing:  # The header, which a title or sorting may have moved.
-                return _name_rows(names, [row for row in table if any(row) and row is not names]), []
+        for mark in ",;\t":
+            names, *rows = csv.reader(io.StringIO(text, newline=None), delimiter=mark)
+            if "submission" in names:
+                missing = [name for name in WRITTEN if name not in names]
+                return ({} if missing else _name_rows(names, rows)), missing
     return {}, missing
 
 
 def _name_rows(names: list[str], rows: list[list[str]]) -> dict[str, dict[str, str]]:
     """Rows by submission; rows and columns that a person has added or copied get unique keys and names."""
-    width = max(map(len, [names, *rows]))
-    for at, name in enumerate(names := names + [""] * (width - len(names))):
-        if not name and any(row[at : at + 1] > [""] for row in rows) or name in names[:at]:
-            names[at] = next(new for n in count(2) if (new := f"{name or 'column'} {n}") not in names)
+    names += [""] * (max(map(len, [names, *rows])) - len(names))
+    unique = [
+        name if name and name not in names[:at] else f"{name or 'column'} {at + 1}" for at, name in enumerate(names)
+    ]
     found: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        cells = {name: cell for name, cell in zip(names, row, strict=False) if name}
+    for number, row in enumerate(filter(any, rows), start=2):
+        cells = {name: cell for name, cell in zip(unique, row, strict=False) if cell or name in names}
         key = cells.get("submission") or f"row {number}"
         if key in found:
             key, cells = f"row {number}", cells | {"submission": ""}

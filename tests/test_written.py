@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 import multiprocessing
 import os  # noqa: F401  (a broken reader's)
 import sys
@@ -14,7 +13,7 @@ from conftest import RESULTS, ROOT
 from hostile import write_files as write
 
 from helpers.answers import NOTEBOOKS, read_notebook
-from helpers.results import best_run, fingerprint_code
+from helpers.results import fingerprint_code
 from instructor import written
 from instructor.release import build_release
 
@@ -41,12 +40,12 @@ def test_what_a_submission_does_to_its_reader_is_its_own_matter(tmp_path: Path, 
     monkeypatch.setattr(written, "SECONDS", 0.01)
     started = time.monotonic()
     ended = written.examine_apart([(deep, "")], COURSE)
-    assert "reading it takes more than" in ended["refused"] and time.monotonic() - started < 10
+    assert "it cannot be read within" in ended["refused"] and time.monotonic() - started < 10
     assert ended.keys() == found.keys()
 
 
 @pytest.mark.parametrize(
-    ("broken", "words"), [("os.kill(os.getpid(), 9)", "reader failed (exit code -9)"), ("bytearray(2**40)", "MiB")]
+    ("broken", "words"), [("os.kill(os.getpid(), 9)", "exit code: -9"), ("bytearray(2**40)", "MiB")]
 )
 def test_what_ended_a_reader_is_said(monkeypatch, broken: str, words: str) -> None:
     monkeypatch.setattr(written, "_context", multiprocessing.get_context("fork"))
@@ -160,26 +159,14 @@ def test_results_are_described_and_earn_nothing() -> None:
     assert written.describe_results({}) == ["results.json is missing."]
 
 
-ABSURD = [("validation_accuracy", 1.7), ("trainable_parameters", -5), ("test", {"accuracy": -3, "n": 9})]
-ABSURD += [("test", {"accuracy": value, "n": 9}) for value in (math.nan, math.inf, 1.7)]
-
-
-@pytest.mark.parametrize(("field", "value"), [*ABSURD, ("wall_seconds", math.inf), ("wall_seconds", -60)])
-def test_figures_that_no_run_gives_are_odd(field: str, value: object) -> None:
-    results = json.loads((RESULTS / "quick.json").read_text(encoding="utf-8"))
-    record = results["provenance"] if field == "wall_seconds" else best_run(results, "full")
-    record[field] = value
-    assert [line[:3] for line in describe(json.dumps(results).encode())].count("ODD") == 1
-
-
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"{}", b'{"provenance": 1, "runs": {}}', b"[" * 10**5])
 def test_results_that_are_none_do_no_harm(data: bytes) -> None:
     (line,) = describe(data)
     assert line.startswith("ODD: ") and "results.json" in line and "/" not in line
 
 
-@pytest.mark.parametrize("field", ["learning_rate", "batch_size", "validation_accuracy", "test", "history", "policy"])
-@pytest.mark.parametrize("value", ["9" * 10**6, 1e300, None, [], 10**4000])
+@pytest.mark.parametrize("field", ["learning_rate", "batch_size", "validation_accuracy", "test", "policy"])
+@pytest.mark.parametrize("value", ["9" * 10**6, float("nan"), None, 10**4000])
 def test_no_field_makes_a_large_sheet(field: str, value: object) -> None:
     results = json.loads((RESULTS / "quick.json").read_text(encoding="utf-8"))
     results["runs"] = [run | {field: value} for run in results["runs"]]
