@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from helpers.__main__ import main, positive
-from helpers.settings import CourseError, write_atomically
+from helpers.settings import write_atomically
 
 
 def release(options: argparse.Namespace) -> None:
@@ -25,10 +25,7 @@ def grade(options: argparse.Namespace) -> int:
     from instructor.sheet import read_table
 
     os.umask(os.umask(0) | 0o007)  # Grades are private, and submitted code may run as any user.
-    if options.no_notebooks and options.full_rerun:
-        raise CourseError("Give --no-notebooks or --full-rerun, not both.")
-    notebooks = "none" if options.no_notebooks else "full" if options.full_rerun else "corner"
-    how = {"workers": options.workers, "notebooks": notebooks, "degree": options.isolation}
+    how = {"workers": options.workers, "notebooks": not options.no_notebooks, "degree": options.isolation}
     records = grade_class(options.submissions, options.out, **how, single=bool(options.gradescope))
     if options.gradescope:
         write_atomically(options.gradescope, json.dumps(make_results(records[0]), indent=1) + "\n")
@@ -60,7 +57,6 @@ VERBS = {
         ("--out", {"default": "grades", "type": Path, "help": "folder to write (default: %(default)s)"}),
         ("--workers", {"type": positive, "help": "submissions at a time (default: one per core, if memory allows)"}),
         ("--no-notebooks", {"action": "store_true", "help": "do not re-execute the notebooks"}),
-        ("--full-rerun", {"action": "store_true", "help": "re-execute the notebooks with the whole grid"}),
         ("--isolation", DEGREES | {"help": "default: %(default)s, the strongest that works"}),
         ("--gradescope", {"metavar": "FILE", "type": Path, "help": "also write Gradescope's results.json (one path)"}),
     ],

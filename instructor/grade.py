@@ -33,9 +33,9 @@ SANDBOX_MEMORY = 1536 * MEBI  # a little more than one needs to run notebooks
 class Grader:
     """Grades submissions in one workshop and writes their sheets, from any number of threads."""
 
-    def __init__(self, workshop: Workshop, out: Path, notebooks: str = "corner", limits: Limits | None = None):
-        """`notebooks` says how they are re-executed: `corner` (of the grid), `full` or `none`."""
-        self.workshop, self.out, self.mode = workshop, out, notebooks
+    def __init__(self, workshop: Workshop, out: Path, notebooks: bool = True, limits: Limits | None = None):
+        """`notebooks` says whether they are re-executed."""
+        self.workshop, self.out, self.re_execute = workshop, out, notebooks
         self.limits = limits or Limits()
         self.course = read_course()
         # Without any outputs: nbval reports an error for a cell that has one but no execution count.
@@ -96,10 +96,10 @@ class Grader:
             record["said"] = {problem: shorten(verdict["said"][problem]) for problem in AUTOMATIC}
             record["points"] = {p: most if verdict["passed"][p] else 0 for p, most in AUTOMATIC.items()}
             record["notes"] = [*(clip(note, 500) for note in verdict["notes"]), *record["notes"]]
-            if self.mode != "none" and verdict["broken"]:  # It would use up all its time there, too.
+            if self.re_execute and verdict["broken"]:  # It would use up all its time there, too.
                 record["notebooks"] = [f"not re-executed: the code broke a limit in {', '.join(verdict['broken'])}"]
-            elif self.mode != "none":
-                used.append(rerun := self.workshop.run_notebooks(code, self.notebooks, full=self.mode == "full"))
+            elif self.re_execute:
+                used.append(rerun := self.workshop.run_notebooks(code, self.notebooks))
                 record["notebooks"] = [clip(line, 500) for line in rerun["lines"]]
         record["graded"] = all(run["graded"] for run in used)
         record["cpu_seconds"] = round(sum(run["cpu_seconds"] for run in used), 1)
@@ -115,7 +115,7 @@ def grade_class(
     paths: list[Path],
     out: Path,
     workers: int | None = None,
-    notebooks: str = "corner",
+    notebooks: bool = True,
     degree: str = "auto",
     limits: Limits | None = None,
     single: bool = False,

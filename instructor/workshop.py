@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -38,7 +37,7 @@ NOTEBOOK_LIMITS = Limits(seconds=1800, cpu_seconds=3000)
 # Freed memory is returned to the system at once: this takes a fifth more time, and a quarter less memory at the peak.
 LEAN = {"MALLOC_TRIM_THRESHOLD_": str(4 * MEBI), "MALLOC_MMAP_THRESHOLD_": str(4 * MEBI), "MALLOC_ARENA_MAX": "1"}
 LEAN |= {"GLIBC_TUNABLES": "", "THP_MEM_ALLOC_ENABLE": "0"}  # Otherwise training workers would set both.
-# A corner of the grid is enough to see that a notebook runs; `full` trains all of it.
+# A corner of the grid is enough to see that these notebooks run.
 WITH_GRID = ("03_full_vs_bitfit.ipynb", "04_test_and_report.ipynb")
 
 
@@ -198,18 +197,17 @@ class Workshop:
         found = {"said": said, "passed": passed, "notes": notes, "broken": broken, "graded": "ready" in told}
         return found | add_up(used)
 
-    def run_notebooks(self, exercises: bytes, notebooks: dict[str, str], full: bool = False) -> dict[str, Any]:
+    def run_notebooks(self, exercises: bytes, notebooks: dict[str, str]) -> dict[str, Any]:
         """Re-execute notebooks (file names and their JSON) with a submission's exercises, for information: no points.
 
         Returns `lines` (what nbval said about each), `cpu_seconds`, `peak_memory` in bytes, and `graded`.
         """
         with self.lock:
             self.end_preparer()
-        seconds = 3600 if full else NOTEBOOK_LIMITS.seconds
-        limits = replace(NOTEBOOK_LIMITS, seconds=seconds, memory=min(NOTEBOOK_LIMITS.memory, self.memory))
-        profiles = {name: "grade" if name in WITH_GRID and not full else "quick" for name in notebooks}
+        limits = replace(NOTEBOOK_LIMITS, memory=min(NOTEBOOK_LIMITS.memory, self.memory))
+        profiles = {name: "grade" if name in WITH_GRID else "quick" for name in notebooks}
         job = {"notebooks": notebooks, "profiles": profiles, "sweep_before": WITH_GRID[0]}
-        job |= {"exercises": exercises.decode("utf-8", "surrogateescape"), "cell_seconds": 1800 if full else 300}
+        job |= {"exercises": exercises.decode("utf-8", "surrogateescape"), "cell_seconds": 300}
         outcome, told = self.run(job, limits, (self.course,), **LEAN)
         lines = [describe_rerun(name, told.get(name, outcome), limits) for name in notebooks]
         return {"lines": lines, "graded": "ready" in told} | add_up([outcome])
@@ -218,7 +216,7 @@ class Workshop:
 def copy_course(folder: Path, *left_out: str) -> None:
     """Copy what a sandbox needs of the course, without solutions and the files in `left_out`.
 
-    Other files in `helpers/` may be another's solution, or a copy of the course's.
+    Other files in `helpers/` may be another's solution, or a copy of the course's; `release` names them.
     """
     unwanted, known = shutil.ignore_patterns(*LEFT_OUT, *left_out), {f"{name}.py" for name in COURSE} | {*COURSE}
 
@@ -227,11 +225,6 @@ def copy_course(folder: Path, *left_out: str) -> None:
         return others | unwanted(at, names)
 
     shutil.copytree(PROJECT / "helpers", folder / "helpers", ignore=ignore)
-    texts = [path.read_text(encoding="utf-8") for path in (folder / "helpers").glob("*.py")]
-    for path in (PROJECT / "helpers").glob("*.py"):
-        imported = re.compile(rf"^\s*(from|import) .*\b{re.escape(path.stem)}\b", re.M)
-        if path.stem not in ("__init__", *COURSE) and any(map(imported.search, texts)):
-            raise CourseError(f"The course imports helpers/{path.name}: add it to COURSE in helpers/submit.py.")
     for name in ("runner.py", "forgery.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
     open_to_all(folder)

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -24,7 +23,7 @@ from hostile import ALL, NONE, SOLUTION, mistaken, write_files
 
 from helpers.answers import NOTEBOOKS, TITLES
 from helpers.settings import CourseError
-from instructor import autograder, grade, workshop
+from instructor import autograder, workshop
 from instructor.__main__ import VERBS, main
 from instructor.grade import grade_class, read_course, read_rubric
 from instructor.limits import MEBI, Limits
@@ -33,7 +32,7 @@ from instructor.sheet import AUTOMATIC, WRITTEN, fence, neutralise, update_table
 from instructor.workshop import Workshop
 
 SMALL = replace(Limits(), seconds=60, cpu_seconds=20, memory=1000 * MEBI, processes=24)
-QUIET = {"notebooks": "none", "limits": SMALL}
+QUIET = {"notebooks": False, "limits": SMALL}
 
 
 @pytest.fixture(autouse=True)
@@ -286,19 +285,6 @@ def test_an_interrupted_grading_tidies_up_and_keeps_no_half_grade(tmp_path: Path
     assert not list((tmp_path / "out").rglob("*.md")) and not list((tmp_path / "out").rglob("*.json"))
 
 
-def test_an_interruption_while_submissions_are_handed_out_ends_those_that_have_begun(tmp_path, monkeypatch) -> None:
-    class Pool(ThreadPoolExecutor):
-        def submit(self, *given):
-            super().submit(*given)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(grade, "ThreadPoolExecutor", Pool)
-    class_ = write(tmp_path / "class", ann={"exercises.py": b"import time\ntime.sleep(1e6)"})
-    with pytest.raises(KeyboardInterrupt):
-        grade_class([class_], tmp_path / "grades", notebooks="none", limits=Limits(seconds=10))
-    assert not list((tmp_path / "grades").rglob("*.*"))
-
-
 def test_what_is_not_there_or_both_is_named(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no submission .*gone.zip"):
         grade_class([tmp_path / "gone.zip"], tmp_path / "out")
@@ -322,12 +308,6 @@ def test_what_is_no_degree_or_number_is_refused_before_anything_is_read(option, 
     with pytest.raises(SystemExit, match="2"):
         main(["grade", "x", *option], "instructor", VERBS)
     assert option[0] in capsys.readouterr().err
-
-
-def test_notebooks_are_left_out_or_run_with_the_whole_grid_and_not_both(tmp_path: Path, capsys) -> None:
-    command = ["grade", str(tmp_path), "--out", str(tmp_path / "out"), "--no-notebooks", "--full-rerun"]
-    assert main(command, "instructor", VERBS) == 2
-    assert "--no-notebooks or --full-rerun" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 RESULT_FIELDS = {"score", "execution_time", "output", "output_format", "visibility", "stdout_visibility", "tests"}
