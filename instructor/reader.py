@@ -145,8 +145,8 @@ def _check_one_student(paths: list[str]) -> None:
     if len(owners.keys() - {""}) > 1:
         names = " and ".join(path[-80:] for owner, path in owners.items() if owner)
         raise Refused(
-            f"it seems to be several students' work ({names:.200}). If it is, give each a folder of their own, and"
-            " grade the folder that has these by itself; if not, leave one of these files."
+            f"it seems to be several students' work ({names:.200}). If it is, unpack it, and grade the folder with"
+            " a zip or a folder for each of them by itself; if not, leave one of these files."
         )
 
 
