@@ -30,6 +30,7 @@ IGNORED = re.compile(
 )
 ARCHIVE = re.compile(r"(\.tar|\.zip|\.7z)?\.(zipx?|rar|7z|tar|t[gbx]z2?|gz|bz2|xz|zst|lzma|z|001)$", re.I)
 PAPERS = (".pdf", ".docx", ".doc", ".odt", ".pages", ".rtf")
+LIKE_PAPERS = (*PAPERS, ".txt", ".md", ".html", ".tex", ".png", ".jpg", ".jpeg")  # if a notebook is missing
 # The names that Moodle and Canvas give to files: the part that identifies a student, then the student's own name.
 PLATFORMS = (
     r"(.+_\d+)_assignsubmission_[a-z]+_?(.*)",
@@ -104,7 +105,8 @@ def read_submission(parts: list[Part]) -> Submission:
     like = {path: lacking[end] for path in strangers if (end := os.path.splitext(path)[1]) in lacking}
     advice = [f"If {name} is {path}, rename it." for path, name in like.items()][:3]
     if submission.files:
-        papers = [path for path in strangers if path.lower().endswith(PAPERS)][:3]
+        endings = LIKE_PAPERS if ".ipynb" in lacking else PAPERS
+        papers = [path for path in strangers if path.lower().endswith(endings)][:3]
         submission.notes += advice + [f"Not read, though it may have answers: {', '.join(papers)}."] * bool(papers)
     elif not submission.refused:
         shown = ", ".join(names[:3]) or "nothing: it is empty"
