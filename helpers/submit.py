@@ -6,21 +6,16 @@ import os
 import sys
 import zipfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
 from helpers.results import (
     choose_best,
-    counts_on_import,
     defined_by,
     expecting_a_search,
     fingerprint_code,
@@ -38,6 +33,12 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 COURSE = """
     __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
     recipe report results runs settings speed submit sweep tables tokens training workers
+""".split()  # noqa: SIM905
+# The packages of the course's environment that exercises may import, besides Python's own modules; the grader has them.
+PACKAGES = """
+    IPython PIL accelerate datasets dateutil dill filelock fsspec huggingface_hub ipywidgets jinja2 joblib matplotlib
+    numpy optuna packaging pandas psutil pyarrow regex safetensors scipy sklearn tokenizers torch tqdm transformers
+    typing_extensions yaml
 """.split()  # noqa: SIM905
 
 
@@ -156,55 +157,35 @@ def check_code(content: bytes) -> None:
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Fix it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
         raise CourseError(f"exercises.py: missing (at the top level), or not written yet: {', '.join(missing)}.")
-    own, others = find_imports(content)
-    if own:
-        raise CourseError(f"exercises.py imports {', '.join(own)}, which is not handed in: move that code into it.")
-    if others:
+    if lacking := find_imports(content):
         raise CourseError(
-            f"exercises.py imports {', '.join(others)}, which the grader may not have. Use Python's own modules and the"
-            " packages that the course installs, such as numpy and torch, or put the import into a `try`."
+            f"exercises.py imports {', '.join(lacking)}, which the grader may not have. Move your own code into"
+            " exercises.py; use only Python's own modules and the packages that the course installs, such as numpy and"
+            " torch, or put the import into a `try`."
         )
 
 
-def find_imports(code: bytes | str) -> tuple[list[str], list[str]]:
-    """What code imports that the grader lacks: the student's own modules and packages, and others' packages.
+def find_imports(code: bytes | str) -> list[str]:
+    """The modules and packages that code imports and that the grader may lack.
 
-    Its own are in this package, the project or `notebooks/`. An import in a `try` or `with` may be allowed to
-    fail, and one in an `if` may not happen in grading, as in `if __name__ == "__main__":`.
+    An import in a `try` or `with` may be allowed to fail, and one in an `if` may not happen in grading, as in
+    `if __name__ == "__main__":`.
     """
-    own, others, tree = [], [], ast.parse(code)
+    tree, lacking = ast.parse(code), []
     blocks = [node for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.With, ast.If))]
     optional = {id(each) for node in blocks for each in ast.walk(node)}
     for statement in ast.walk(tree):
-        before = f"{getattr(statement, 'module', None) or ''}." if isinstance(statement, ast.ImportFrom) else ""
-        before = f"helpers.{before}" if getattr(statement, "level", 0) else before
-        for alias in statement.names if isinstance(statement, (ast.Import, ast.ImportFrom)) else ():
-            first, second, *_ = [*filter(None, f"{before}{alias.name}".split(".")), ""]
-            if first == "helpers":
-                places = [EXERCISES.parent / second] * (second not in ("", *COURSE))
-            else:
-                places = [project_folder() / first, project_folder() / "notebooks" / first]
-            found = [path.name for path in places if path.with_suffix(".py").exists() or any(path.glob("*.py"))]
-            own += found
-            if not found and first not in list_packages() and id(statement) not in optional:
-                others.append(first)
-    return own, others
-
-
-@cache
-def list_packages() -> set[str]:
-    """The modules that every grader has: Python's, the course's, and those of the packages that it requires."""
-    wanted, found = {"bitfit-assignment", "scikit-learn"}, set()
-    while new := wanted - found:
-        found |= new
-        for name in new:
-            with suppress(metadata.PackageNotFoundError):
-                lines = map(Requirement, metadata.requires(name) or [])
-                wanted |= {canonicalize_name(line.name) for line in lines if not line.marker or line.marker.evaluate()}
-    modules = metadata.packages_distributions()
-    if len(found) > 2:  # Otherwise the course is not installed here, and nothing can be said.
-        modules = [module for module, owners in modules.items() if found & {*map(canonicalize_name, owners)}]
-    return {*modules} | sys.stdlib_module_names
+        if not isinstance(statement, (ast.Import, ast.ImportFrom)) or id(statement) in optional:
+            continue
+        package = "helpers" if getattr(statement, "level", 0) else ""
+        for alias in statement.names:
+            parts = [package, *(getattr(statement, "module", None) or "").split("."), *alias.name.split(".")]
+            first, second, *_ = [*filter(None, parts), ""]
+            if first == "helpers" and second not in ("", *COURSE):
+                lacking.append(f"helpers.{second}")
+            elif first not in ("helpers", *PACKAGES, *sys.stdlib_module_names):
+                lacking.append(first)
+    return lacking
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:
@@ -213,7 +194,7 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
     Such a function raises NotImplementedError before it returns anything; functions defined inside it do not count.
     """
     stubs = {}
-    for statement in list_statements(ast.parse(code)):
+    for statement in ast.parse(code).body:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):  # From a file that is not handed in.
             continue
         body = [each for each in getattr(statement, "body", []) if not isinstance(each, ast.FunctionDef)]
@@ -221,15 +202,6 @@ def find_stubs(code: bytes | str) -> dict[str, bool]:
         is_stub = isinstance(first := next(ends, None), ast.Raise) and "NotImplementedError" in ast.dump(first)
         stubs |= dict.fromkeys(defined_by(statement), is_stub)
     return stubs
-
-
-def list_statements(block: ast.AST) -> Iterator[ast.stmt]:
-    """A module's statements, also those inside an `if`, `try` or `with`, but not those of functions and classes."""
-    for each in ast.iter_child_nodes(block):
-        if isinstance(each, ast.stmt):
-            yield each
-        if isinstance(each, (ast.If, ast.Try, ast.With, ast.ExceptHandler)) and counts_on_import(each):
-            yield from list_statements(each)
 
 
 def check_results(results: dict[str, Any], settings: Settings) -> None:

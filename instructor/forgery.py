@@ -70,6 +70,8 @@ def list_odd(node: ast.AST) -> Iterable[str]:
             return ()
         case ast.Attribute(attr=name):
             return filter(_is_noted, [name])
+        case ast.MatchClass(kwd_attrs=names):
+            return filter(_is_noted, names)
         case ast.Name(id=name):
             return {name} & BARE
         case ast.Call(func=ast.Name(id="getattr"), args=[_, name, *_]):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -68,15 +69,8 @@ def code(old, new):
     return spoil
 
 
-def add(name, line):
-    """A module of the student's own, and a line that imports it."""
-
-    def spoil(project):
-        (project / name).parent.mkdir(exist_ok=True)
-        (project / name).write_text("")
-        code("import numpy as np\n", f"{line}\nimport numpy as np\n")(project)
-
-    return spoil
+def importing(line):
+    return code("import numpy as np\n", f"{line}\nimport numpy as np\n")
 
 
 def copy(*names):
@@ -119,26 +113,16 @@ SPOILERS = {
     "a notebook larger than is graded": ([enlarge], [f"{THIRD} has 33 MiB"]),
     "check failed": ([cell("check-2a", outputs=ERROR)], ["checks.problem_2a"]),
     "code with a syntax error": ([code("return model\n", "return (\n")], ["does not compile"]),
-    "code with a null": ([lambda p: (p / "exercises.py").write_bytes(b"x = 1\0")], ["does not compile"]),
     "code gone": ([lambda p: (p / "exercises.py").unlink()], ["exercises.py"]),
     "function renamed": ([code("def init_tester", "def tester")], ["init_tester (problem 2b)"]),
     "stub left": ([code("    model = load_", "    raise NotImplementedError\n    model = load_")], ["init_model (pro"]),
-    "code beside exercises.py": ([add("mine.py", "import re\nfrom .mine import clean")], ["imports mine, which is"]),
-    "a folder of code": ([add("mine/my.py", "import helpers\nfrom .mine.my import x")], ["imports mine, which is"]),
-    "code beside the notebooks": ([add("notebooks/mine.py", "import os, mine as own")], ["imports mine, which is"]),
-    "a package of others": (
-        [code("import numpy as np\n", "import evaluate, numpy as np\n")],
-        ["imports evaluate, which"],
-    ),
+    "code beside exercises.py": ([importing("import re\nfrom .mine import clean")], ["imports helpers.mine, which"]),
+    "code beside the notebooks": ([importing("import os, mine as own")], ["imports mine, which"]),
+    "a package of others": ([importing("from evaluate import load")], ["imports evaluate, which"]),
     "nothing trained": ([lambda p: shutil.rmtree(p / "build")], ["There is no results file"]),
     "results cut short": ([lambda p: (p / RESULTS).write_text("{")], ["results.json cannot be read"]),
-    "results of the old shape": ([results(lambda r: r.update(schema=1))], ["another version of the course"]),
-    "a policy missing": ([drop_runs(policy="bitfit")], ["policy bitfit"]),
     "a cell missing": ([drop_runs(policy="full", learning_rate=3e-5, batch_size=8)], ["policy full"]),
-    "no test": ([results(lambda r: best_run(r, "full").pop("test"))], ["policy full"]),
-    "a shorter run": ([best(epochs=1)], ["policy full"]),
     "an accuracy of 0": ([best(test={"accuracy": 0, "n": 9})], ["damaged"]),
-    "results without provenance": ([results(lambda r: r.pop("provenance"))], ["damaged"]),
     "results of other code": ([results(lambda r: r["provenance"].update(code="0" * 16))], ["other functions"]),
     "a function of the training changed": ([code('padding="max_length"', "padding=True")], ["other functions"]),
 }
@@ -148,9 +132,6 @@ HARMLESS = {
     "a function that training never reads changed": code('"n_trials": 20', '"n_trials": 21'),
     "a pruned search": results(prune),
     "the stub's last line left": code(LAST, f"{LAST}    raise NotImplementedError\n"),
-    "a function by another spelling": code(
-        "def init_tester(", "init_tester = lambda folder: _test(folder)\ndef _test("
-    ),
     "an answer that a key made code": cell("answer-3a", cell_type="code", outputs=ERROR, execution_count=None),
     "the hand-in's own cell, which is running": cell("hand-in-check", execution_count=None, outputs=ERROR),
     "copies and sidecars": copy("02_hyperparameters-Copy1.ipynb", f"Copy of {SECOND}", f"._{THIRD}"),
@@ -185,10 +166,7 @@ def test_what_does_no_harm_is_no_gap_and_all_files_are_as_they_were(project, cha
 @pytest.mark.parametrize(
     ("body", "is_stub"),
     [
-        ("if x:\n  return 1\n else:\n  return 2\n STUB", False),
-        ("with x:\n  return 1\n STUB", False),
-        ("try:\n  return 1\n finally:\n  pass\n STUB", False),
-        ("match x:\n  case 1:\n   return 1\n STUB", False),
+        ("if x:\n  return 1\n STUB", False),
         ("if x:\n  STUB\n return 1", False),
         ("def inner():\n  return 1\n STUB", True),
         ("'A text.'\n if x:\n  y = 1\n STUB", True),
@@ -201,14 +179,10 @@ def test_a_function_is_a_stub_that_may_return_nothing_before_it_says_so(body, is
     assert submit.find_stubs(code) == {"function": is_stub}
 
 
-def test_functions_and_imports_may_stand_inside_other_statements():
-    code = "try:\n    import evaluate\nexcept ImportError:\n    evaluate = None\nimport sklearn.metrics, os.path\n"
-    code += (
-        "if evaluate:\n    def function():\n        return 1\nelse:\n    def function():\n        import collections\n"
-    )
-    code += "if __name__ == '__main__':\n    import peft, PIL\n    def function():\n        raise NotImplementedError\n"
-    assert submit.find_imports(f"import PIL\n{code}") == ([], [])
-    assert submit.find_stubs(code) == {"evaluate": False, "function": False}
+def test_imports_of_the_course_s_packages_and_those_that_may_fail_are_no_gap():
+    code = "import PIL, sklearn.metrics, os.path\nfrom . import models\nfrom helpers.data import load_reviews\n"
+    code += "try:\n    import evaluate\nexcept ImportError:\n    pass\nif __name__ == '__main__':\n    import peft\n"
+    assert submit.find_imports(code) == [] and all(map(find_spec, submit.PACKAGES))
 
 
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
@@ -237,29 +211,22 @@ def test_an_image_pasted_into_an_answer_is_handed_in(project):
     cell("answer-1b", source="![a](attachment:a.png)", attachments=attached)(project)
     files, gaps = submit.collect_hand_in()
     assert gaps == [] and files["answers_files/1b-1-1.png"] == b"\0\0\0"
-    assert "(answers_files/1b-1-1.png)" in files["answers.md"].decode()
 
 
-def test_the_zip_is_the_same_each_time(project, monkeypatch):
+def test_the_zip_is_the_same_each_time(project, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(project))
-    assert main(["submit", "--out", "first.zip"]) == 0
+    monkeypatch.chdir(project / "notebooks")
+    submit.submit()
+    assert "Everything is there: submission.zip holds 7 files and is ready" in capsys.readouterr().out
     for path in project.rglob("*"):
         if path.is_file() and path.suffix != ".zip":
             path.touch()
     assert main(["submit", "--out", "~/new/second.zip"]) == 0
-    assert (project / "first.zip").read_bytes() == (project / "new" / "second.zip").read_bytes()
-    with zipfile.ZipFile(project / "first.zip") as archive:
+    assert (project / "submission.zip").read_bytes() == (project / "new" / "second.zip").read_bytes()
+    with zipfile.ZipFile(project / "submission.zip") as archive:
         assert archive.namelist() == CONTENT and archive.testzip() is None
         assert {name: archive.read(name) for name in CONTENT} == submit.collect_hand_in()[0]
         assert {member.external_attr >> 16 for member in archive.infolist()} == {0o100644}
-
-
-def test_in_a_notebook_one_line_is_printed_and_the_zip_stands_beside_the_notebooks_folder(project, monkeypatch, capsys):
-    monkeypatch.chdir(project / "notebooks")
-    assert submit.submit() is None
-    said = capsys.readouterr()
-    assert said.out == "Everything is there: submission.zip holds 7 files and is ready to be handed in.\n"
-    assert said.err == "" and zipfile.is_zipfile(project / "submission.zip")
 
 
 def test_gaps_are_printed_and_nothing_is_written_unless_the_command_is_told_to(project, capsys):
