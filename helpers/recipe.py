@@ -20,8 +20,8 @@ COLUMNS = tuple(MEANINGS)
 CHOICES = ["learning_rate", "per_device_train_batch_size"]
 
 # A search's keys: those that determine it, those that never do, and those that do not if they have one of these values.
-SEARCH = ("hp_space", "compute_objective", "n_trials", "direction", "backend", "hp_name", "sampler", "pruner")
-HARMLESS = ("storage", "study_name", "load_if_exists", "gc_after_trial", "show_progress_bar")
+SEARCH = ("hp_space", "compute_objective", "n_trials", "direction", "backend", "sampler", "pruner")
+HARMLESS = ("hp_name", "storage", "study_name", "load_if_exists", "gc_after_trial", "show_progress_bar")
 UNUSED = {"n_jobs": [1], "timeout": [None], "catch": [[], ()], "callbacks": [[], (), None]}
 
 # The fields of TrainingArguments that are the student's: set to what the assignment asks for (`ASKED`), or left at the

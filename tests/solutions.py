@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from datasets import ClassLabel, Dataset, List, Value
+from datasets import ClassLabel, Value
 from transformers import (
-    AutoTokenizer,
     BertForSequenceClassification,
     BertModel,
     DataCollatorWithPadding,
@@ -54,9 +53,6 @@ def map_with(change: Callable, **options: Any) -> Callable:
 
 def change_row(change: Callable) -> Callable:
     return preprocess(lambda data: data.map(change))
-
-
-CLEAN = ("[0-9]", "[^ -~]", "’", "n't", "_", r"@\w+", r"www\S+", r"\bwas\b", "aa")  # what people like to remove
 
 
 def truncated_on_the_left(dataset, tokenizer):
@@ -115,10 +111,6 @@ def load_with(kind: type[BertForSequenceClassification] = BertForSequenceClassif
     return lambda model_name: kind.from_pretrained(model_name, **options)
 
 
-def load_from_hub(model_name: str) -> torch.nn.Module:
-    return load_with(local_files_only=True)("nobody/bert-tiny")
-
-
 def load_seeded(model_name: str) -> torch.nn.Module:
     torch.manual_seed(42)
     return load_classifier(model_name)
@@ -132,14 +124,6 @@ def draw_otherwise(model: torch.nn.Module) -> None:
     torch.nn.init.xavier_uniform_(model.classifier.weight)
 
 
-def set_a_bias(model: torch.nn.Module) -> None:
-    torch.nn.init.ones_(model.classifier.bias)
-
-
-def add_dropout(model: torch.nn.Module) -> None:
-    model.classifier = torch.nn.Sequential(torch.nn.Dropout(0.1), model.classifier)
-
-
 def change_a_value(model: torch.nn.Module) -> None:
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[2000, 0] += 1e-4
@@ -150,11 +134,6 @@ class Weighted(BertForSequenceClassification):
         output = super().forward(*given, **options)
         output.loss = None if labels is None else weighted(output, labels)
         return output
-
-
-class Counted(BertForSequenceClassification):
-    def count(self):
-        return self.num_parameters(only_trainable=True)
 
 
 def asserts_too_few(trial, model_name, use_bitfit=False):
@@ -259,17 +238,16 @@ def saved(directory: str, load: Callable[[str], torch.nn.Module] = load_classifi
     return {"model": load(directory)}
 
 
-SGD = torch.optim.SGD([torch.zeros(1)])
-ACCUMULATE = {"gradient_accumulation_kwargs": {"num_steps": 2}}
+BEST = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
 HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True}
-HARMLESS |= {"show_progress_bar": True, "study_name": "mine", "storage": "sqlite:///mine.db", "load_if_exists": True}
+HARMLESS |= {
+    "hp_name": lambda trial: "cell",
+    "show_progress_bar": True,
+    "study_name": "mine",
+    "storage": "sqlite:///mine.db",
+    "load_if_exists": True,
+}
 RATES, SIZES = [3e-4, 1e-4, 5e-5, 3e-5], [8, 16, 32, 64, 128]
-
-
-def sum_of_metrics(metrics: dict[str, float]) -> float:
-    for name in ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch"):
-        del metrics[name]
-    return sum(metrics.values())
 
 
 def search_with(
@@ -309,25 +287,21 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a column put in", lambda data, tokenizer: operator.setitem(data, "x", 1), "cannot be changed in place"),
         ("a batch to the tokenizer", lambda data, tokenizer: data.map(tokenizer, batched=True), "not a data set"),
         ("one text only", map_with(lambda rows, tokenizer: tokenizer(rows["text"][0]), batched=True), "one row per"),
-        ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "call the tokenizer"),
+        ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "Call the tokenizer"),
         ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "came back unchanged: `map`"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest text"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews must be filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
         ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the given tokenizer's"),
-        ("cut to 400 words", preprocess(text=lambda text: " ".join(text.split()[:400])), "good ...), position 401"),
         (
             "another tokenizer",
             lambda data, given: exercises.preprocess_dataset(data, load_tokenizer(MODEL)),
             "given tokenizer's",
         ),
         ("text cut to 512 letters", preprocess(text=lambda text: text[:512]), "BERT's limit counts tokens"),
-        *(
-            (f"without {signs}", preprocess(text=functools.partial(re.sub, signs, "")), "for the text as it is")
-            for signs in CLEAN
-        ),
+        ("ASCII alone", preprocess(text=functools.partial(re.sub, "[^ -~]", "")), "for the text as it is"),
+        ("without links", preprocess(text=functools.partial(re.sub, r"www\S+", "")), "for the text as it is"),
         ("entities read", preprocess(text=html.unescape), "for the text as it is"),
-        ("nested lists", map_with(lambda rows, tokenizer: tokenizer([rows["text"]]), batched=True), "a list of texts"),
         ("breaks removed", preprocess(text=lambda text: text.replace("<br />", "")), "`<br />` is part of it"),
         ("truncated on the left", truncated_on_the_left, "the end of a long review was kept"),
         ("padded on the left", preprocess(padding_side="left"), "padding comes before the text"),
@@ -338,9 +312,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
             change_row(lambda row: {"attention_mask": [1 - x for x in row["attention_mask"]]}),
             "wrong way",
         ),
-        ("mask of twos", change_row(lambda row: {"attention_mask": [2] * 512}), "position 0: expected 1, found 2"),
         ("mask too short", change_row(lambda row: {"attention_mask": [1] * 9}), "512 token_type_ids, 9 attention_mask"),
-        ("ids as text", change_row(lambda row: {"input_ids": str(row["input_ids"])}), "in one list, found '[101"),
         ("a batch of one", change_row(lambda row: {"input_ids": [row["input_ids"]]}), "found a list in the list"),
         ("label as text", preprocess(lambda data: data.cast_column("label", Value("string"))), "an integer, found '0'"),
         ("label hidden", preprocess(lambda data: data.with_format("torch", columns=IDS)), "label: expected there, but"),
@@ -348,7 +320,6 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
         ("rows sorted by length", preprocess(sort_by_length), "keep the rows in their order"),
-        ("too few arguments", lambda data: data, "it stopped with TypeError"),
     ],
     "2a": [
         ("unsolved", unsolved, "unsolved is not written yet. Write it in helpers/exercises.py"),
@@ -368,45 +339,34 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
         ("a loss of its own", model_with(load=load_with(Weighted)), "expected None, found own method: forward"),
-        ("more layers in the head", model_with(load=load_then(add_dropout)), "found (classifier): Sequential"),
         ("many labels", model_with(load=load_with(problem_type="multi_label_classification")), "problem_type"),
         ("straight from the library", model_with(load=load_with(dtype="auto")), "found data type: torch.float16"),
-        ("a name of its own", model_with(load=load_from_hub), "load nothing by a name of your own"),
         ("three labels", model_with(load=load_with(num_labels=3)), "out_features=2, bias=True), found (class"),
         ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
         ("a head drawn otherwise", model_with(load=load_then(draw_otherwise)), "initial weight: expected as drawn"),
-        ("a bias set", model_with(load=load_then(set_a_bias)), "values of classifier.bias, found others"),
         ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
-        ("a bare assert", asserts_too_few, "with AssertionError: assert count_parameters(model) == 1"),
+        ("a bare assert", asserts_too_few, "of solutions.py, with AssertionError: assert count_par"),
         ("the course's function", by_policy, "expected a loop of your own"),
     ],
     "2b": [
         ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
         ("model instead of model_init", trainer_of_one_model, "model_init: expected there, found missing"),
         ("model_init called", trainer_of(lambda *given: exercises.init_model(None, *given)), "function, found a model"),
-        ("model_init as it is", trainer_of(lambda *given: exercises.init_model), "a function of the trial"),
         ("a seed of its own", trainer_with(model_with(load=load_seeded)), "set no seed yourself"),
         ("positive by sign", trainer_with(metrics=by_sign), "predicts 0: expected"),
         ("stopped early", trainer_with(callbacks=[EarlyStoppingCallback(1)]), "callbacks: expected none, found Early"),
         ("weighted loss", trainer_with(compute_loss_func=weighted), "compute_loss_func: expected none, found weighted"),
         ("SGD given", trainer_with(optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1})), "optimizer_cls_and_kwargs"),
-        ("optimizer set", trainer_with(change=lambda t: setattr(t, "optimizer", SGD)), "none, found SGD"),
         ("logits changed", trainer_with(preprocess_logits_for_metrics=lambda x, y: x), "preprocess_logits_for_metrics"),
         ("own batches", trainer_with(data_collator=lambda rows: rows), "data_collator: expected none, found"),
         ("a loss put in", trainer_with(change=lambda t: setattr(t, "compute_loss", weighted)), "found compute_loss"),
-        ("accelerate's", trainer_with(args={"accelerator_config": ACCUMULATE}), "gradient_accumulation_steps"),
-        ("best, not saved", trainer_with(args={"load_best_model_at_end": True}), "no best model to load"),
-        ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "it is called eval_strategy"),
-        ("a removed argument", trainer_with(args={"warmup_ratio": 0.1}), "has no argument of that name: correct"),
+        ("old name", trainer_with(args={"evaluation_strategy": "epoch"}), "evaluation_strategy is now eval_strategy"),
         ("no reports, in another word", trainer_with(args={"report_to": "None"}), 'report_to="none"'),
         ("no logging step", trainer_with(args={"logging_steps": 16 // 64}), "leave logging and precision out"),
-        ("metrics called", trainer_with(metrics=lambda p: Dataset.from_dict({}).predictions), "itself, without ()"),
-        ("metrics in a dict", trainer_with(metrics={"accuracy": exercises.compute_metrics}), "without quotes and"),
-        ("one maximum of all", trainer_with(metrics=lambda p: score(p, p.predictions.argmax())), "is always right"),
         ("the first row's", trainer_with(metrics=lambda p: score(p, p.predictions[0].argmax(-1))), "is always right"),
         ("trial left out", trainer_of(lambda *given: lambda: exercises.init_model(*given)), "takes the trial"),
+        ("best one kept", trainer_with(args=BEST), "save_strategy: expected no, found epoch; load_best_model_at_end"),
         ("two at once", trainer_with(args={"num_train_epochs": 3, "weight_decay": 0.1}), "found 3; weight_decay"),
-        ("optimizers", trainer_with(optimizers=(SGD, None)), "leave `optimizers` out"),
         ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics must return a dict"),
         ("no metric", trainer_with(metrics=None), "found only eval_loss"),
         ("precision", trainer_with(metrics=precision), "always predicts 0"),
@@ -415,7 +375,6 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("trained already", trainer_with(change=train_a_step), "it must only build the Trainer"),
         ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
-        ("data by name", trainer_with(val=lambda train, val: {"val": val}), "eval_dataset: expected 8, found 1"),
     ],
     "2b tester": [
         ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
@@ -424,28 +383,19 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
         ("training data", make_tester(lambda path: saved(path) | {"train_dataset": [1]}), "train_dataset: expected"),
         ("trained a little", make_tester(lambda path: saved(path, load_then(change_a_value))), "values of bert."),
-        ("its own forward", make_tester(lambda path: saved(path, load_with(Weighted))), "found own method: forward"),
         ("no metric", make_tester(saved, metrics=None), "found only test_loss"),
         ("a last batch left out", make_tester(saved, dataloader_drop_last=True), "drop_last: expected False"),
-        ("loss only", make_tester(saved, prediction_loss_only=True), "the tester's TrainingArguments, prediction_loss"),
     ],
     "2c": [
         ("returns nothing", returns_nothing, "expected dict, found NoneType"),
         ("10 trials", search_with(n_trials=10), "cells that are never tried: expected []"),
         ("least loss", search_with(direction="minimize", compute_objective=lambda m: m["eval_loss"]), "found worse"),
         ("the name without eval_", search_with(compute_objective=lambda m: m["accuracy"]), "such as eval_accuracy"),
-        ("another metric", search_with(compute_objective=lambda metrics: metrics["eval_f1"]), "KeyError: 'eval_f1'"),
         ("accuracy rounded", search_with(compute_objective=lambda m: round(m["eval_accuracy"], 3)), "found as good"),
         ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "a number, found list"),
-        ("a name of nothing", search_with(hp_name=lambda: "cell"), "takes 0 positional arguments"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found an object"),
         ("no direction", search_with(drop="direction"), "direction minimize"),
-        ("direction a truth", search_with(direction=True), "the word maximize"),
-        ("no trials", search_with(n_trials=0), "Hint: n_trials must be a whole number"),
-        ("trials as text", search_with(n_trials="20"), "Hint: n_trials must be a whole number"),
-        ("sampler a grid", search_with(sampler={"learning_rate": RATES}), "sampler: expected an object, found {'learn"),
-        ("two directions", search_with(direction=["maximize", "minimize"]), "direction"),
         ("no pruner", search_with(drop="pruner"), "found MedianPruner. Hint: this pruner, Optuna's default"),
         ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),
         ("sampler by name", search_with(sampler="grid"), "found 'grid'. Hint: call one of Optuna's"),
@@ -454,14 +404,10 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("space a dict", search_with(hp_space=dict.fromkeys(recipe.CHOICES)), "hp_space: expected a function"),
         ("another rate", search_with(change=lambda chosen: chosen | {"learning_rate": 4e-5}), "expected one of"),
         ("epochs too", search_with(change=lambda chosen: chosen | {"num_train_epochs": 2}), "what hp_space returns"),
-        ("space returns nothing", search_with(change=returns_nothing), "what hp_space returns"),
         ("one rate forgotten", search_with(rates=RATES[1:]), "(0.0003, 8), (0.0003, 16)"),
         ("sizes with a point", search_with(sizes=[*map(float, SIZES)]), "one of 8, 16, 32, 64, 128, found"),
-        ("rates as text", search_with(rates=[*map(str, RATES)]), "05'. Hint: let the trial choose one of these values"),
         ("a time limit", search_with(timeout=60), "key timeout: expected None, found 60"),
-        ("failures passed over", search_with(catch=(ValueError,)), "key catch: expected []"),
-        ("misspelt key", search_with(n_trails=20), "did you mean n_trials?"),
-        ("another backend", search_with(backend="ray"), 'the backend "optuna"'),
+        ("misspelt key", search_with(n_trails=20), "the search needs only hp_space, compute_objective, n_trials"),
     ],
 }
 
@@ -469,29 +415,17 @@ OTHER_RIGHT = {
     "1d one at a time, the limit the tokenizer's": map_with(
         lambda row, tokenizer: tokenizer(row["text"], padding="max_length", truncation=True)
     ),
-    "1d the given tokenizer, loaded again": (
-        lambda data, given: exercises.preprocess_dataset(data, AutoTokenizer.from_pretrained(given.name_or_path))
-    ),
     "1d tensors": preprocess(lambda data: data.with_format("torch", columns=[*IDS, "label"])),
-    "1d pandas": preprocess(lambda data: data.with_format("pandas")),
-    "1d Arrow": preprocess(lambda data: data.with_format("arrow")),
     "1d a float label": preprocess(lambda data: data.cast_column("label", Value("float32"))),
     "1d a class label": preprocess(lambda data: data.cast_column("label", ClassLabel(names=["neg", "pos"]))),
-    "1d a bool mask": preprocess(lambda data: data.cast_column("attention_mask", List(Value("bool")))),
     "1d a transform": transform(lambda batch: {"label": batch["label"]}),
-    "1d a transform to tensors": transform(lambda batch: {"label": batch["label"]}, return_tensors="pt"),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a from the library, in single precision": model_with(load=load_with()),
-    "2a a subclass with more methods": model_with(load=load_with(Counted)),
     "2a counts for itself": counts_for_itself,
     "2a encoder and classifier apart": encoder_and_classifier_apart,
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
     "2b by the library's setters": trainer_with(args={"eval_delay": None}),
-    "2b arguments set afterwards": trainer_with(change=lambda t: vars(t.args).update(eval_strategy="epoch")),
-    "2b arguments of other names": lambda model, train, val, use_bitfit=False: exercises.init_trainer(
-        model, train, val, use_bitfit
-    ),
     "2b columns removed": trainer_with(train=lambda data: data.remove_columns("text")),
     "2b label renamed": trainer_with(train=lambda data: data.rename_column("label", "labels")),
     "2b the library's padding": trainer_with(data_collator=DataCollatorWithPadding(None)),
@@ -501,14 +435,8 @@ OTHER_RIGHT = {
     "2c the library's own objective": search_with(drop="compute_objective"),
     "2c brute force": lambda: search_with(sampler=optuna.samplers.BruteForceSampler())(),
     "2c the default number of trials": search_with(drop="n_trials"),
-    "2c more trials than cells": search_with(n_trials=100),
-    "2c until the grid ends": search_with(n_trials=None),
-    "2c the default backend": search_with(drop="backend"),
-    "2c one direction in a list": search_with(direction=["maximize"]),
     "2c rates by multiplication": search_with(rates=[3 * 1e-4, 1e-4, 5 * 1e-5, 3 * 1e-5]),
     "2c minimised error": search_with(direction="minimize", compute_objective=lambda m: 1 - m["eval_accuracy"]),
     "2c cells by index": search_with(hp_space=space_by_index, sampler=optuna.samplers.GridSampler({"cell": range(20)})),
     "2c harmless keys": search_with(**HARMLESS),
-    "2c the sum of what is no time": search_with(compute_objective=sum_of_metrics),
-    "2c a name": search_with(hp_name=lambda trial: "cell", callbacks=()),
 }

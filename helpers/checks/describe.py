@@ -28,37 +28,22 @@ PADDING = (DefaultDataCollator, DataCollatorWithPadding)
 HINTS = {
     "should have 0 or 1 argument": "model_init: expected a function, found a model or a function with more arguments."
     " The Trainer calls it for each run: give it a function of the trial that fills in the other arguments itself.",
-    "save and eval strategy to match": "nothing is saved during training, so there is no best model to load.",
     "(function|method|partial|str)' object has no attribute 'to'": "the Trainer's `model` must be a loaded model; pass"
     " a function as `model_init`.",
-    "incompatible with providing the `optimizers`": "leave `optimizers` out: all runs use the library's own optimizer.",
     "Callback requires|is not supported, only": 'report_to="none" needs no other package.',
     "non-zero --logging_steps|--tf32 requires|support bf16": "leave logging and precision out of the arguments: the"
     " course sets them itself.",
-    "'Dataset' object has no attribute": "compute_metrics: give the Trainer the function itself, without ().",
-    "(dict|str)' object is not callable": "where a function is expected, give its name, without quotes and brackets.",
     "'NoneType' object has no attribute 'suggest": "hp_space suggests the values; init_model's trial may be None.",
-    "inference tensor": "build the model without torch.inference_mode: it could not be trained.",
-    r"lambda>\(\) missing \d required": "hp_space gets the trial alone, and compute_objective the metrics alone.",
     "'Dataset' object does not support item": "a data set cannot be changed in place; its methods, such as map, return"
     " a new one.",
     "does not support item assignment": "compute_metrics must return a dict that maps metric names to numbers.",
-    "must be a list of `minimize`|(bool|int)' object has no attribute 'upper'": "direction must be the word minimize or"
-    " the word maximize.",
-    "No trials are|'>=' not supported between .* 'int' and": "n_trials must be a whole number, one trial per cell, and"
-    " every trial must end with an objective.",
-    "in the given grid": "the sampler's grid needs the names that hp_space suggests, each with all its values.",
     "text input must be of type|TextEncodeInput": "the tokenizer takes a list of texts, not a data set or a batch;"
     " list(dataset['text']) turns a column into a list.",
     "but got length": "one row per review: for a batch of reviews, return lists with one entry for each of them.",
-    "encode_plus": "in this version of transformers, call the tokenizer itself: tokenizer(texts, ...).",
     "os.PathLike": "expected the model's name: init_model takes the trial, the model's name, and use_bitfit.",
-    "evaluation_strategy": "it is called eval_strategy in this version of transformers.",
-    "argument 'tokenizer'": "it is called processing_class in this version of transformers.",
-    r"[A-Z]\w+\.\w+\(\) got an unexpected": "this version of the library has no argument of that name: correct or"
-    " remove it.",
+    r"encode_plus|[A-Z]\w+\.\w+\(\) got an unexpected": "this version of the library has no such name. Call the"
+    " tokenizer, in place of encode_plus; evaluation_strategy is now eval_strategy, and tokenizer processing_class.",
     "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
-    "HPSearchBackend|You picked the": 'use the backend "optuna", which needs no other package.',
     r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"
     " metrics, with names such as eval_accuracy.",
 }

@@ -1,9 +1,7 @@
 """Run a student's functions and record what they do, as plain JSON data; it is judged elsewhere (`judge`)."""
 
-import difflib
 import functools
 import gc
-import inspect
 import os
 import tempfile
 import warnings
@@ -26,11 +24,6 @@ from helpers.settings import Settings, to_number
 SHARED: dict[str, tuple[Callable, Callable, Any]] = {
     "default data type": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     "recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled, True),
-    "use of TF32": (
-        lambda: torch.backends.cuda.matmul.fp32_precision == "tf32",
-        lambda used: torch.set_float32_matmul_precision("high" if used else "highest"),
-        os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",  # as in Nvidia's containers
-    ),
 }
 OBJECTS = {"sampler": optuna.samplers.BaseSampler, "pruner": optuna.pruners.BasePruner}
 
@@ -110,9 +103,7 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
     """Build both Trainers, and measure as training does, with only those parts that it uses."""
     few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
-    scope = getattr(init_trainer, "__globals__", {})
-    right = {"init_model": stand_in(scope.get("init_model"))}
-    with patch.dict(scope, right):
+    with patch.dict(getattr(init_trainer, "__globals__", {}), {"init_model": stand_in}):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments set variables, which later Trainers would read.
@@ -133,27 +124,9 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
         yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
 
 
-def stand_in(own: Any) -> Callable:
-    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there.
-
-    It is called as the student's `own` is: the second parameter is the model's name, whatever that parameter is called.
-    """
-
-    def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
-        return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
-
-    def call(*values: Any, **named: Any) -> torch.nn.Module:
-        try:
-            bound = signature.bind(*values, **named)
-        except TypeError as error:
-            raise TypeError(f"init_model(): {error}") from None
-        bound.apply_defaults()
-        _, model_name, *_ = bound.arguments.values()
-        return init_model(None, model_name, bound.arguments["use_bitfit"])
-
-    signature = inspect.signature(own if callable(own) else init_model)
-    call.__signature__ = signature  # The Trainer counts the parameters of what it is given.
-    return call if "use_bitfit" in [*signature.parameters][2:] else init_model
+def stand_in(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
+    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there."""
+    return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
@@ -202,8 +175,6 @@ def _observe_2c(given: dict[str, Any], hyperparameter_search_settings: Callable)
         hint = "let the trial choose, with a sampler for grids, which repeats no cell."
         demand(f"the cell {cell}", "once", "twice" if cell in cells else "once", hint)
         cells.append(cell)
-        if toy.hp_name:
-            toy.hp_name(trial)
         times = dict.fromkeys(("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"), 1.0)
         measured = {"eval_loss": next(losses), "eval_accuracy": accuracies[cell], **times, "epoch": 1.0}
         toy.objective = to_number(toy.compute_objective(measured))
@@ -222,16 +193,16 @@ def _check_keys(search: dict[str, Any]) -> None:
     known = (*SEARCH, *HARMLESS, *UNUSED)
     for name, value in search.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1, 0.7)
-            hint = f"did you mean {near[0]}?" if near else f"the search needs only {', '.join(SEARCH)}."
-            raise Mistake(f"key {name}: expected no such key, found it. Hint: {hint}")
+            raise Mistake(
+                f"key {name}: expected no such key, found it. Hint: the search needs only {', '.join(SEARCH)}."
+            )
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
         if name in OBJECTS and not isinstance(value, (OBJECTS[name], type(None))):
             kind = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
             demand(f"key {name}", "an object", kind, "call one of Optuna's classes, with (), to get an object.")
-        if name in ("compute_objective", "hp_name") and value is not None or name == "hp_space":
+        if name == "compute_objective" and value is not None or name == "hp_space":
             hint = "the search calls it for each trial: give the function itself, not what it returns."
             kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
             demand(f"key {name}", "a function", kind, hint)
