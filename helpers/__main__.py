@@ -56,12 +56,6 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def file_name(text: str) -> Path:
-    if text.endswith(("/", os.sep)) or os.path.isdir(text or "."):  # Path("") is the working folder.
-        raise argparse.ArgumentTypeError(f"{text or '.'} is a folder: name the file to write")
-    return Path(text)
-
-
 def begin(options: argparse.Namespace) -> Settings:
     """Load a verb's settings, and print them before it starts."""
     settings = load_settings(*(getattr(options, name, None) for name in ("profile", "model", "data", "precision")))
@@ -140,8 +134,9 @@ def answers(options: argparse.Namespace) -> None:
     from helpers.answers import find_notebooks, write_answers
 
     results = options.results or begin(options).folder / "results.json"
-    write_answers(find_notebooks(), results, options.out)
-    print(f"Wrote {options.out} with the figures from {results}.")
+    out = Path(options.out or "answers.md")
+    write_answers(find_notebooks(), results, out)
+    print(f"Wrote {out} with the figures from {results}.")
 
 
 def prefetch(options: argparse.Namespace) -> None:
@@ -196,12 +191,12 @@ VERBS = {
     answers: [
         WHAT[0],
         ("--results", {"type": Path, "help": "results file (default: that of the last run)"}),
-        ("--out", {"type": file_name, "default": "answers.md", "help": "file to write (default: %(default)s)"}),
+        ("--out", {"help": "file to write (default: answers.md)"}),
     ],
     prefetch: [("--profile", {"default": "full", "help": "default: %(default)s"}), *WHAT[1:]],
     submit: [
         ("--notebooks", {"help": "folder with the saved notebooks (default: notebooks)"}),
-        ("--out", {"type": file_name, "help": "file to write (default: submission.zip)"}),
+        ("--out", {"help": "file to write (default: submission.zip)"}),
         ("--incomplete", {"action": "store_true", "help": "write the zip even if something is missing"}),
     ],
     doctor: WHAT,

@@ -40,11 +40,10 @@ PUBLISHED = (
     " stanfordnlp/imdb, one run for each cell); they were not measured here."
 )
 DATA_IMAGE = re.compile(r"data:(image/[\w.+-]+);base64,([A-Za-z0-9+/=]+)")
-# How Markdown and HTML introduce an image; the last alternative is a reference definition.
-IMAGE = r"""!\[(?:!(?!\[)|[^\]!])*\]\(|<img\b[^<>]*?\bsrc\s*=(?:\s*["'])?"""
-IMAGE += r"|^\[[^\]\n]+\]:(?=\s*\S+\.(?:png|jpe?g|gif|svg|webp)\b)"
+# A link of Markdown or HTML, or a reference definition, that names an image file which is not on the web.
 LOCAL_IMAGE = re.compile(
-    rf"""(?im)(?:{IMAGE})\s*(?!<?(?:https?:|data:))<?([^)\s"'>][^)"'>\n]*?)(?<!\s)(?=\s*(?:[)"'>\n]|$)|\s+\w+=)"""
+    r"""(?im)(?:\]\(|\bsrc\s*=|^\[[^\]\n]+\]:)\s*(?!["'<]?(?:https?:|data:))["'<]?"""
+    r"""([^\s)"'<>][^)"'>\n]{0,200}?\.(?:png|jpe?g|gif|svg|webp|bmp))\b"""
 )
 CODE = re.compile(r"^(```|~~~).*?^\1|(?<!`)(`+)(?!`)[^`\n]+\2", re.M | re.S)
 URL = ";,/?:@&=+$-_.!~*'()#"  # characters that browsers do not write as %..
@@ -223,7 +222,7 @@ def take_figures(cell: NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
 
 
 def find_lost_images(cell: NotebookNode) -> list[str]:
-    """The names of images that an answer shows but that are neither in the notebook nor on the web."""
+    """The names of images that an answer shows or links to but that are neither in the notebook nor on the web."""
     text, kept = take_figures(cell, "?")  # No file name begins like this.
     return [name for name in LOCAL_IMAGE.findall(CODE.sub("", text)) if name not in kept]
 

@@ -84,30 +84,24 @@ def test_a_written_answer_reaches_the_export_and_a_missing_one_is_named(notebook
 
 SAVED = {
     "version 4.4 with ids": lambda content: content.update(nbformat_minor=4),
-    "no version": lambda content: [content.pop("nbformat"), content.pop("nbformat_minor")],
     "outputs of a text": each_cell(lambda cell: cell.update(outputs=[], execution_count=None)),
-    "no outputs": each_cell(lambda cell: cell.pop("outputs", None)),
     "neither ids nor tags": each_cell(lambda cell: cell.update(id=cell.pop("id") and None, metadata={})),
-    "no id": each_cell(lambda cell: cell.pop("id")),
     "id null": each_cell(lambda cell: cell.update(id=None)),
     "id in the metadata": each_cell(lambda cell: cell["metadata"].update(id=cell.pop("id"))),
-    "all ids the same": each_cell(lambda cell: cell.update(id="x")),
     "no metadata": lambda content: [content.pop("metadata"), *(cell.pop("metadata") for cell in content["cells"])],
     "tags lost": each_cell(lambda cell: cell.update(metadata={"tags": None})),
     "source as one text": each_cell(lambda cell: cell.update(source="".join(cell["source"]))),
-    "attachments null": each_cell(lambda cell: cell.update(attachments=None)),
     "PyCharm's marks": each_cell(lambda cell: cell.update(source=["#%% md\n", *cell["source"]])),
     "things that are no cells": lambda content: content["cells"].extend([None, 3, {}, {"cell_type": []}]),
 }
 
 
 @pytest.mark.parametrize("how", SAVED)
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_what_an_editor_saved_is_read_like_the_original(notebooks, how, mark):
+def test_what_an_editor_saved_is_read_like_the_original(notebooks, how):
     wanted = answers.collect_answers([answers.read_notebook(notebooks / FIRST)])["1b"][0].source
     change(notebooks, FIRST, SAVED[how])
     path = notebooks / FIRST
-    path.write_text(mark + path.read_text(encoding="utf-8"), encoding="utf-8")
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
     notebook = answers.read_notebook(path)
     (found,) = answers.collect_answers([notebook])["1b"]
     assert found.source == wanted
@@ -129,13 +123,10 @@ COPIES += ("“01_bert_inputs.ipynb”的副本", "01_bert_inputs.ipynb のコ�
     ("names", "known"),
     [
         ([each for name in COPIES for each in (name, f"ann_{name}", name.upper(), f"{name}.txt")], True),
-        (["exercises.py", "exercises (1).py", "exercises-1.py", "exercises_copy.py", "hw1_exercises.py"], True),
-        (["exercises_Ann_Example.py", "exercises_12345.py", "exercises_final_v2.py", "exercises (1) (1).py"], True),
-        (["Kopie von exercises.py", "exercises - Kopie (2).py", "exercises.py.txt"], True),
-        (["exercises.py.json", "exercises.py - Copy"], True),
-        (["exercises.py~", "exercises.py.swp", "exercises.py2", "exercises.py my notes.pdf"], False),
-        (["test_exercises.py", "exercises_test.py", "exercises_test (1).py", "exercises.pyc"], False),
-        (["._exercises.py", "myexercises.py", "exercises"], False),
+        (["exercises.py", "exercises (1).py", "exercises_copy.py", "hw1_exercises.py"], True),
+        (["exercises_Ann_Example.py", "exercises_final_v2.py", "exercises - Kopie (2).py", "exercises.py.txt"], True),
+        (["exercises.py~", "exercises.py2", "exercises.py my notes.pdf", "test_exercises.py"], False),
+        (["exercises_test (1).py", "exercises.pyc", "._exercises.py", "myexercises.py"], False),
         (["exercises2024solutionsofall.py", "exercises" + "! _" * 90, "exercises" * 30], False),
     ],
 )
@@ -165,13 +156,15 @@ def test_an_image_in_the_text_itself_is_written_beside_it_too(notebooks):
 
 IMAGES = {
     "![x](attachment:a.png) ![y](attachment:b.png)": ["attachment:b.png"],  # A copied text leaves its image behind.
-    "![x](attachment:a.png) ![x](a.png) ![x](<my plot.png>) ![x](my plot.png)": ["a.png", "my plot.png", "my plot.png"],
-    "![x][plot]\n\n[plot]: plots/mine.jpeg 'Mine'": ["plots/mine.jpeg"],
-    "<img src=one.png width=9> ![x]( two.png 'Two')": ["one.png", "two.png"],
+    "![x](attachment:a.png) ![x](<my plot.png>) [x](my plot.PNG)": ["my plot.png", "my plot.PNG"],
+    "![x][plot] <img src=one.png width=9> ![x]( two.png 'Two')\n\n[plot]: plots/mine.jpeg 'Mine'": [
+        "one.png",
+        "two.png",
+        "plots/mine.jpeg",
+    ],
     "An image is written `![x](a.png)`, or\n```html\n\n<img src='a.png'>\n```": [],
-    "![x](<https://c.org/a.png>) ![](https://c.org/b.png)\n\n[c]: https://c.org/c.png": [],
-    "![][image1] of [2]\n\n[image1]: <data:image/png;base64,AAAA>\n\n[2]: notes.md": [],
-    "![](data:image/svg+xml;utf8,<svg></svg>)" + "<img " * 9000 + "`" * 9000 + "![" * 99_000 + "\n[a" * 99_000: [],
+    "See mine.png of [2] ![x](<https://c.org/a.png>)\n\n[c]: https://c.org/c.png\n\n[2]: notes.md": [],
+    "![](data:image/svg+xml;utf8,<svg></svg>)" + "<img src=" * 9000 + "`" * 9000 + "](" * 99_000 + "\n[a" * 99_000: [],
     "<img src=" + " " * 40_000 + ">": [],
 }
 
@@ -183,9 +176,8 @@ def test_images_that_an_answer_shows_and_does_not_have_are_named(source):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"nbformat": 4, "cells": 3}']
-    + [b'{"worksheets": [3]}', b'{"cells": [' + b"{}," * 6000 + b"{}]}"],
-)  # fmt: skip
+    "content", [b"", b"null", b"[" * 100_000, b'{"cells": 3}', b'{"cells": [' + b"{}," * 6000 + b"{}]}"]
+)
 def test_a_damaged_notebook_is_named_and_the_old_file_stays(notebooks, tmp_path, content):
     out = tmp_path / "answers.md"
     out.write_text("what was there")
@@ -201,12 +193,9 @@ PROMPT = MINE | {"source": answers.PROMPT}
 SPLIT = {
     "with its tags": ([MINE, MINE], ["One.", "One."]),
     "the second without": ([MINE, text("Two."), text("## Three")], ["One.", "Two.", "## Three"]),
-    "the first without": ([text("Zero."), MINE], ["Zero.", "One."]),
     "below the prompt": ([PROMPT, text("Two.", cell_type="raw")], ["Two."]),
     "in a new cell": ([text("## My answer")], ["## My answer"]),
-    "beside code": ([MINE, text("1 + 1", cell_type="code"), text("Two.")], ["One.", "Two."]),
     "not at all": ([PROMPT, text("1 + 1", cell_type="code")], []),
-    "deleted": ([], []),
     "under the question's heading": ([text("## Problem 1b\nOne."), text("Two.")], ["## Problem 1b\nOne.", "Two."]),
     "before another problem": ([MINE, text("\n## Problem 1d"), text("No answer.")], ["One."]),
 }
