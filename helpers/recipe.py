@@ -115,11 +115,8 @@ def read_rows(dataset: Any, start: int, stop: int, names: tuple[str, ...] = COLU
 
 
 def _to_list(values: Any) -> Any:
-    """Convert NumPy, torch, pandas and Arrow values to Python lists and numbers."""
-    for method in ("tolist", "to_pylist", "to_list"):
-        if hasattr(values, method):
-            return getattr(values, method)()
-    return values
+    """Convert NumPy, torch and pandas values to Python lists and numbers."""
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 def _to_integers(values: Any, what: str) -> list[int]:

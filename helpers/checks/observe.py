@@ -25,7 +25,14 @@ SHARED: dict[str, tuple[Callable, Callable, Any]] = {
     "default data type": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     "recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled, True),
 }
-OBJECTS = {"sampler": optuna.samplers.BaseSampler, "pruner": optuna.pruners.BasePruner}
+OBJECT = ("an object", "call one of Optuna's classes, with (), to get an object.")
+FUNCTION = ("a function", "the search calls it for each trial: give the function itself, not what it returns.")
+KINDS: dict[str, tuple[Any, tuple[str, str]]] = {
+    "hp_space": (Callable, FUNCTION),
+    "compute_objective": (Callable | None, FUNCTION),
+    "sampler": (optuna.samplers.BaseSampler | None, OBJECT),
+    "pruner": (optuna.pruners.BasePruner | None, OBJECT),
+}
 
 
 def observe(problem: str, solutions: tuple[Callable, ...], given: dict[str, Any]) -> dict[str, Any]:
@@ -199,14 +206,10 @@ def _check_keys(search: dict[str, Any]) -> None:
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
-        if name in OBJECTS and not isinstance(value, (OBJECTS[name], type(None))):
-            kind = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-            demand(f"key {name}", "an object", kind, "call one of Optuna's classes, with (), to get an object.")
-        if name == "compute_objective" and value is not None or name == "hp_space":
-            hint = "the search calls it for each trial: give the function itself, not what it returns."
-            kind = "a function" if callable(value) else f"an object of the class {type(value).__name__}"
-            demand(f"key {name}", "a function", kind, hint)
-    demand("key hp_space", "there", "there" if "hp_space" in search else "missing", "a function of the trial.")
+    for name, (kind, (wanted, hint)) in KINDS.items():
+        value = search.get(name)
+        if not isinstance(value, kind):
+            demand(f"key {name}", wanted, f"the class {value.__name__}" if isinstance(value, type) else value, hint)
 
 
 def _build_quiet_trainer(**options: Any) -> Trainer:
