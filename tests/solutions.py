@@ -116,14 +116,6 @@ def load_seeded(model_name: str) -> torch.nn.Module:
     return load_classifier(model_name)
 
 
-def set_double(model: torch.nn.Module) -> None:
-    torch.set_default_dtype(torch.float64)
-
-
-def draw_otherwise(model: torch.nn.Module) -> None:
-    torch.nn.init.xavier_uniform_(model.classifier.weight)
-
-
 def change_a_value(model: torch.nn.Module) -> None:
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[2000, 0] += 1e-4
@@ -136,25 +128,15 @@ class Weighted(BertForSequenceClassification):
         return output
 
 
-def asserts_too_few(trial, model_name, use_bitfit=False):
-    model = load_classifier(model_name)
-    assert count_parameters(model) == 1
-    return model
+def counts(number: Callable[[bool], int]) -> Callable:
+    """Solve Problem 2a, and assert the number of trained parameters."""
 
+    def init_model(trial, model_name, use_bitfit=False):
+        model = exercises.init_model(trial, model_name, use_bitfit)
+        assert count_parameters(model) == number(use_bitfit)
+        return model
 
-def counts_for_itself(trial, model_name, use_bitfit=False):
-    model = exercises.init_model(trial, model_name, use_bitfit)
-    assert count_parameters(model) == (3_074 if use_bitfit else 4_386_178)
-    return model
-
-
-def encoder_and_classifier_apart(trial, model_name, use_bitfit=False):
-    model = load_classifier(model_name)
-    if use_bitfit:
-        for name, parameter in model.bert.named_parameters():
-            parameter.requires_grad = is_bias(name)
-        model.classifier.weight.requires_grad = False
-    return model
+    return init_model
 
 
 def by_policy(trial, model_name, use_bitfit=False):
@@ -167,7 +149,6 @@ def trainer_with(
     args: dict[str, Any] | None = None,
     kind: type[Trainer] = Trainer,
     train: Callable = lambda train: train,
-    val: Callable = lambda train, val: val,
     change: Callable[[Trainer], Any] = lambda trainer: None,
     **options: Any,
 ) -> Callable:
@@ -179,7 +160,7 @@ def trainer_with(
             model_init=lambda: init_model(None, model_name, use_bitfit),
             args=TrainingArguments(**{"output_dir": "checkpoints", "report_to": "none"} | args),
             train_dataset=train(train_data),
-            eval_dataset=val(train_data, val_data),
+            eval_dataset=val_data,
             compute_metrics=metrics,
             **options,
         )
@@ -201,10 +182,6 @@ def trainer_of_one_model(model_name, train_data, val_data, use_bitfit=False):
 def train_a_step(trainer: Trainer) -> None:
     trainer.args.max_steps = 1
     trainer.train()
-
-
-def swap(trainer: Trainer) -> None:
-    trainer.train_dataset, trainer.eval_dataset = trainer.eval_dataset, trainer.train_dataset
 
 
 def weighted(outputs, labels, num_items_in_batch=None):
@@ -239,14 +216,9 @@ def saved(directory: str, load: Callable[[str], torch.nn.Module] = load_classifi
 
 
 BEST = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
-HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True}
-HARMLESS |= {
-    "hp_name": lambda trial: "cell",
-    "show_progress_bar": True,
-    "study_name": "mine",
-    "storage": "sqlite:///mine.db",
-    "load_if_exists": True,
-}
+HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True, "study_name": "mine"}
+HARMLESS |= {"hp_name": str, "show_progress_bar": True, "storage": "sqlite:///mine.db", "load_if_exists": True}
+XAVIER = torch.nn.init.xavier_uniform_
 RATES, SIZES = [3e-4, 1e-4, 5e-5, 3e-5], [8, 16, 32, 64, 128]
 
 
@@ -335,7 +307,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("the same model again", model_with(load=load_once), "values of bert."),
         ("a seed of its own", model_with(load=load_seeded), "set no seed yourself"),
         ("a seed afterwards", model_with(load=load_then(lambda model: torch.manual_seed(42))), "the next random"),
-        ("double for all", model_with(load=load_then(set_double)), "default data type: expected torch.float32"),
+        (
+            "double for all",
+            model_with(load=load_then(lambda model: torch.set_default_dtype(torch.float64))),
+            "default data type: expected torch.float32",
+        ),
         ("whatever the name", model_with(load=lambda name: load_classifier(MODEL)), "values of bert."),
         ("more dropout", model_with(load=load_with(classifier_dropout=0.5)), "expected (dropout): Dropout(p=0.1"),
         ("a loss of its own", model_with(load=load_with(Weighted)), "expected None, found own method: forward"),
@@ -343,9 +319,13 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("straight from the library", model_with(load=load_with(dtype="auto")), "found data type: torch.float16"),
         ("three labels", model_with(load=load_with(num_labels=3)), "out_features=2, bias=True), found (class"),
         ("no trial", lambda model_name, use_bitfit=False: load_classifier(model_name), "init_model takes the trial"),
-        ("a head drawn otherwise", model_with(load=load_then(draw_otherwise)), "initial weight: expected as drawn"),
+        (
+            "a head drawn otherwise",
+            model_with(load=load_then(lambda model: XAVIER(model.classifier.weight))),
+            "initial weight: expected as drawn",
+        ),
         ("a name of the hub", lambda *given, **options: load_classifier("nobody/bert-tiny"), "a name of your own"),
-        ("a bare assert", asserts_too_few, "of solutions.py, with AssertionError: assert count_par"),
+        ("a bare assert", counts(lambda use_bitfit: 1), "of solutions.py, with AssertionError: assert count_par"),
         ("the course's function", by_policy, "expected a loop of your own"),
     ],
     "2b": [
@@ -373,7 +353,11 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a table logged", trainer_with(metrics=lambda p: {"table": [[1, 2]]}), "eval_table: expected a number"),
         ("use_bitfit ignored", trainer_with(lambda trial, name, bitfit: load_classifier(name)), "must pass use_bitfit"),
         ("trained already", trainer_with(change=train_a_step), "it must only build the Trainer"),
-        ("data swapped", trainer_with(change=swap), "rows of the Trainer's train_dataset: expected 16, found 8"),
+        (
+            "half of the data",
+            trainer_with(train=lambda data: data.select(range(8))),
+            "rows of the Trainer's train_dataset: expected 16, found 8",
+        ),
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
     ],
     "2b tester": [
@@ -421,8 +405,7 @@ OTHER_RIGHT = {
     "1d a transform": transform(lambda batch: {"label": batch["label"]}),
     "2a last part of the name": model_with(lambda name, p: name.split(".")[-1] == "bias"),
     "2a from the library, in single precision": model_with(load=load_with()),
-    "2a counts for itself": counts_for_itself,
-    "2a encoder and classifier apart": encoder_and_classifier_apart,
+    "2a counts for itself": counts(lambda use_bitfit: 3_074 if use_bitfit else 4_386_178),
     "2b four epochs of numpy": trainer_with(args={"num_train_epochs": np.int64(4), "weight_decay": np.float64(0)}),
     "2b with tensors": trainer_with(train=lambda data: data.with_format("torch")),
     "2b by the library's setters": trainer_with(args={"eval_delay": None}),

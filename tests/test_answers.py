@@ -53,13 +53,6 @@ def test_the_committed_file_is_what_the_export_gives():
     assert (ROOT / "answers.md").read_text(encoding="utf-8") == export(ROOT / "notebooks", FULL_SIZE)[0]
 
 
-def test_the_problems_stand_in_the_source_documents_order_with_both_tables():
-    text, figures = export(ROOT / "notebooks")
-    headings = re.findall(r"^## (Problem \w+: .+)$", text, re.M)
-    assert headings == [f"Problem {problem}: {title}" for problem, title in answers.TITLES.items()]
-    assert figures == {} and text.count("| Without BitFit |") == text.count("| With BitFit |") == 2
-
-
 def test_the_header_names_profile_model_data_and_what_stands_in():
     def head(results):
         return export(ROOT / "notebooks", results)[0].split("## Problem")[0]

@@ -148,11 +148,6 @@ def test_a_gap_is_named_and_nothing_else_is(project, spoiler):
     assert all(word in gap for gap, word in zip(gaps, words, strict=True)), gaps
 
 
-def test_the_modules_of_the_course_are_known_by_name():
-    found = (ROOT / "helpers").iterdir()
-    assert sorted(submit.COURSE) == sorted(path.stem for path in found if path.stem not in ("__init__", "__pycache__"))
-
-
 @pytest.mark.parametrize("change", HARMLESS)
 def test_what_does_no_harm_is_no_gap_and_all_files_are_as_they_were(project, change):
     HARMLESS[change](project)
@@ -192,7 +187,7 @@ def test_another_profile_s_results_are_taken_where_quick_has_none(project):
     assert gaps == [] and json.loads(files["results.json"])["provenance"]["profile"] == "full"
 
 
-@pytest.mark.parametrize("place", ["named", "named from home", "working folder", "Colab's copies"])
+@pytest.mark.parametrize("place", ["named from home", "working folder", "Colab's copies"])
 def test_notebooks_may_lie_elsewhere(project, place, monkeypatch):
     monkeypatch.setenv("HOME", str(project))
     folder = project / "drive"
@@ -242,8 +237,10 @@ def test_gaps_are_printed_and_nothing_is_written_unless_the_command_is_told_to(p
         assert archive.namelist() == [name for name in CONTENT if name != "answers.md"]
 
 
-def test_the_lists_of_notebooks_and_functions_are_the_project_s():
+def test_the_lists_of_notebooks_functions_and_modules_are_the_project_s():
     """Handed in is every notebook with points; the lab after them has none."""
+    found = {path.stem for path in (ROOT / "helpers").iterdir()}
+    assert {*submit.COURSE} == found - {"__init__", "__pycache__"}
     assert list(submit.NOTEBOOKS) == sorted(path.name for path in (ROOT / "notebooks").glob("0[1-4]*.ipynb"))
     for name, problem in submit.FUNCTIONS.items():
         assert getattr(exercises, name).__doc__.startswith(f"Problem {problem}: ")
