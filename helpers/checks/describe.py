@@ -11,19 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    BertForSequenceClassification,
-    DataCollatorWithPadding,
-    DefaultDataCollator,
-    EarlyStoppingCallback,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-)
+from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainingArguments
 
 from helpers.recipe import CHECKED, QUIET, Mistake, read_arguments, read_rows
 
-PADDING = (DefaultDataCollator, DataCollatorWithPadding)
 # Patterns for the libraries' error messages, and hints that explain the mistake. The first match is shown.
 HINTS = {
     "should have 0 or 1 argument": "model_init: expected a function, found a model or a function with more arguments."
@@ -109,11 +100,11 @@ def _find_left_out(trainer: Trainer) -> list[tuple[str, str]]:
     names = ["compute_loss_func", "optimizer", "lr_scheduler"]
     names += ["optimizer_cls_and_kwargs", "preprocess_logits_for_metrics"]
     parts = [(name, getattr(trainer, name)) for name in names]
-    for callback in trainer.callback_handler.callbacks:
-        if not type(callback).__module__.startswith("transformers.") or isinstance(callback, EarlyStoppingCallback):
-            parts.append(("callbacks", callback))
-    if trainer.data_collator is not default_data_collator and type(trainer.data_collator) not in PADDING:
-        parts.append(("data_collator", trainer.data_collator))
+    others = [("callbacks", callback) for callback in trainer.callback_handler.callbacks]
+    for what, part in [*others, ("data_collator", trainer.data_collator)]:
+        library = getattr(part, "__module__", "").startswith("transformers.")
+        if not library or isinstance(part, EarlyStoppingCallback):
+            parts.append((what, part))
     named = [(what, getattr(part, "__name__", type(part).__name__)) for what, part in parts if part is not None]
     return named + [("own method", name) for name in _list_own_methods(trainer, Trainer) if name != "log"]
 
