@@ -137,7 +137,7 @@ def check_network(settings: Settings) -> str:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    from helpers.hub import describe_variables, first_line
+    from helpers.hub import PROXIES, first_line
 
     needed = "Only what is not in the hub's cache needs a network; the quick profile never does."
     if constants.HF_HUB_OFFLINE:
@@ -145,8 +145,7 @@ def check_network(settings: Settings) -> str:
     try:
         get_session().head(constants.ENDPOINT, timeout=3)
     except Exception as error:  # Proxies alone cause five kinds of errors, such as ImportError.
-        reason = f"{first_line(error)}{describe_variables()}"
-        raise Doubt(f"{constants.ENDPOINT} does not answer ({reason}). {needed}") from error
+        raise Doubt(f"{constants.ENDPOINT} does not answer ({first_line(error)}; {PROXIES}). {needed}") from error
     return "the hub answers"
 
 

@@ -2,30 +2,21 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there, short_name
+from helpers.settings import REVISIONS, CourseError, is_hub_id, is_there
 
-ONE_TABLE = r"(?!train|test|unsup|dataset_).*\.(parquet|csv|tsv|jsonl?)(\.gz)?"  # with all reviews
-# The files of a complete folder. The second list in FETCHED (such as old-format weights) is fetched only if needed.
-NEEDED = {
-    "model": (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin"),
-    "dataset": (rf"(?i)train.*\.\w+|{ONE_TABLE}", rf"(?i)test.*\.\w+|{ONE_TABLE}"),
-}
-ENDINGS = ("parquet", "csv", "tsv", "json")
+# The files that are fetched, and those of them that are not.
 FETCHED = {
-    "model": (["*.json", "vocab.txt", "model*.safetensors"], ["pytorch_model*.bin"]),
-    "dataset": (
-        [f"*{split}*.{ending}*" for split in ("[Tt]rain", "[Tt]est") for ending in ENDINGS],
-        [f"*.{ending}*" for ending in ENDINGS],
-    ),
+    "model": ["*.json", "vocab.txt", "model*.safetensors", "pytorch_model*.bin"],
+    "dataset": [f"*.{ending}*" for ending in ("parquet", "csv", "tsv", "json")],
 }
-# Environment variables that affect how the hub is reached.
-VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-VARIABLES += ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+IGNORED = {"model": None, "dataset": ["*unsup*", "dataset_*.json"]}
+# The files of a complete model.
+NEEDED = (r"config\.json", r"vocab\.txt|tokenizer\.json", r"model.*\.safetensors|pytorch_model.*\.bin")
+PROXIES = "check HTTPS_PROXY, ALL_PROXY, HF_ENDPOINT and REQUESTS_CA_BUNDLE if they are set"
 
 
 def find_folder(name: str, kind: str = "model") -> Path:
@@ -45,21 +36,19 @@ def find_folder(name: str, kind: str = "model") -> Path:
         return folder
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10)  # The download would retry six times.
-        for patterns in FETCHED[kind]:
-            folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
-            if is_whole(folder, kind):
-                break
+        patterns = {"allow_patterns": FETCHED[kind], "ignore_patterns": IGNORED[kind]}
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, **patterns))
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"it has no file that matches {', '.join(patterns)}")
+            raise FileNotFoundError(f"it has no file that matches {', '.join(FETCHED[kind])}")
         return folder
     except Exception as error:
         if folder := find_cached(name, kind):
             return folder
         raise CourseError(
-            f"The {what} {short_name(name)} is neither a folder here nor in the hub's cache, and cannot be downloaded."
+            f"The {what} {name} is neither a folder here nor in the hub's cache, and cannot be downloaded."
             " Give a folder, or run this where there is a network: `python -m helpers prefetch` downloads what the"
             " profile full needs. With --profile quick, no network is needed. (The reason:"
-            f" {first_line(error)}{describe_variables()})"
+            f" {first_line(error)}; {PROXIES}.)"
         ) from error
 
 
@@ -75,29 +64,15 @@ def find_cached(name: str, kind: str) -> Path | None:
 
 
 def is_whole(folder: Path, kind: str) -> bool:
-    """Whether there is a file of each needed kind. (Missing numbered parts are reported when the files are read.)"""
-    files = [path.name for path in folder.rglob("*") if path.is_file()]
-    return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED[kind])
-
-
-def find_pointer(path: Path) -> str:
-    """What to do if git or a copy left only a pointer in place of this file or a file in this folder; else empty."""
-    for file in (path, *path.glob("*")):
-        if file.is_symlink() and not os.path.exists(file):  # As in a snapshot copied out of the hub's cache.
-            return f"{file.name} is a link to a file that is not here: copy the file itself (cp -L), or download it"
-        with suppress(OSError), file.open("rb") as content:  # A folder cannot be opened.
-            if content.read(23) == b"version https://git-lfs":
-                return f"{file.name} is a Git LFS pointer, not the file: run git lfs pull, or download it again"
-    return ""
+    """Whether no download was interrupted. (Missing numbered parts are reported when the files are read.)"""
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    if kind == "model":
+        return all(any(re.fullmatch(pattern, file) for file in files) for pattern in NEEDED)
+    train, test = (any(split in file.lower() for file in files) for split in ("train", "test"))
+    return bool(files) and train == test
 
 
 def first_line(error: BaseException) -> str:
     """An error's message on one line, without the full stop at its end."""
     said = " ".join(str(error).split())
     return (said if " " in said else f"{type(error).__name__} {said}").strip()[:300].rstrip(".: ")
-
-
-def describe_variables() -> str:
-    """Which of these variables are set, without their values: a proxy's may contain a password."""
-    found = [name for name in VARIABLES if name in os.environ or name.lower() in os.environ]
-    return f"; check {', '.join(found)}, set here" if found else ""

@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import BertForSequenceClassification, BertTokenizerFast
 from transformers.utils import logging
 
-from helpers.hub import find_folder, find_pointer, first_line
+from helpers.hub import find_folder, first_line
 from helpers.settings import CourseError
 
 WRITTEN = "the folder must be one that save_pretrained of a BERT model and of its tokenizer wrote"
 MAX_LENGTH = 512  # the most tokens of a review that BERT reads
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 # The files that define a model: configuration, vocabulary, weights.
 IDENTITY = ("config.json", "vocab.txt", "tokenizer*.json", "*_tokens*.json")
 IDENTITY += ("*.safetensors", "pytorch_model*.bin", "*.index.json")
@@ -62,45 +63,47 @@ def load_classifier(model: str) -> BertForSequenceClassification:
     If the checkpoint has a fine-tuned classifier, that one is loaded. Raises CourseError if nothing is found, and for
     checkpoints that would fail in training or would not train what the policies say.
     """
+    # The offline checkpoint is stored in float16, which transformers 5 would keep. A model configured to return its
+    # attentions cannot be saved again, and a review has one label, whatever the model was made for.
+    options = {"num_labels": 2, "dtype": torch.float32, "output_attentions": False, "output_hidden_states": False}
+    options |= {"problem_type": None, "is_decoder": False, "add_cross_attention": False}
     with _loading(model, "model") as folder:
-        _read_config(folder)
-        # The offline checkpoint is stored in float16, which transformers 5 would keep. Shapes are compared below. A
-        # model configured to return its attentions cannot be saved again.
-        options = {"num_labels": 2, "dtype": torch.float32, "output_attentions": False, "output_hidden_states": False}
+        _check_config(folder)
         classifier, report = BertForSequenceClassification.from_pretrained(
             folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
         for name, stored, wanted in sorted(report["mismatched_keys"]):
-            if name.startswith("classifier."):
-                raise ValueError(f"its classifier has {stored[0]} labels, but a review has 2: give one without it")
-            raise ValueError(f"{name} has the shape {tuple(stored)}, but by its config.json {tuple(wanted)}")
+            raise ValueError(
+                f"{name} has the shape {tuple(stored)} instead of {tuple(wanted)}: weights must fit their config.json,"
+                " and a classifier must have two labels. Choose another checkpoint, or remove its classifier"
+            )
         if missing := sorted(name for name in report["missing_keys"] if name.startswith("bert.")):
-            seen = "".join(f", but for {name}" for name in sorted(report["unexpected_keys"])[:1])
             raise ValueError(
                 f"it has no weights for {len(missing)} tensors of its encoder, such as {missing[0]}, which would be"
-                f" random{seen}. Choose a checkpoint with the whole of BERT, its pooler included"
+                " random. Choose a checkpoint with the whole of BERT, its pooler included"
             )
         if more := sorted(name for name in report["unexpected_keys"] if ".layer." in name):
             raise ValueError(f"it has weights for {more[0]}, which is no layer by its config.json")
-        for name, tensor in classifier.state_dict().items():
+        for name, tensor in classifier.named_parameters():
             if not tensor.isfinite().all():
                 raise ValueError(f"its {name} has numbers that are not finite: copy or download it again")
-            # Half a download may have its full length. A model made without segments has zeros for them.
-            if name.endswith(".weight") and "token_type" not in name and tensor.numel() and not tensor.any():
-                raise ValueError(f"its {name} has nothing but zeros: copy or download it again")
-        for tensor in classifier.parameters():
             tensor.data = tensor.data.clone()  # A memory-mapped file could not be removed on Windows.
         return classifier
 
 
-def _read_config(folder: Path) -> dict:
-    """Read the configuration; raises ValueError if the course cannot train such a model."""
-    if (folder / "adapter_config.json").exists():
-        raise ValueError("it is an adapter: with peft, call merge_and_unload() and save_pretrained into another folder")
+def _read_json(path: Path) -> dict:
+    """A model's file of settings, empty if it is missing; ValueError names one that is cut short or an HTML page."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no config.json: {WRITTEN}") from None
+        return {**json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its {path.name} is no JSON object ({error}): copy or download it again") from error
+
+
+def _check_config(folder: Path) -> None:
+    """Raises ValueError if the course cannot train such a model."""
+    config = _read_json(folder / "config.json")
+    if not config:
+        raise ValueError(f"there is no config.json: {WRITTEN}")
     # The hub's bert-tiny is so old that its configuration does not say which type of model it is.
     if (kind := config.get("model_type", "bert")) != "bert":
         raise ValueError(
@@ -110,21 +113,8 @@ def _read_config(folder: Path) -> dict:
     places = config.get("max_position_embeddings", MAX_LENGTH)
     if not isinstance(places, int) or places < MAX_LENGTH:
         raise ValueError(f"it reads {places} tokens (max_position_embeddings), but reviews have up to {MAX_LENGTH}")
-    if (problem := config.get("problem_type")) not in (None, "single_label_classification"):
-        raise ValueError(
-            f'its config.json says "problem_type": "{problem}": take that line out, for a review has one label'
-        )
     if config.get("quantization_config"):
         raise ValueError("it is quantised (quantization_config): choose the same model with its ordinary weights")
-    for path in folder.glob("model*.safetensors"):
-        with safe_open(path, "pt") as tensors:
-            names = [name for name in tensors.keys() if "position_ids" not in name]  # noqa: SIM118
-            kinds = {tensors.get_slice(name).get_dtype() for name in names}
-        if odd := kinds - {"F16", "BF16", "F32", "F64"}:
-            raise ValueError(f"its weights are {min(odd)}, quantised: choose the same model with its ordinary weights")
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        raise ValueError("its config.json makes it a decoder (is_decoder, add_cross_attention): set both to false")
-    return config
 
 
 def load_tokenizer(model: str) -> BertTokenizerFast:
@@ -136,30 +126,28 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         if not any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json")):
             # transformers 5 would silently create a vocabulary of 5 tokens.
             raise FileNotFoundError(f"there is no vocab.txt and no tokenizer.json: {WRITTEN}")
-        with suppress(FileNotFoundError):
-            kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type", "WordPiece")
-            if kind != "WordPiece":  # As in multilingual models. Almost every word would be unknown.
-                raise ValueError(f"its tokenizer.json is a {kind} one, not BERT's WordPiece: choose another model")
+        names = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
+        settings, *_ = [_read_json(folder / name) for name in names]
+        if (kind := settings.get("word_tokenizer_type", "basic")) != "basic":
+            raise ValueError(f"it finds a text's words with {kind} (word_tokenizer_type), not as BERT: choose another")
         # Some tokenizers were saved without segment ids among their inputs; some pad or cut on the left.
         own = {"model_input_names": BertTokenizerFast.model_input_names, "model_max_length": MAX_LENGTH}
         own |= {"padding_side": "right", "truncation_side": "right"}
         tokenizer = BertTokenizerFast.from_pretrained(folder, **own)
-        if (kind := tokenizer.init_kwargs.get("word_tokenizer_type", "basic")) != "basic":
-            raise ValueError(f"it finds a text's words with {kind} (word_tokenizer_type), not as BERT: choose another")
         vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-        if _keeps_capitals(folder, vocabulary):
+        # Without a setting, the library lower-cases every text; but a cased vocabulary has capitals in many words.
+        capitals = [word for word in vocabulary if word != word.lower() and not word.startswith("[")]
+        if "do_lower_case" not in settings and len(capitals) > 0.01 * len(vocabulary):
             tokenizer = BertTokenizerFast.from_pretrained(folder, do_lower_case=False, **own)
-        first = min(vocabulary, key=vocabulary.get, default="")
         special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token]
-        if first.startswith("\ufeff") or not set(special) <= set(vocabulary):
+        if special != SPECIAL or not {*SPECIAL} <= {*vocabulary}:
             raise ValueError(
-                f"its vocab.txt, which begins with {first!a}, is not a BERT vocabulary with the tokens {special} in"
-                " UTF-8 without a byte order mark (BOM): copy the right one beside the model"
+                f"its vocabulary does not have BERT's {', '.join(SPECIAL)}, or its settings name others: copy the right"
+                " vocab.txt, in UTF-8 without a byte order mark (BOM), beside the model, or choose another model"
             )
-        rows = _read_config(folder).get("vocab_size", 30522) if (folder / "config.json").exists() else len(tokenizer)
+        rows = _read_json(folder / "config.json").get("vocab_size", 30522)
         last = max(tokenizer.get_vocab().values())
-        spare = 128 if isinstance(rows, int) and rows % 8 == 0 else 1  # Some embeddings are padded for GPUs.
-        if rows not in range(last + 1, last + spare + 1):
+        if rows not in range(last + 1, last + 129):  # Some embeddings are padded for GPUs.
             raise ValueError(
                 f"its tokenizer has tokens up to number {last}, {tokenizer.convert_ids_to_tokens(last)!r}, but its"
                 f" embedding {rows} rows: copy the model's own vocabulary beside it, or call resize_token_embeddings"
@@ -168,28 +156,11 @@ def load_tokenizer(model: str) -> BertTokenizerFast:
         return tokenizer
 
 
-def _keeps_capitals(folder: Path, vocabulary: Iterable[str]) -> bool:
-    """Whether a tokenizer is cased although its settings do not say so, with which the library lower-cases every text.
-
-    If its tokenizer.json does not say it either, the vocabulary decides: a cased one has capitals in many of its words.
-    """
-    said, normalizer = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for path in (folder / "tokenizer_config.json", folder / "tokenizer.json")
-    )
-    if "do_lower_case" in said:
-        return False
-    with suppress(KeyError, TypeError):
-        return not normalizer["normalizer"]["lowercase"]
-    capitals = [word for word in vocabulary if word != word.lower() and not word.startswith("[")]
-    return len(capitals) > 0.01 * len([*vocabulary])
-
-
 def fingerprint_model(model: str) -> str:
     """Hash all files that define a model, in the order of their names (SHA-256, 16 digits)."""
     digest = hashlib.sha256()
     with _loading(model, "model") as folder:
-        _read_config(folder)
+        _check_config(folder)
         for path in sorted({path for pattern in IDENTITY for path in folder.glob(pattern)}):
             if not path.name.startswith("."):  # macOS's `._model.safetensors`
                 digest.update(path.name.encode() + path.read_bytes())
@@ -225,18 +196,7 @@ def _loading(model: str, what: str) -> Iterator[Path]:
             raise
         except Exception as error:  # On broken files, the libraries raise errors of many kinds.
             said = first_line(error)
-            damaged = isinstance(error, (UnpicklingError, SafetensorError)) or "PytorchStreamReader" in said
-            if damaged:  # torch's advice would be to run any code in it.
-                said = "its weights are cut short or of another kind: download them again, or use save_pretrained"
-            said = find_pointer(folder) or _find_damaged(folder) or said
+            if isinstance(error, (UnpicklingError, SafetensorError)) or "PytorchStreamReader" in said:
+                # torch's advice would be to run any code in it.
+                said = "its weights are cut short or of another kind, such as a Git LFS pointer: download them again"
             raise CourseError(f"Could not load the {what} from {model}: {said}.") from error
-
-
-def _find_damaged(folder: Path) -> str:
-    """Which of a model's JSON files is not JSON (but an HTML page, say), and what to do; else an empty text."""
-    for path in (path for pattern in IDENTITY if pattern.endswith("json") for path in folder.glob(pattern)):
-        try:
-            _ = {**json.loads(path.read_text(encoding="utf-8"))}
-        except (OSError, ValueError, TypeError) as error:
-            return f"its {path.name} is no JSON object ({error}): copy or download it again"
-    return ""

@@ -31,11 +31,13 @@ def refresh_exercises() -> None:
     """Import exercises.py again, unless this function has already imported the file in its present state.
 
     A run's name contains the hash of the file, which may change while a notebook's kernel is running. If others reload
-    the module, as the cells with checks do, it has another `__spec__`.
+    the module, as the cells with checks do, it has another `__spec__`, and may have names that the file no longer has.
     """
     global _made_of
     content = Path(exercises.__file__).read_bytes()
     if _made_of is None or content != _made_of[0] or exercises.__spec__ is not _made_of[1]:
+        for name in [name for name in vars(exercises) if not name.startswith("__")]:
+            delattr(exercises, name)
         importlib.reload(exercises)
         _made_of = content, exercises.__spec__
 

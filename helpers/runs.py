@@ -96,6 +96,7 @@ def train_all(
     scheduler: str | None = None,
     until: float | None = None,
     keep_best: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Train the runs that have no record yet, or one that ends before the epoch `until`; returns all their records.
@@ -103,7 +104,8 @@ def train_all(
     Local `workers` (default: one single-threaded process per core; with 0, this process trains) or the workers of a
     Dask `scheduler` (tcp://HOST:PORT) share the runs; results do not depend on which worker trains a run. Interrupted
     runs resume after their last complete epoch. `keep_best` keeps the model of each policy's best run in the run's
-    folder, in `model/`. Raises CourseError for errors, and TrainingStopped, a KeyboardInterrupt, if the user stops it.
+    folder, in `model/`. `again` trains finished runs once more; their old records stay until then. Raises CourseError
+    for errors, and TrainingStopped, a KeyboardInterrupt, if the user stops it.
     """
     runs = check_runs(runs)
     workers = check_number("workers", count_workers() if workers is None else workers)
@@ -114,6 +116,8 @@ def train_all(
             what = f"{split} reviews that preprocess_dataset returns"
             demand(what, provenance["data"][split], len(rows), "one row per review, neither more nor fewer.")
         board = Board(settings, runs, provenance, until, keep_best, progress)
+        if again:
+            board.known.clear()
         unlucky = 0
         while todo := board.todo():
             before = board.count_epochs()

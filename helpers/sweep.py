@@ -124,8 +124,7 @@ def test_best(settings: Settings, run: Run, provenance: dict[str, Any], reviews:
             aside = set_aside(folder / "model", folder.with_name(f"{folder.name}-model"))
             print(f"The model in {folder} is damaged. It was renamed to {aside.name}.", flush=True)
         print(f"The model of {folder.name} is missing, so its run is trained again.", flush=True)
-        (folder / RECORD).unlink()
-        train_all(settings, run, keep_best=True)
+        train_all(settings, run, keep_best=True, again=True)
     result = training.test_model(settings, folder / "model", reviews["test"])
     write_sealed(path, result)
     return result

@@ -259,7 +259,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a column put in", lambda data, tokenizer: operator.setitem(data, "x", 1), "cannot be changed in place"),
         ("a batch to the tokenizer", lambda data, tokenizer: data.map(tokenizer, batched=True), "not a data set"),
         ("one text only", map_with(lambda rows, tokenizer: tokenizer(rows["text"][0]), batched=True), "one row per"),
-        ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "Call the tokenizer"),
+        ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "encode_plus is gone"),
         ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "came back unchanged: `map`"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest text"),
         ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews must be filled up"),

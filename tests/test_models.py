@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, VOCABULARY, save_bert, tokenised
-from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -213,7 +212,6 @@ FEW = VOCABULARY.read_bytes().replace(b"[unused0]", b"<S>")  # as in Chinese che
         (CASED, {}, "Hello"),
         (CASED, {"do_lower_case": True}, "h"),
         (FEW, None, "hello"),
-        (FEW, {"do_lower_case": False}, "[UNK]"),
     ],
 )
 def test_a_cased_vocabulary_keeps_the_capitals_of_the_texts(folder, words: bytes, settings, first: str) -> None:
@@ -224,43 +222,28 @@ def test_a_cased_vocabulary_keeps_the_capitals_of_the_texts(folder, words: bytes
     assert load_tokenizer(str(folder)).tokenize("Hello")[0] == first
 
 
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_a_tokenizer_json_says_whether_it_lower_cases(folder: Path, lowercase: bool) -> None:
-    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
-    said = json.loads((folder / "tokenizer.json").read_text())
-    said["normalizer"]["lowercase"] = lowercase
-    (folder / "tokenizer.json").write_text(json.dumps(said))
-    (folder / "tokenizer_config.json").unlink()
-    assert load_tokenizer(str(folder)).tokenize("Hello")[0] == ("hello" if lowercase else "[UNK]")
-
-
-def test_a_model_made_without_segments_is_welcome(folder: Path) -> None:
-    model = BertModel.from_pretrained(folder)
-    model.embeddings.token_type_embeddings.weight.data.zero_()
-    model.save_pretrained(folder)
-    assert not load_classifier(str(folder)).bert.embeddings.token_type_embeddings.weight.any()
-
-
-@pytest.mark.parametrize("special", [False, True])
-def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(folder: Path, special: bool) -> None:
+def test_added_tokens_are_welcome_where_the_embedding_has_rows_for_them(folder: Path) -> None:
     tokenizer, model = BertTokenizerFast.from_pretrained(folder), BertModel.from_pretrained(folder)
-    tokenizer.add_tokens(["[NEW]"], special_tokens=special)
+    tokenizer.add_tokens(["[NEW]"], special_tokens=True)
     tokenizer.save_pretrained(folder)
-    with pytest.raises(CourseError, match=r"'\[(new|NEW)\]'.*resize_token_embeddings"):
+    with pytest.raises(CourseError, match=r"'\[NEW\]'.*resize_token_embeddings"):
         load_tokenizer(str(folder))
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(folder)
     assert load_classifier(str(folder)).config.vocab_size == len(load_tokenizer(str(folder))) == 30523
 
 
-def test_what_a_model_was_asked_for_besides_its_logits_is_no_hindrance(folder: Path) -> None:
-    configured(output_attentions=True, output_hidden_states=True)(folder)
+def test_what_a_model_was_made_for_besides_is_no_hindrance(folder: Path) -> None:
+    configured(output_attentions=True, output_hidden_states=True, is_decoder=True)(folder)
+    configured(problem_type="multi_label_classification")(folder)
     model = load_classifier(str(folder))
-    assert list(model(torch.tensor([[101, 102]]))) == ["logits"]
+    assert list(model(torch.tensor([[101, 102]]), labels=torch.tensor([1]))) == ["loss", "logits"]
+    first, other = (model.bert(torch.tensor([[101, token]])).last_hidden_state[0, 0] for token in (102, 103))
+    assert not torch.equal(first, other), "a decoder's first token does not see the second"
     model.save_pretrained(folder / "again")
 
 
-@pytest.mark.parametrize(("rows", "tokens"), [(30522, 30521), (30522, 9000), (30528, 9000), (30531, 30522), (5, 30522)])
+@pytest.mark.parametrize(("rows", "tokens"), [(30522, 9000), (5, 30522)])
 def test_a_vocabulary_that_is_not_the_embedding_s_is_named(tmp_path: Path, rows: int, tokens: int) -> None:
     """One cut short would read many a word in pieces, or as unknown."""
     folder = save_bert(tmp_path, **SMALL, vocab_size=rows)
@@ -293,23 +276,10 @@ def cut_old(folder: Path) -> None:
     with_file("pytorch_model.bin", (folder / "pytorch_model.bin").read_bytes()[:-1000])(folder)
 
 
-def with_pooler(change: Callable[[torch.Tensor], object]) -> Callable[[Path], object]:
-    def save(folder: Path) -> None:
-        model = BertModel.from_pretrained(folder)
-        change(model.pooler.dense.weight.data)
-        model.save_pretrained(folder)
-
-    return save
-
-
-def in_integers(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor.mul(100).to(torch.int8) for name, tensor in tensors.items()}, folder / "model.safetensors")
-
-
-def of_data_parallel(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+def not_a_number(folder: Path) -> None:
+    model = BertModel.from_pretrained(folder)
+    model.pooler.dense.weight.data[0] = torch.nan
+    model.save_pretrained(folder)
 
 
 def with_three_labels(folder: Path) -> None:
@@ -327,64 +297,50 @@ def with_file(name: str, content: bytes) -> Callable[[Path], object]:
     return change
 
 
-MARKS = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 WRONG_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "DistilBERT": (lambda folder: DistilBertConfig().save_pretrained(folder), "model_type is .distilbert., not .bert."),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json: the folder must be one"),
     "a mark": (with_file("config.json", b"\xef\xbb\xbf{}"), "config.json is no JSON .*BOM"),
     "configuration is a list": (with_file("config.json", b"[1, 2]"), "config.json is no JSON object"),
     "configuration of words": (with_file("config.json", b'{"hidden_size": "wide"}'), "Could not load the model"),
-    "other size": (configured(hidden_size=8), r"has the shape \(16,\), but by its config.json \(8,\)"),
+    "other size": (configured(hidden_size=8), r"has the shape \(16,\) instead of \(8,\): weights must fit"),
     "few positions": (configured(max_position_embeddings=128), "reads 128 tokens .max_position_embeddings"),
-    "no number of positions": (configured(max_position_embeddings=None), "reads None tokens"),
-    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter: .*merge_and_unload"),
-    "saved from DataParallel": (of_data_parallel, "no weights for .* but for module"),
-    "integers": (in_integers, "its weights are I8, quantised: choose the same model"),
-    "several labels": (configured(problem_type="multi_label_classification"), "problem_type.*take that line out"),
     "heads": (configured(num_attention_heads=3), "hidden size .16. is not a multiple"),
     "more layers": (configured(num_hidden_layers=3), "no weights for 16 tensors"),
     "fewer layers": (configured(num_hidden_layers=1), "no layer by its config.json"),
     "quantised": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised.*ordinary weights"),
-    "decoder": (configured(is_decoder=True), "decoder"),
     "a lost shard": (lambda folder: [split_weights(folder), next(folder.glob("*-00002-*")).unlink()], "model-00002"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-    "weights cut short": (cut, "its weights are cut short or of another kind: download them again"),
-    "weights of the old kind cut short": (cut_old, "its weights are cut short or of another kind: download them again"),
+    "weights cut short": (cut, "its weights are cut short or of another kind.*: download them again"),
+    "weights of the old kind cut short": (cut_old, "its weights are cut short or of another kind"),
     "a page in place of weights": (with_file("pytorch_model.bin", b"<!DOCTYPE html>"), "cut short or of another kind"),
-    "a pointer": (with_file("model.safetensors", POINTER), "model.safetensors is a Git LFS pointer.*git lfs pull"),
-    "links without their files": (
-        lambda folder: [(folder / "config.json").unlink(), (folder / "config.json").symlink_to("../../blobs/0f")],
-        "config.json is a link to a file that is not here: copy the file itself",
-    ),
-    "not a number": (
-        with_pooler(lambda weight: weight[0].fill_(torch.nan)),
-        "pooler.* numbers that are not finite: copy",
-    ),
-    # Half a download, in a file that had its full length from the beginning.
-    "zeros": (with_pooler(torch.Tensor.zero_), "pooler.*nothing but zeros: copy or download it again"),
-    "three labels": (with_three_labels, "classifier has 3 labels"),
+    "a pointer": (with_file("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
+    "not a number": (not_a_number, "pooler.* numbers that are not finite: copy"),
+    "three labels": (with_three_labels, r"classifier.bias has the shape \(3,\).* must have two labels"),
 }
 
 
-WRONG_TOKENIZERS: dict[str, tuple[str, bytes, str]] = {
-    "a page": ("tokenizer_config.json", b"<!DOCTYPE html>", "its tokenizer_config.json is no JSON object"),
-    "cut short": ("special_tokens_map.json", b'{"sep_token"', "its special_tokens_map.json is no JSON object"),
-    "a list": ("tokenizer.json", b"[]", "its tokenizer.json is no JSON object"),
-    # That of a multilingual MiniLM, which is a BERT model: read as WordPiece, it knows no word.
-    "another kind": ("tokenizer.json", b'{"model": {"type": "Unigram"}}', "is a Unigram one, not BERT's WordPiece"),
-    "other marks": ("tokenizer_config.json", b'{"cls_token": "<s>"}', r"the tokens \['\[PAD\]', '\[UNK\]', '<s>'"),
-    "no padding": ("tokenizer_config.json", b'{"pad_token": null}', r"the tokens \[None, '\[UNK\]'"),
-    "Japanese": ("tokenizer_config.json", b'{"word_tokenizer_type": "mecab"}', "words with mecab"),
-    "an empty vocabulary": ("vocab.txt", b"", "its vocab.txt, which begins with ''"),
-    "another vocabulary": ("vocab.txt", b"one\ntwo\n", "its vocab.txt, which begins with 'one'"),
-    "a vocabulary in UTF-16": ("vocab.txt", b"\xff\xfe[PAD]", "Could not load the tokenizer .*: .*UTF-8"),
-    "a vocabulary with a mark": ("vocab.txt", b"\xef\xbb\xbfa\n" + MARKS, "its vocab.txt, which begins with .*feff"),
+def with_sentencepiece(folder: Path) -> None:
+    """The tokenizer of a multilingual MiniLM, which is a BERT model: read as WordPiece, it knows no word."""
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁good", -1.0)]
+    model = {"type": "Unigram", "unk_id": 1, "vocab": pieces}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+
+
+NO_VOCABULARY = r"its vocabulary does not have BERT's \[PAD\], .*: copy the right vocab.txt"
+WRONG_TOKENIZERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a page": (with_file("tokenizer_config.json", b"<!DOCTYPE html>"), "its tokenizer_config.json is no JSON object"),
+    "a tokenizer cut short": (with_file("tokenizer.json", b'{"model"'), "its tokenizer.json is no JSON object"),
+    "SentencePiece": (with_sentencepiece, NO_VOCABULARY),
+    "other marks": (with_file("tokenizer_config.json", b'{"cls_token": "<s>"}'), NO_VOCABULARY),
+    "Japanese": (with_file("tokenizer_config.json", b'{"word_tokenizer_type": "mecab"}'), "words with mecab"),
+    "an empty vocabulary": (with_file("vocab.txt", b""), NO_VOCABULARY),
+    "a vocabulary in UTF-16": (with_file("vocab.txt", b"\xff\xfe[PAD]"), "not load the tokenizer .*: .*UTF-8"),
+    "a vocabulary with a mark": (with_file("vocab.txt", b"\xef\xbb\xbf" + VOCABULARY.read_bytes()), NO_VOCABULARY),
+    "no vocabulary": (lambda folder: (folder / "vocab.txt").unlink(), "there is no vocab.txt and no tokenizer.json"),
 }
 CASES = {name: (load_classifier, *case) for name, case in WRONG_MODELS.items()}
-CASES |= {name: (load_tokenizer, with_file(*file), said) for name, (*file, said) in WRONG_TOKENIZERS.items()}
-NO_VOCABULARY = "there is no vocab.txt and no tokenizer.json"
-CASES["no vocabulary"] = load_tokenizer, lambda folder: (folder / "vocab.txt").unlink(), NO_VOCABULARY
+CASES |= {name: (load_tokenizer, *case) for name, case in WRONG_TOKENIZERS.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -397,9 +353,7 @@ def test_wrong_models_and_tokenizers_are_named(folder: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("load", [load_classifier, load_tokenizer, fingerprint_model])
-@pytest.mark.parametrize(
-    "folder", ["./nowhere", "/no/such/nowhere", "me/nowhere@main", "https://hub.co/me/nowhere", "C:\\nowhere"]
-)
+@pytest.mark.parametrize("folder", ["./nowhere", "/no/such/nowhere", "https://hub.co/me/nowhere"])
 def test_a_missing_folder_is_named(load: Callable, folder: str) -> None:
     with pytest.raises(CourseError, match=r"no model folder .*nowhere.*Give a hub id \(OWNER/NAME\) or a folder\."):
         load(folder)

@@ -132,7 +132,7 @@ import builtins, importlib, json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from helpers import exercises, prepare, runs
+from helpers import checks, exercises, prepare, runs
 from helpers.progress import Progress
 from helpers.runs import train_all
 from helpers.settings import CourseError, Run, Settings
@@ -184,6 +184,11 @@ found.append(list(exercises.compute_metrics(SimpleNamespace(predictions=np.eye(2
 parallel = given.replace("batched=True", "batched=True, num_proc=2")
 broken = parallel.replace("    arguments = TrainingArguments(", "    raise SystemExit\\n    TrainingArguments(", 1)
 found += [attempt(broken, workers=1), broken[: broken.index("raise SystemExit")].count("\\n") + 1]
+file.write_text(given.replace("import load_classifier", "import check_policy"))
+try:
+    checks.problem_2a(importlib.reload(exercises).init_model)
+except checks.CheckFailed as error:
+    found.append(str(error))
 Path("found.json").write_text(json.dumps(found))
 """
 
@@ -198,7 +203,7 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
     command = "-B", "-c", KERNEL, sources / "model", sources / "data", tmp_path / "build"
     done = run_python(*command, cwd=copy, path=(copy,), WORLD_SIZE="2")
     assert done.returncode == 0, done.stderr
-    before, after, changed, taken_back, worker, own, half, served, inside, line = json.loads(
+    before, after, changed, taken_back, worker, own, half, served, inside, line, checked = json.loads(
         (copy / "found.json").read_text()
     )
     assert before > 4 and after == 4 and taken_back == "Problem 1d"
@@ -210,6 +215,7 @@ def test_a_kernel_trains_with_what_the_file_says_now_and_says_where_that_stops(s
     assert re.match(r"the import stopped in line \d+ of helpers/exercises.py with SyntaxError", half), "saved half-way"
     assert served == ["accuracy"], "a Dask worker, which outlives searches, has the file as it is again"
     assert inside.startswith(f"init_trainer stopped in line {line} of helpers/exercises.py with SystemExit.")
+    assert "NameError: name 'load_classifier' is not defined" in checked, "a name that the file no longer has"
 
 
 @pytest.mark.parametrize("damage", ["emptied", "gone", "changed"])

@@ -4,13 +4,15 @@ import math
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from conftest import Listener, accuracies, small_settings
 from solutions import load_with, make_tester, model_with
 from transformers.utils import logging
 
-from helpers import exercises, lab, sweep, training
+from helpers import exercises, lab, runs, sweep, training
+from helpers.checkpoints import read_sealed
 from helpers.data import load_reviews
 from helpers.models import load_classifier, load_tokenizer
 from helpers.prepare import prepare
@@ -137,6 +139,18 @@ def test_an_argument_of_another_type_is_not_blamed_on_the_exercises(settings):
     for wrong in (None, 3, ("full", ["bitfit"])):
         with pytest.raises(CourseError, match="Are the arguments of this call what they should be"):
             sweep.run_sweep(settings, wrong)
+
+
+def test_a_run_that_is_trained_again_keeps_its_record_until_then(settings, results, monkeypatch):
+    model = sweep.model_folder(settings, results, "bitfit")
+    shutil.rmtree(model)
+    monkeypatch.setattr(runs, "watch", Mock(side_effect=CourseError("interrupted")))
+    with pytest.raises(CourseError, match="interrupted"):
+        sweep.run_sweep(settings, "bitfit", workers=0)
+    assert read_sealed(model.parent / "record.json")
+    monkeypatch.undo()
+    assert accuracies(sweep.run_sweep(settings, "bitfit", workers=0)["runs"]) == accuracies(results["runs"])
+    assert model.exists()
 
 
 @pytest.mark.parametrize("workers", [-1, 1.5, "two"])

@@ -32,7 +32,9 @@ def problem_2c(hyperparameter_search_settings: Callable, model: str = MODEL) -> 
 def _check(problem: str, model: str, *solutions: Callable) -> None:
     from helpers.checks.inputs import expect, give_public
     from helpers.checks.observe import observe, quiet_workshop
+    from helpers.prepare import refresh_exercises
 
+    refresh_exercises()
     with quiet_workshop():
         given = give_public(problem, str(model))
         expected = expect(problem, given)

@@ -32,8 +32,8 @@ HINTS = {
     " list(dataset['text']) turns a column into a list.",
     "but got length": "one row per review: for a batch of reviews, return lists with one entry for each of them.",
     "os.PathLike": "expected the model's name: init_model takes the trial, the model's name, and use_bitfit.",
-    r"encode_plus|[A-Z]\w+\.\w+\(\) got an unexpected": "this version of the library has no such name. Call the"
-    " tokenizer, in place of encode_plus; evaluation_strategy is now eval_strategy, and tokenizer processing_class.",
+    r"encode_plus|[A-Z]\w+\.\w+\(\) got an unexpected": "correct or remove that name: this version of the library"
+    " has none. (evaluation_strategy is now eval_strategy, tokenizer processing_class; encode_plus is gone.)",
     "connect to|cannot be downloaded": "load nothing by a name of your own: use the tokenizer or name that is given.",
     r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"
     " metrics, with names such as eval_accuracy.",
