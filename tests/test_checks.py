@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import inspect
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -131,14 +130,6 @@ def test_check_and_training_agree_on_every_field(public, monkeypatch, tmp_path: 
         assert (name in trainer["overridden"]) == (name not in recipe.QUIET)
     else:
         assert f"{name}: expected" in str(caught.value) and not makes_no_difference
-
-
-def test_a_model_with_special_tokens_of_its_own_is_checked(small_bert: Path, tmp_path: Path) -> None:
-    model = shutil.copytree(small_bert, tmp_path / "model")
-    text = (model / "vocab.txt").read_text(encoding="utf-8")
-    (model / "vocab.txt").write_text(text.replace("[CLS]", "<s>"), encoding="utf-8")
-    (model / "tokenizer_config.json").write_text('{"cls_token": "<s>"}')
-    problem_1d(exercises.preprocess_dataset, model=model)
 
 
 def test_what_training_and_testing_set_themselves_is_said(small_bert: Path, capsys) -> None:
