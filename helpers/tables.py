@@ -189,14 +189,19 @@ def read_csv(content: str) -> Rows:
         (content.replace('\\"', f'{ESCAPE}"'), {"escapechar": ESCAPE}),
         (content, {"quoting": csv.QUOTE_NONE}),
     ]
+    found: list[Rows] = []
     nearest: ValueError | None = None
     for text, quotes in ways:
         dialect = {"delimiter": separator, "skipinitialspace": f"{separator} " in header, **quotes}
         try:
-            return parse(csv.reader(io.StringIO(text, newline=""), strict=True, **dialect))
+            found.append(parse(csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)))
         except ValueError as error:  # The way that read the most rows tells most.
             nearest = max(nearest or error, error, key=lambda error: getattr(error, "row", -1))
-    raise nearest
+    if not found:
+        raise nearest
+    if len(counts := {*map(len, found)}) > 1:  # A quote opens in one text, and one closes in another.
+        raise ValueError(f"it has {min(counts)} or {max(counts)} rows, depending on what its quotes mean. {ADVICE}")
+    return found[0]
 
 
 def parse(reader: Iterator[list[str]]) -> Rows:

@@ -20,14 +20,20 @@ REVIEWS = st.lists(TEXTS.filter(str.strip), min_size=1, max_size=6)
 
 @settings(max_examples=200, deadline=None)
 @given(REVIEWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from(",;\t|"), st.booleans())
-def test_what_pandas_writes_is_read(texts, end, separator, everywhere):
+def test_what_pandas_writes_is_read_or_refused(texts, end, separator, everywhere):
     labels = [number % 2 for number in range(len(texts))]
     rows = pd.DataFrame({"text": texts, "label": labels})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.csv")
         quoting = csv.QUOTE_ALL if everywhere else csv.QUOTE_MINIMAL
         rows.to_csv(path, index=False, sep=separator, quoting=quoting, lineterminator=end)
-        assert {**read_table(path).select_columns(["text", "label"])[:]} == {"text": texts, "label": labels}
+        try:
+            found = read_table(path).select_columns(["text", "label"])[:]
+        except CourseError as error:  # A line of a text that could be a row.
+            assert "rows, depending on what its quotes mean" in str(error)
+            assert any("\n" in text for text in texts)
+        else:
+            assert {**found} == {"text": texts, "label": labels}
 
 
 def read(folder: Path, content: str) -> list[str]:
@@ -70,3 +76,10 @@ def test_r_puts_a_backslash_before_a_double_quote_alone(tmp_path: Path) -> None:
 def test_a_row_that_does_not_fit_is_named_and_changes_no_other_text(tmp_path, content):
     with pytest.raises(CourseError, match="train.csv, row 12: .* Save it as parquet or jsonl, or put every text in"):
         read(tmp_path, content)
+
+
+def test_quotes_that_open_in_one_text_and_close_in_another_join_no_rows(tmp_path: Path) -> None:
+    content = 'text\tlabel\n"Good film\t1\nA bad "one"\t0\n' + "Fine\t1\n" * 10
+    with pytest.raises(CourseError, match="it has 11 or 12 rows, depending on what its quotes mean. Save it as"):
+        read(tmp_path, content.replace('A bad "one"', 'A bad one"'))
+    assert read(tmp_path, content.replace('"', ""))[:2] == ["Good film", "A bad one"]
