@@ -2,12 +2,10 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from huggingface_hub.utils import filter_repo_objects
 
 from helpers.data import fingerprint_reviews, load_reviews
 from helpers.settings import CourseError, Settings, local_folder
@@ -269,26 +267,6 @@ def test_a_file_called_train_stands_for_its_folder(tmp_path: Path) -> None:
     for split in SETS:  # As in the hub's cache.
         (tmp_path / "links" / f"{split}.csv").symlink_to(tmp_path / f"{split}.csv")
     assert_whole(load(local_folder(tmp_path / "links" / "train.csv")))
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_data_set_of_the_hub_in_one_file_or_in_none(tmp_path: Path, monkeypatch, there: bool) -> None:
-    kaggle(tmp_path)
-    stored = ["README.md", "IMDB Dataset.csv"][: 1 + there]
-
-    def fetch(name: str, allow_patterns=(), **options) -> str:
-        for file in filter_repo_objects(stored, allow_patterns=allow_patterns):
-            (tmp_path / "cache").mkdir(exist_ok=True)
-            (tmp_path / file).rename(tmp_path / "cache" / file)
-        return str(tmp_path / "cache")
-
-    monkeypatch.setattr("helpers.hub.HfApi", Mock())
-    monkeypatch.setattr("helpers.hub.snapshot_download", fetch)
-    if there:
-        assert len(load("scikit-learn/imdb")["test"]) == 18
-    else:
-        with pytest.raises(CourseError, match=r"The data scikit-learn/imdb .*it has no file that matches \*.parquet"):
-            load("scikit-learn/imdb")
 
 
 def both(content: bytes, ending: str = "csv") -> Callable[[Path], object]:
