@@ -615,7 +615,7 @@ def test_a_full_disk_stops_the_sweep_with_one_message_and_loses_nothing(settings
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
-    code = code_of(replace(settings, build=disk), ["bitfit"], workers=1)
+    code = code_of(replace(settings, build=disk), ["bitfit"], workers=0)
     # The disk is full up to a few KiB, later it is not; what was on it is copied out, for it goes with the namespace.
     script = (
         f"mount -t tmpfs -o size=1500k tmpfs {disk} && dd if=/dev/zero of={disk}/filler bs=1k count=1300 2>/dev/null;"
