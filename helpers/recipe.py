@@ -1,6 +1,8 @@
-"""Which parts of a student's functions count: one table for the checks and for training, so that both agree."""
+"""Which parts of a student's file count: one table for the checks, for training and for the hand-in."""
 
+import ast
 import dataclasses
+import sys
 from typing import Any
 
 FUNCTIONS = {
@@ -36,6 +38,20 @@ CHECKED = """
     train_sampling_strategy
 """.split()  # noqa: SIM905
 QUIET = ("output_dir", "report_to", "disable_tqdm", "run_name", "do_train", "do_eval", "do_predict")
+# The parts of a Trainer that are the student's.
+PARTS = ("model_init", "args", "train_dataset", "eval_dataset", "compute_metrics")
+
+# The modules of this package, which the grader has, too.
+COURSE = """
+    __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
+    recipe report results runs settings speed submit sweep tables tokens training workers
+""".split()  # noqa: SIM905
+# The packages of the course's environment that exercises may import, besides Python's own modules; the grader has them.
+PACKAGES = """
+    IPython PIL accelerate datasets dateutil dill filelock fsspec huggingface_hub ipywidgets jinja2 joblib matplotlib
+    numpy optuna packaging pandas psutil pyarrow regex safetensors scipy sklearn tokenizers torch tqdm transformers
+    typing_extensions yaml
+""".split()  # noqa: SIM905
 
 
 class Mistake(ValueError):
@@ -55,11 +71,47 @@ def tell(expected: Any, found: Any) -> str:
 def require(function: str, found: Any, wanted: type) -> None:
     """Raise Mistake unless a student's function returned an object of the wanted class."""
     if not isinstance(found, wanted):
-        hint = f"`return` the whole result, a {wanted.__name__}"
-        hint += "; in-place methods such as set_format return None." if found is None else "."
-        kind = type(found).__name__
-        kind = f"another {kind}" if kind == wanted.__name__ else kind
-        raise Mistake(f"what {function} returns: expected {wanted.__name__}, found {kind}. Hint: {hint}")
+        # With its library, since torch has a Dataset, too.
+        names = (f"{each.__module__.split('.')[0]}.{each.__name__}" for each in (wanted, type(found)))
+        name, kind = (each.removeprefix("builtins.") for each in names)
+        hint = "return an object of that class itself: neither a part of it, nor one that contains it."
+        if found is None:
+            hint = "every path must end in `return`; methods that work in place, such as set_format, return None."
+        raise Mistake(f"what {function} returns: expected {name}, found {kind}. Hint: {hint}")
+
+
+def find_imports(code: bytes | str) -> list[str]:
+    """The modules and packages that code imports and that the grader may lack.
+
+    An import in a `try` or `with` may be allowed to fail, and one in an `if` may not happen in grading, as in
+    `if __name__ == "__main__":`.
+    """
+    tree, lacking = ast.parse(code), []
+    blocks = [node for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.With, ast.If))]
+    optional = {id(each) for node in blocks for each in ast.walk(node)}
+    for statement in ast.walk(tree):
+        if not isinstance(statement, (ast.Import, ast.ImportFrom)) or id(statement) in optional:
+            continue
+        package = "helpers" if getattr(statement, "level", 0) else ""
+        for alias in statement.names:
+            parts = [package, *(getattr(statement, "module", None) or "").split("."), *alias.name.split(".")]
+            first, second, *_ = [*filter(None, parts), ""]
+            if first == "helpers" and second not in ("", *COURSE):
+                lacking.append(f"helpers.{second}")
+            elif first not in ("helpers", *PACKAGES, *sys.stdlib_module_names):
+                lacking.append(first)
+    return lacking
+
+
+def explain_imports(code: bytes | str) -> str:
+    """A sentence about what code imports that the grader may lack, or an empty text."""
+    if not (lacking := find_imports(code)):
+        return ""
+    return (
+        f"exercises.py imports {', '.join(lacking)}, which the grader may not have. Move your own code into"
+        " exercises.py; use only Python's own modules and the packages that the course installs, such as numpy and"
+        " torch, or put the import into a `try`."
+    )
 
 
 def read_arguments(arguments: Any) -> dict[str, Any]:

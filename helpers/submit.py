@@ -3,7 +3,6 @@
 import ast
 import io
 import os
-import sys
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -29,17 +28,6 @@ FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for na
 EXERCISES = Path(__file__).with_name("exercises.py")
 # The errors that reading a student's code may raise; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-# The modules of this package, which the grader has, too.
-COURSE = """
-    __main__ answers checkpoints checks data doctor exercises hub lab lab_plots models offline plots prepare progress
-    recipe report results runs settings speed submit sweep tables tokens training workers
-""".split()  # noqa: SIM905
-# The packages of the course's environment that exercises may import, besides Python's own modules; the grader has them.
-PACKAGES = """
-    IPython PIL accelerate datasets dateutil dill filelock fsspec huggingface_hub ipywidgets jinja2 joblib matplotlib
-    numpy optuna packaging pandas psutil pyarrow regex safetensors scipy sklearn tokenizers torch tqdm transformers
-    typing_extensions yaml
-""".split()  # noqa: SIM905
 
 
 @contextmanager
@@ -157,35 +145,8 @@ def check_code(content: bytes) -> None:
         raise CourseError(f"exercises.py{where}: it does not compile ({why}). Fix it and save the file.") from error
     if missing := [f"{name} (problem {problem})" for name, problem in FUNCTIONS.items() if stubs.get(name, True)]:
         raise CourseError(f"exercises.py: missing (at the top level), or not written yet: {', '.join(missing)}.")
-    if lacking := find_imports(content):
-        raise CourseError(
-            f"exercises.py imports {', '.join(lacking)}, which the grader may not have. Move your own code into"
-            " exercises.py; use only Python's own modules and the packages that the course installs, such as numpy and"
-            " torch, or put the import into a `try`."
-        )
-
-
-def find_imports(code: bytes | str) -> list[str]:
-    """The modules and packages that code imports and that the grader may lack.
-
-    An import in a `try` or `with` may be allowed to fail, and one in an `if` may not happen in grading, as in
-    `if __name__ == "__main__":`.
-    """
-    tree, lacking = ast.parse(code), []
-    blocks = [node for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.With, ast.If))]
-    optional = {id(each) for node in blocks for each in ast.walk(node)}
-    for statement in ast.walk(tree):
-        if not isinstance(statement, (ast.Import, ast.ImportFrom)) or id(statement) in optional:
-            continue
-        package = "helpers" if getattr(statement, "level", 0) else ""
-        for alias in statement.names:
-            parts = [package, *(getattr(statement, "module", None) or "").split("."), *alias.name.split(".")]
-            first, second, *_ = [*filter(None, parts), ""]
-            if first == "helpers" and second not in ("", *COURSE):
-                lacking.append(f"helpers.{second}")
-            elif first not in ("helpers", *PACKAGES, *sys.stdlib_module_names):
-                lacking.append(first)
-    return lacking
+    if said := recipe.explain_imports(content):
+        raise CourseError(said)
 
 
 def find_stubs(code: bytes | str) -> dict[str, bool]:

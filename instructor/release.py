@@ -15,8 +15,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from helpers.answers import LAB, NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
+from helpers.recipe import COURSE
 from helpers.settings import CourseError, project_folder
-from helpers.submit import COURSE, FUNCTIONS, find_stubs
+from helpers.submit import FUNCTIONS, find_stubs
 
 # The files that students get, as patterns in the project's folder. README.md is written from docs/student.md.
 RELEASED = (
@@ -117,7 +118,7 @@ def find_sources(source: Path) -> dict[str, Path]:
             if name.startswith(("helpers/", "notebooks/")) and "/offline/" not in name and name not in KNOWN:
                 raise CourseError(
                     f"{name} is not a file of the course. Move it out of the project, so that students do not get it;"
-                    " or, if they should, add a module to COURSE in helpers/submit.py, anything else to KNOWN in"
+                    " or, if they should, add a module to COURSE in helpers/recipe.py, anything else to KNOWN in"
                     " instructor/release.py."
                 )
         found |= {"README.md" if name == README else name: source / name for name in names}

@@ -15,10 +15,9 @@ from typing import Any
 
 import psutil
 
-from helpers.recipe import FUNCTIONS
+from helpers.recipe import COURSE, FUNCTIONS
 from helpers.results import limit_memory
 from helpers.settings import CourseError
-from helpers.submit import COURSE
 from instructor import sandbox
 from instructor.limits import MEBI, Limits, Outcome
 from instructor.verdict import describe_rerun, judge_outcome, read_told

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Value
 from transformers import (
     BertForSequenceClassification,
     BertModel,
+    DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     PrinterCallback,
@@ -143,6 +144,10 @@ def by_policy(trial, model_name, use_bitfit=False):
     return models.apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
 
 
+def bitfit_alone(trial, model_name, use_bitfit=False):
+    return by_policy(trial, model_name, True) if use_bitfit else None
+
+
 def trainer_with(
     init_model: Callable = exercises.init_model,
     metrics: Callable | None = exercises.compute_metrics,
@@ -197,6 +202,14 @@ def score(predictions: Any, predicted: Any) -> dict[str, float]:
     return {"accuracy": float((predicted == predictions.label_ids).mean())}
 
 
+def rounded(predictions: Any) -> dict[str, float]:
+    return {"accuracy": round(exercises.compute_metrics(predictions)["accuracy"], 3)}
+
+
+def in_single_precision(predictions: Any) -> dict[str, float]:
+    return {"accuracy": np.float32(exercises.compute_metrics(predictions)["accuracy"])}
+
+
 def by_sign(predictions: Any) -> dict[str, float]:
     return score(predictions, predictions.predictions[:, 1] > 0)
 
@@ -215,6 +228,7 @@ def saved(directory: str, load: Callable[[str], torch.nn.Module] = load_classifi
     return {"model": load(directory)}
 
 
+MASKING = DataCollatorForLanguageModeling(load_tokenizer(MODEL))
 BEST = {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
 HARMLESS = {"n_jobs": 1, "timeout": None, "callbacks": [], "catch": (), "gc_after_trial": True, "study_name": "mine"}
 HARMLESS |= {"hp_name": str, "show_progress_bar": True, "storage": "sqlite:///mine.db", "load_if_exists": True}
@@ -255,14 +269,14 @@ def space_by_index(trial):
 # From a problem to what is wrong: a name, the solution, and words of the message. In 2b the solution is `init_trainer`.
 WRONG: dict[str, list[tuple[str, Callable, str]]] = {
     "1d": [
-        ("format set in place", lambda data, tokenizer: data.set_format("torch"), "such as set_format return None"),
+        ("format set in place", lambda data, tokenizer: data.set_format("torch"), "such as set_format, return None"),
         ("a column put in", lambda data, tokenizer: operator.setitem(data, "x", 1), "cannot be changed in place"),
         ("a batch to the tokenizer", lambda data, tokenizer: data.map(tokenizer, batched=True), "not a data set"),
         ("one text only", map_with(lambda rows, tokenizer: tokenizer(rows["text"][0]), batched=True), "one row per"),
         ("encode_plus", map_with(lambda row, tokenizer: tokenizer.encode_plus(row["text"])), "encode_plus is gone"),
         ("nothing returned in map", lambda data, tokenizer: data.map(returns_nothing), "came back unchanged: `map`"),
         ("padded to the longest", preprocess(padding=True), "pads to the longest text"),
-        ("not padded", preprocess(padding=False), "found 8. Hint: shorter reviews must be filled up"),
+        ("not padded", preprocess(padding=False), "found 12. Hint: shorter reviews must be filled up"),
         ("not truncated", preprocess(truncation=False), "truncation"),
         ("128 ids", preprocess(max_length=128), "found 128. Hint: they are the given tokenizer's"),
         (
@@ -292,11 +306,19 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("label changed", change_row(lambda row: {"label": 1 - row["label"]}), "label of review 0"),
         ("rows dropped", preprocess(lambda data: data.select(range(2))), "number of reviews: expected 3, found 2"),
         ("rows sorted by length", preprocess(sort_by_length), "keep the rows in their order"),
+        ("tags removed", preprocess(text=functools.partial(re.sub, "<[^>]+>", " ")), "`<br />` is part of it"),
+        ("the first 1,000", preprocess(lambda data: data.take(1000)), "expected 2500, found 1000"),
+        ("torch's data set", lambda *given: torch.utils.data.TensorDataset(), "datasets.Dataset, found torch.Tensor"),
     ],
     "2a": [
         ("unsolved", unsolved, "unsolved is not written yet. Write it in helpers/exercises.py"),
-        ("encoder only", lambda trial, name, **options: BertModel.from_pretrained(name), "found BertModel"),
+        (
+            "encoder only",
+            lambda trial, name, **options: BertModel.from_pretrained(name),
+            "use_bitfit=False returns: expected transformers.BertForSequenceClassification, found transformers.BertMo",
+        ),
         ("nothing frozen", model_with(lambda name, p: True), "found trained. Hint: nothing was frozen"),
+        ("BitFit alone returned", bitfit_alone, "use_bitfit=False returns: expected transformers.BertForSequenceClass"),
         ("everything frozen", model_with(lambda name, p: False), ".bias (128 values): expected trained"),
         ("bias in the name", model_with(lambda name, p: "bias" in name), "an empty tensor that this check adds"),
         ("biases frozen", model_with(lambda name, p: not is_bias(name)), "the wrong way round"),
@@ -329,7 +351,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("the course's function", by_policy, "expected a loop of your own"),
     ],
     "2b": [
-        ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
+        ("returns nothing", returns_nothing, "expected transformers.Trainer, found NoneType"),
         ("model instead of model_init", trainer_of_one_model, "model_init: expected there, found missing"),
         ("model_init called", trainer_of(lambda *given: exercises.init_model(None, *given)), "function, found a model"),
         ("a seed of its own", trainer_with(model_with(load=load_seeded)), "set no seed yourself"),
@@ -350,6 +372,9 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("a number for metrics", trainer_with(metrics=lambda predictions: 0.5), "compute_metrics must return a dict"),
         ("no metric", trainer_with(metrics=None), "found only eval_loss"),
         ("precision", trainer_with(metrics=precision), "always predicts 0"),
+        ("accuracy rounded", trainer_with(metrics=rounded), "always predicts 0"),
+        ("masked words", trainer_with(data_collator=MASKING), "found DataCollatorForLanguageModeling"),
+        ("best one, not saved", trainer_with(args=BEST | {"save_strategy": "no"}), "TrainingArguments only output_dir"),
         ("a table logged", trainer_with(metrics=lambda p: {"table": [[1, 2]]}), "eval_table: expected a number"),
         ("use_bitfit ignored", trainer_with(lambda trial, name, bitfit: load_classifier(name)), "must pass use_bitfit"),
         ("trained already", trainer_with(change=train_a_step), "it must only build the Trainer"),
@@ -361,7 +386,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("data shuffled", trainer_with(train=lambda data: data.shuffle(seed=1)), "found other values or another order"),
     ],
     "2b tester": [
-        ("returns nothing", returns_nothing, "expected Trainer, found NoneType"),
+        ("returns nothing", returns_nothing, "expected transformers.Trainer, found NoneType"),
         ("the folder alone", make_tester(lambda folder: {"model": folder}), "must be a loaded model"),
         ("model_init", make_tester(lambda folder: {"model_init": lambda: load_classifier(folder)}), "model_init"),
         ("training", make_tester(saved, do_train=True), "do_train: expected False, found True"),
@@ -379,6 +404,7 @@ WRONG: dict[str, list[tuple[str, Callable, str]]] = {
         ("several numbers", search_with(compute_objective=lambda m: [m["eval_accuracy"]]), "a number, found list"),
         ("compute_metrics for it", search_with(compute_objective=exercises.compute_metrics), "gets a dict of metrics"),
         ("objective by name", search_with(compute_objective="eval_accuracy"), "a function, found eval_accuracy"),
+        ("direction shortened", search_with(direction="max"), "direction: expected maximize or minimize, found max"),
         ("no direction", search_with(drop="direction"), "direction minimize"),
         ("no pruner", search_with(drop="pruner"), "found MedianPruner. Hint: this pruner, Optuna's default"),
         ("pruner class", search_with(pruner=optuna.pruners.NopPruner), "found the class NopPruner. Hint"),
@@ -414,6 +440,7 @@ OTHER_RIGHT = {
     "2b the library's padding": trainer_with(data_collator=DataCollatorWithPadding(None)),
     "2b a subclass that logs": trainer_with(kind=type("Loud", (Trainer,), {"log": lambda *given: None})),
     "2b the library's reports": trainer_with(callbacks=[PrinterCallback()]),
+    "2b accuracy in single precision": trainer_with(metrics=in_single_precision),
     "2b more metrics": trainer_with(metrics=lambda p: exercises.compute_metrics(p) | {"f1": np.float32("nan")}),
     "2c the library's own objective": search_with(drop="compute_objective"),
     "2c brute force": lambda: search_with(sampler=optuna.samplers.BruteForceSampler())(),

@@ -17,11 +17,11 @@ from datasets import Dataset
 from solutions import OTHER_RIGHT, WRONG, make_tester, saved, trainer_with
 from transformers import BertModel, TrainingArguments
 
-from helpers import exercises, recipe
+from helpers import checks, exercises, recipe
 from helpers.checks import CheckFailed, inputs, judge, problem_1d, problem_2a, problem_2b, problem_2c
 from helpers.checks.describe import describe_error, make_plain
 from helpers.checks.inputs import expect, give_public
-from helpers.checks.observe import OBSERVERS, stand_in
+from helpers.checks.observe import OBSERVERS
 from helpers.models import count_parameters, load_tokenizer
 from helpers.recipe import FUNCTIONS
 from helpers.settings import Settings
@@ -157,7 +157,28 @@ def test_a_check_depends_on_no_other_problem_s_function(small_bert: Path, capsys
     CHECKS[problem](*(getattr(module, name) for name in FUNCTIONS[problem]), model=small_bert)
     assert capsys.readouterr().out.startswith(f"Problem {problem}: correct.")
     assert all(getattr(module, name) is must_not_be_called for name in others)
-    assert inspect.signature(stand_in).parameters.keys() == inspect.signature(exercises.init_model).parameters.keys()
+
+
+def test_check_2b_calls_init_model_with_the_parameters_that_the_student_gave_it(small_bert: Path, capsys) -> None:
+    called = inspect.getsource(exercises).replace(
+        "(trial, model_name, use_b", "(trial, name=model_name, use_bitfit=use_b"
+    )
+    renamed = called.replace("Any, model_name: str, use_bitfit", "Any, name: str, verbose: bool = False, *, use_bitfit")
+    for code, said in ((renamed, "2b: correct"), (called, "missing a required argument: 'model_name'")):
+        module = ModuleType("exercises_copy")
+        exec(compile(code, exercises.__file__, "exec"), vars(module))
+        try:
+            problem_2b(module.init_trainer, module.init_tester, model=small_bert)
+        except CheckFailed as failure:
+            print(failure)
+        assert said in capsys.readouterr().out
+
+
+def test_what_the_grader_may_not_have_is_said_before_any_training(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(checks, "EXERCISES", tmp_path / "exercises.py")
+    (tmp_path / "exercises.py").write_text("def init_trainer():\n    import evaluate\n")
+    with pytest.raises(CheckFailed, match="Problem 2b: exercises.py imports evaluate, which the grader may not have"):
+        problem_2b(exercises.init_trainer, exercises.init_tester)
 
 
 @pytest.mark.parametrize("problem", CHECKS)

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import ROOT, change_cell
 
-from helpers import answers, exercises, submit
+from helpers import answers, exercises, recipe, submit
 from helpers.__main__ import main
 from helpers.results import best_run, fingerprint_code
 
@@ -177,7 +177,7 @@ def test_a_function_is_a_stub_that_may_return_nothing_before_it_says_so(body, is
 def test_imports_of_the_course_s_packages_and_those_that_may_fail_are_no_gap():
     code = "import PIL, sklearn.metrics, os.path\nfrom . import models\nfrom helpers.data import load_reviews\n"
     code += "try:\n    import evaluate\nexcept ImportError:\n    pass\nif __name__ == '__main__':\n    import peft\n"
-    assert submit.find_imports(code) == [] and all(map(find_spec, submit.PACKAGES))
+    assert recipe.find_imports(code) == [] and all(map(find_spec, recipe.PACKAGES))
 
 
 def test_another_profile_s_results_are_taken_where_quick_has_none(project):
@@ -240,7 +240,7 @@ def test_gaps_are_printed_and_nothing_is_written_unless_the_command_is_told_to(p
 def test_the_lists_of_notebooks_functions_and_modules_are_the_project_s():
     """Handed in is every notebook with points; the lab after them has none."""
     found = {path.stem for path in (ROOT / "helpers").iterdir()}
-    assert {*submit.COURSE} == found - {"__init__", "__pycache__"}
+    assert {*recipe.COURSE} == found - {"__init__", "__pycache__"}
     assert list(submit.NOTEBOOKS) == sorted(path.name for path in (ROOT / "notebooks").glob("0[1-4]*.ipynb"))
     for name, problem in submit.FUNCTIONS.items():
         assert getattr(exercises, name).__doc__.startswith(f"Problem {problem}: ")

@@ -19,8 +19,8 @@ import pytest
 from hostile import ALL, CODE, LOOKS_FOR_AN_INSTALLED_SOLUTION, ROOT, SOLUTION, STUBS, mistaken
 
 from helpers.answers import NOTEBOOKS
+from helpers.recipe import COURSE
 from helpers.settings import CourseError
-from helpers.submit import COURSE
 from instructor import sandbox, verdict
 from instructor.forgery import find_forgery
 from instructor.grade import Grader

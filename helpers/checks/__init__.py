@@ -1,12 +1,15 @@
 """One check for each code problem: it prints one line if the solution is right, or else names the mistake."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from helpers.checks.judge import CheckFailed, judge
+from helpers.recipe import explain_imports
 from helpers.settings import OFFLINE
 
 __all__ = ["CheckFailed", "judge", "problem_1d", "problem_2a", "problem_2b", "problem_2c"]
 MODEL = str(OFFLINE / "checkpoint")
+EXERCISES = Path(__file__).parents[1] / "exercises.py"
 
 
 def problem_1d(preprocess_dataset: Callable, model: str = MODEL) -> None:
@@ -34,6 +37,8 @@ def _check(problem: str, model: str, *solutions: Callable) -> None:
     from helpers.checks.observe import observe, quiet_workshop
     from helpers.prepare import refresh_exercises
 
+    if said := explain_imports(EXERCISES.read_bytes()):
+        raise CheckFailed(f"Problem {problem}: {said}")
     refresh_exercises()
     with quiet_workshop():
         given = give_public(problem, str(model))

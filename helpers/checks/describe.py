@@ -11,9 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import (
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    DefaultDataCollator,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
-from helpers.recipe import CHECKED, QUIET, Mistake, read_arguments, read_rows
+from helpers.recipe import ASKED, CHECKED, PARTS, QUIET, SEARCH, Mistake, read_arguments, read_rows
 
 # Patterns for the libraries' error messages, and hints that explain the mistake. The first match is shown.
 HINTS = {
@@ -38,6 +46,13 @@ HINTS = {
     r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"
     " metrics, with names such as eval_accuracy.",
 }
+# What an error raised inside a library says instead: its own advice may be to add what the task does not want.
+NEEDED = {
+    "transformers": f"the Trainer needs only {', '.join(PARTS)}; TrainingArguments only output_dir, report_to,"
+    f" {', '.join(ASKED)}.",
+    "optuna": f"the search needs only {', '.join(SEARCH)}.",
+}
+PADDING = (DefaultDataCollator, DataCollatorWithPadding)
 
 
 def describe_model(classifier: torch.nn.Module) -> dict[str, Any]:
@@ -96,15 +111,15 @@ def describe_trainer(trainer: Trainer) -> dict[str, Any]:
 
 
 def _find_left_out(trainer: Trainer) -> list[tuple[str, str]]:
-    """A Trainer's parts that are not the library's own (its collators and reporting callbacks are), and their names."""
+    """A Trainer's parts that are not the usual ones (which reporting callbacks of the library are), and their names."""
     names = ["compute_loss_func", "optimizer", "lr_scheduler"]
     names += ["optimizer_cls_and_kwargs", "preprocess_logits_for_metrics"]
     parts = [(name, getattr(trainer, name)) for name in names]
-    others = [("callbacks", callback) for callback in trainer.callback_handler.callbacks]
-    for what, part in [*others, ("data_collator", trainer.data_collator)]:
-        library = getattr(part, "__module__", "").startswith("transformers.")
-        if not library or isinstance(part, EarlyStoppingCallback):
-            parts.append((what, part))
+    for callback in trainer.callback_handler.callbacks:
+        if not type(callback).__module__.startswith("transformers.") or isinstance(callback, EarlyStoppingCallback):
+            parts.append(("callbacks", callback))
+    if trainer.data_collator is not default_data_collator and type(trainer.data_collator) not in PADDING:
+        parts.append(("data_collator", trainer.data_collator))
     named = [(what, getattr(part, "__name__", type(part).__name__)) for what, part in parts if part is not None]
     return named + [("own method", name) for name in _list_own_methods(trainer, Trainer) if name != "log"]
 
@@ -123,8 +138,8 @@ def make_plain(value: Any) -> Any:
 
 
 def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str:
-    """Say what went wrong, with the line of the student's file if it happened there."""
-    reason = "".join(str(error).strip().splitlines()[:1])
+    """Say what went wrong, with the lines of the student's file that led there, the first and the last."""
+    reason = " ".join(str(error).split())
     if isinstance(error, Mistake):
         return reason[:500]
     files = {solution.__code__.co_filename for solution in solutions if hasattr(solution, "__code__")}
@@ -135,8 +150,10 @@ def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str
             f"{own[-1].name} is not written yet. Write it in helpers/exercises.py, save the file,"
             " and run this problem's cells again."
         )
-    where = f" in {own[-1].name}, line {own[-1].lineno} of {os.path.basename(own[-1].filename)}," if own else ""
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))), None)
+    places = dict.fromkeys(f"{frame.name}, line {frame.lineno}" for frame in [*own[:1], *own[-1:]])
+    where = f" in {', then '.join(places)} of {os.path.basename(own[-1].filename)}," if own else ""
+    library = next((name for name in NEEDED if frames and f"/{name}/" in frames[-1].filename.replace("\\", "/")), None)
+    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))), NEEDED.get(library))
     reason = reason or (own[-1].line if own else "no reason given")  # A bare assert gives none.
     reason = f"{reason[:300].removesuffix('.')}. Hint: {hint}" if hint else reason[:300]
     return f"expected to run to its end, but it stopped{where} with {type(error).__name__}: {reason}"

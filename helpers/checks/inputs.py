@@ -15,7 +15,7 @@ from helpers.models import apply_policy, load_classifier, load_tokenizer
 from helpers.recipe import ASKED, take_checked
 from helpers.settings import Settings
 
-SHORT = ["A quiet, honest film.", "It's long.", "Dull!<br />I left early."]
+SHORT = ["Dull!<br />I left early.", "It's long.", "A quiet, honest film."]
 LONG = ["It begins well, and then it goes on, and on, and on. " * 60, "Good. " * 300, "good " * 600]
 # What people tend to clean out of texts: small words, and every sign on the keyboard.
 CLEANED = " the baaad #1 that @you said was it; isn't, I’d say, 7/10: “clichés” &amp; no www.dull.org 👎 :) "
@@ -46,7 +46,7 @@ def give_public(problem: str, model: str) -> dict[str, Any]:
         return give_1d(model, SHORT, LONG, [0, 1] * 4)
     if problem == "2a":
         return {"model": model, "table": "relative_attention_bias"}
-    return give_2b(model, os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(24)])
+    return give_2b(model, os.path.abspath("fine-tuned"), SHORT, [index % 8 < 5 for index in range(27)])
 
 
 def change_model(model: str, folder: Path) -> str:
@@ -67,14 +67,20 @@ def change_model(model: str, folder: Path) -> str:
 
 
 def give_1d(model: str, short: list[str], long: list[str], labels: list[int]) -> dict[str, Any]:
-    """Short reviews, then these and long ones, in no order: neither by length nor by alphabet."""
-    short = [short[0], short[1] + CLEANED, *short[2:]]
+    """Short reviews, then these and long ones, in no order: neither by length nor by alphabet.
+
+    The last short one has every sign: what changes one sign alone shows in a simple review before.
+    """
+    short = [*short[:-1], short[-1] + CLEANED]
     reviews = [{"text": texts, "label": labels[: len(texts)]} for texts in (short, [*short, *long])]
     return {"model": model, "reviews": reviews}
 
 
 def give_2b(model: str, saved: str, texts: list[str], positive: list[bool]) -> dict[str, Any]:
-    """16 training and 8 validation reviews of 512 ids each, and a fine-tuned model saved in the folder `saved`."""
+    """16 training and 11 validation reviews of 512 ids each, and a fine-tuned model saved in the folder `saved`.
+
+    Shares of 11 have no short decimal form, which shows whether an accuracy is rounded.
+    """
     texts = (texts * len(positive))[: len(positive)]
     ids = load_tokenizer(model)(texts, **OPTIONS)
     rows = Dataset.from_dict({"text": texts, "label": [int(label) for label in positive]} | dict(ids))

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import inspect
 import os
 import tempfile
 import warnings
@@ -25,6 +26,7 @@ SHARED: dict[str, tuple[Callable, Callable, Any]] = {
     "default data type": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     "recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled, True),
 }
+MANY = {"text": ["Good.", "Bad."] * 1250, "label": [1, 0] * 1250}  # More than somebody in a hurry would keep.
 OBJECT = ("an object", "call one of Optuna's classes, with (), to get an object.")
 FUNCTION = ("a function", "the search calls it for each trial: give the function itself, not what it returns.")
 KINDS: dict[str, tuple[Any, tuple[str, str]]] = {
@@ -66,13 +68,18 @@ def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator
         except Mistake as mistake:
             named = next(name for name in COLUMNS if name in str(mistake))
             raise Mistake(f"{mistake} Hint: {MEANINGS[named]}") from None
+    found = preprocess_dataset(Dataset.from_dict(MANY), tokenizer)
+    demand(
+        "rows made of 2,500 short reviews", len(MANY["text"]), len(found), "leave none out, nor any that is repeated."
+    )
 
 
 def _observe_2a(given: dict[str, Any], init_model: Callable) -> Iterator[dict]:
     with patch.dict(POLICIES, dict.fromkeys(POLICIES, _refuse)), _bias_table(given["table"]):
         for seed, options in enumerate(({}, {"use_bitfit": True}, {})):
             torch.manual_seed(seed)
-            yield _observe_model(init_model(None, given["model"], **options))
+            name = f"init_model with use_bitfit={options.get('use_bitfit', False)}"
+            yield _observe_model(init_model(None, given["model"], **options), name)
 
 
 def _refuse(name: str) -> bool:
@@ -97,9 +104,9 @@ def _bias_table(name: str) -> Iterator[None]:
         yield
 
 
-def _observe_model(classifier: Any) -> dict[str, Any]:
+def _observe_model(classifier: Any, function: str = "model_init") -> dict[str, Any]:
     """Describe a classifier, then zero its weights, so that the next one must be loaded again."""
-    require("init_model", classifier, BertForSequenceClassification)
+    require(function, classifier, BertForSequenceClassification)
     described = describe_model(classifier) | {"next": torch.rand(1).item()}
     for parameter in classifier.parameters():
         torch.nn.init.zeros_(parameter)
@@ -110,7 +117,8 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
     """Build both Trainers, and measure as training does, with only those parts that it uses."""
     few = {name: [row[:16] for row in given["val"][name]] for name in COLUMNS[:3]}
     few = Dataset.from_dict(few | {"label": given["val"]["label"]})
-    with patch.dict(getattr(init_trainer, "__globals__", {}), {"init_model": stand_in}):
+    known = getattr(init_trainer, "__globals__", {})
+    with patch.dict(known, {"init_model": stand_in(known.get("init_model"))}):
         for options in ({}, {"use_bitfit": True}):
             train, val = Dataset.from_dict(given["train"]), Dataset.from_dict(given["val"])
             with patch.dict(os.environ):  # Some arguments set variables, which later Trainers would read.
@@ -131,19 +139,38 @@ def _observe_2b(given: dict[str, Any], init_trainer: Callable, init_tester: Call
         yield from _observe_metrics(tester.model, tester.compute_metrics, few, "test")
 
 
-def stand_in(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
-    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there."""
-    return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
+def stand_in(own: Any) -> Callable:
+    """A correct `init_model` for check 2b, so that a mistake in Problem 2a costs points only there.
+
+    It has the parameters of the student's `own`, whatever their names, if check 2a can call that.
+    """
+
+    def init_model(trial: Any, model_name: str, use_bitfit: bool = False) -> torch.nn.Module:
+        return apply_policy(load_classifier(model_name), "bitfit" if use_bitfit else "full")
+
+    try:
+        signature = inspect.signature(own)
+        signature.bind(None, "a model", use_bitfit=True)
+    except (TypeError, ValueError):
+        return init_model
+
+    def called_as_own(*given: Any, **named: Any) -> torch.nn.Module:
+        bound = signature.bind(*given, **named)
+        bound.apply_defaults()
+        third = [*bound.args[2:], False][0]
+        return init_model(*bound.args[:2], (bound.arguments | bound.kwargs).get("use_bitfit", third))
+
+    return called_as_own
 
 
 def _observe_metrics(model: torch.nn.Module, compute_metrics: Callable, few: Dataset, prefix: str) -> Iterator[dict]:
     """Evaluate three classifiers, whose results distinguish the accuracy from every other metric.
 
-    Two always predict the same, with logits of either sign, and one is always right.
+    Two always predict the same, with logits of either sign, and the one between them is always right.
     """
     trainer = _build_quiet_trainer(model=model, compute_metrics=compute_metrics)
     right = [[-1.0 - row, 2.0] if label else [2.0 + row, 1.0] for row, label in enumerate(few["label"])]
-    for logits in ([[3.0, 1.0]] * len(few), [[-3.0, -1.0]] * len(few), right):
+    for logits in ([[3.0, 1.0]] * len(few), right, [[-3.0, -1.0]] * len(few)):
         with model.classifier.register_forward_hook(lambda *seen, logits=logits: seen[-1].new_tensor(logits)):
             metrics = trainer.predict(few, metric_key_prefix=prefix).metrics
         for name, value in metrics.items():
@@ -206,6 +233,8 @@ def _check_keys(search: dict[str, Any]) -> None:
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
+    if (direction := search.get("direction", "minimize")) not in ("maximize", "minimize"):
+        demand("key direction", "maximize or minimize", direction, "the best trial has the highest accuracy.")
     for name, (kind, (wanted, hint)) in KINDS.items():
         value = search.get(name)
         if not isinstance(value, kind):
@@ -214,7 +243,7 @@ def _check_keys(search: dict[str, Any]) -> None:
 
 def _build_quiet_trainer(**options: Any) -> Trainer:
     arguments = TrainingArguments("quiet", report_to="none", disable_tqdm=True)
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments._n_gpu, arguments.per_device_eval_batch_size = min(arguments.n_gpu, 1), 16
     trainer = Trainer(args=arguments, **options)
     trainer.remove_callback(PrinterCallback)
     return trainer
