@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from helpers.report import list_varied, name_run
+from helpers.report import list_values, list_varied
 from helpers.settings import Run
 
 # The colour map cividis, suited to all kinds of colour blindness, from guessing (0.5) to always right (1).
@@ -69,7 +69,7 @@ class Progress:
         for place, each in enumerate(ended, count - len(ended) + 1):
             reached = "no accuracy" if each.accuracy is None else f"accuracy {each.accuracy:.3f}"
             stopped = f" after {each.until:g} of {each.run.epochs:g} epochs" if each.until < each.run.epochs else ""
-            name = name_run(vars(each.run), fields)
+            name = name_run(each.run, fields)
             lines.append(f"[{place:>{len(str(len(known)))}}/{len(known)}] {name}: {reached}{stopped}")
         self.draw(lines)
 
@@ -134,6 +134,11 @@ class NotebookProgress(Progress):
             self.draw([], note="")  # What has stopped it, its error says.
 
 
+def name_run(run: Run, fields: Iterable[str]) -> str:
+    """The run's policy, and its values of these fields."""
+    return ", ".join([run.policy, *list_values(vars(run), fields)])
+
+
 def find_best(states: Iterable[State]) -> list[State]:
     """For each policy, of the runs trained longest, the one with the highest accuracy; the first in case of a tie."""
     ended = [state for state in states if state.finished and state.accuracy is not None]
@@ -151,7 +156,7 @@ def render(states: Iterable[State]) -> str:
     columns = sorted({getattr(state.run, column) for state in states})
     rows: dict[str, dict[Any, str]] = {}
     for state in states:
-        row = rows.setdefault(html.escape(name_run(vars(state.run), fields)), dict.fromkeys(columns, "<td></td>"))
+        row = rows.setdefault(html.escape(name_run(state.run, fields)), dict.fromkeys(columns, "<td></td>"))
         row[getattr(state.run, column)] = _draw_cell(state, state in best)
     lines = ["".join(f"<th>{head}</th>" for head in (column.replace("_", " "), *columns))]
     lines += [f"<th>{name}</th>{''.join(row.values())}" for name, row in rows.items()]
