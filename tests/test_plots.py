@@ -26,11 +26,7 @@ FIGURES = {
     "accuracy": lambda results: plots.plot_accuracy_against_parameters(results, published()),
     "biases": plots.plot_bias_movement,
 }
-LAB = {
-    "head": lab_plots.plot_variants,
-    "steps": lab_plots.plot_variants,
-    "pretraining": lab_plots.plot_variants,
-    "biases": lab_plots.plot_variants,
+LAB = dict.fromkeys(("head", "steps", "pretraining", "biases"), lab_plots.plot_variants) | {
     "rate": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "encoder": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "data": lambda results: lab_plots.plot_curve(results, "reviews"),
@@ -208,8 +204,7 @@ def test_variants_have_names_of_their_own():
 @pytest.mark.parametrize("name", ["rate", "encoder", "data"])
 def test_a_policy_is_known_by_its_marker_too_where_colours_are_not_seen(name):
     figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in plots.LOOKS.values()}
-    named = legend_of(figure)
-    shown = {label: named[label].get_marker() for label in known if label in named}
+    shown = {label: line.get_marker() for label, line in legend_of(figure).items() if label in known}
     assert len(shown) >= 2 and shown.items() <= known.items()
     drawn = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
     assert {line.get_marker() for line in drawn if line.get_linestyle() == "--"} <= set(known.values())

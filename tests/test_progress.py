@@ -95,7 +95,8 @@ def test_the_time_left_follows_the_epochs_done_here_and_the_reviews_of_each(cloc
         ((small, large), 40, [(0, 0, 0), (1, 10, 0), (11, 20, 0)], "about 60 s left"),
     ):
         shown = Progress()
-        for clock[0], first, second in steps:
+        for now, first, second in steps:
+            clock[0] = now
             shown.show([state(runs[0], first, 0.7, until), state(runs[1], second)])
         assert said in shown.describe_status()
 
@@ -110,15 +111,15 @@ def test_times_are_told_in_a_fitting_unit(seconds, text):
 def test_the_place_decides_what_is_shown(monkeypatch):
     monkeypatch.setattr("sys.stdout", Terminal())
     for name in ("CI", "COURSE_PROGRESS"):
-        monkeypatch.delenv("CI", raising=False)
-        monkeypatch.delenv("COURSE_PROGRESS", raising=False)
-        monkeypatch.setitem(sys.modules, "ipykernel", None)
-        assert type(choose_progress()) is NotebookProgress and not Progress().bar.disable
-        monkeypatch.setenv(name, "plain")
-        assert type(choose_progress()) is Progress and Progress().bar.disable
-        monkeypatch.delenv(name)
-        monkeypatch.delitem(sys.modules, "ipykernel")
-        assert type(choose_progress()) is Progress
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert type(choose_progress()) is Progress and not Progress().bar.disable
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert type(choose_progress()) is NotebookProgress
+    for name in ("CI", "COURSE_PROGRESS"):
+        with monkeypatch.context() as change:
+            change.setenv(name, "plain")
+            assert type(choose_progress()) is Progress and Progress().bar.disable
 
 
 def test_a_terminal_keeps_its_bar_below_the_lines_also_after_a_round_of_pruning(monkeypatch):
@@ -128,8 +129,8 @@ def test_a_terminal_keeps_its_bar_below_the_lines_also_after_a_round_of_pruning(
     shown = Progress()
     for until in (2, 4):
         terminal.truncate(0)
-        shown.show([state(FULL, until - 2, until=until), state(SLOW, until - 2, until=until)])
-        shown.show([state(FULL, until, 0.95, until=until), state(SLOW, until - 2, until=until)])
+        for done in (until - 2, until):
+            shown.show([state(FULL, done, 0.95, until), state(SLOW, until - 2, until=until)])
         shown.close()
         assert f" {100 * (until - 1) / until:.0f}%" in terminal.getvalue()
         assert "full, rate 3e-4: accuracy 0.950" in terminal.getvalue()
