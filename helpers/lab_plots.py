@@ -121,7 +121,7 @@ def describe_finding(results: dict[str, Any]) -> str:
 
 
 def _read(results: dict[str, Any], apart: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The runs, each with its policy and all fields that the lab varies except `apart` as `variant`; these fields."""
+    """A lab's runs, each with its `variant`: the policy and what the lab varies, except `apart`; and what it varies."""
     runs, changes = read_lab(results)
     fields = [name for name in changes if name not in apart]
     names = [", ".join([LOOKS[run["policy"]][0], *list_values(run, fields)]) for run in runs.to_dict("records")]

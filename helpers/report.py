@@ -79,9 +79,9 @@ def describe_source(results: dict[str, Any], note: str = "") -> str:
     for what, real in (("model", "bert-tiny"), ("data", "IMDb")):
         name = run[what]["name"]
         parts.append(f"{what} {name}" + f" (stands in for {real})" * name.startswith("offline "))
-    counts, seeds = ({one[name] for one in runs} for name in ("reviews", "seed"))
+    counts, seeds = {one["reviews"] or run["data"]["train"] for one in runs}, {one["seed"] for one in runs}
     if len(counts) == 1:
-        parts.append(f"{counts.pop() or run['data']['train']:,} training reviews")
+        parts.append(f"{counts.pop():,} training reviews")
     common = [name for name in FIELDS if name not in (*list_varied(runs), "reviews", "validation", "seed")]
     parts += list_values(runs[0], [name for name in common if runs[0][name] != getattr(Run, name)])
     parts += [run["recipe"]["precision"], f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds", note]
