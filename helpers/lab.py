@@ -171,7 +171,7 @@ def summarise(results: dict[str, Any]) -> pd.DataFrame:
         "training": ("train_accuracy", "mean"),
         "parameters": ("trainable_parameters", "first"),
     }
-    table = pd.DataFrame(runs).groupby(["policy", *changes], sort=False).agg(**columns)
+    table = runs.groupby(["policy", *changes], sort=False).agg(**columns)
     if "learning_rate" in changes:
         table = table.rename(index=report.format_rate, level="learning_rate")
     table = table.dropna(axis=1, how="all")  # One seed has no standard deviation.

@@ -1,5 +1,6 @@
 """Figures of the lab, each drawn from an experiment's results: one dot per seed, and a title computed from the data."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from helpers.plots import GREY, LOOKS, MEASURED, PALE, finish, open_figure, put_legend
-from helpers.report import FIELDS, describe_source, format_rate, name_run, read_lab
+from helpers.report import FIELDS, describe_source, format_rate, list_values, read_lab
 from helpers.settings import CourseError, Settings
 
 
 def plot_variants(results: dict[str, Any]) -> Figure:
     """Draw a row for every variant: each seed's validation accuracy, their mean, and (hollow) training accuracy."""
-    runs = _tabulate(results)
+    runs, _ = _read(results)
     runs["mean"] = runs.groupby("variant")[MEASURED].transform("mean")
     runs = runs.sort_values(["encoder", "mean"], ascending=False, kind="stable")
     variants = list(runs.groupby("variant", sort=False))
@@ -40,7 +41,7 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
     numeric = [name for name in FIELDS if name not in ("encoder", "seed")]
     if field not in numeric:
         raise CourseError(f"Runs have no numeric field {field!r}. Choose one of: {', '.join(numeric)}.")
-    runs = _tabulate(results, {field, "encoder"})
+    runs, _ = _read(results, apart={field, "encoder"})
     if (runs[field] <= 0).any():
         raise CourseError(f"This axis is logarithmic and has no 0: leave out the runs whose {field} is 0.")
     panels = list(runs.groupby("encoder", sort=False))
@@ -78,63 +79,53 @@ def plot_curve(results: dict[str, Any], field: str) -> Figure:
 
 
 def describe_finding(results: dict[str, Any]) -> str:
-    """One sentence with the main figures for what the runs vary, whatever the outcome."""
-    runs, changes = _tabulate(results), read_lab(results)[1]
+    """One sentence with the main figures, whatever the outcome; the extremes where nothing else can be compared."""
+    runs, changes = _read(results)
+    rates, others = "learning_rate" in changes, {*changes} - {"learning_rate"}
 
-    def mean(*by: str) -> pd.Series:
-        return runs.groupby(list(by), sort=False)[MEASURED].mean()
+    def mean(rows: list[str], columns: str) -> pd.DataFrame:
+        return runs.pivot_table(MEASURED, rows, columns, sort=False)
 
-    policies, rates = set(runs["policy"]), "learning_rate" in changes
-    others = set(changes) - {"learning_rate"}  # Compare only where a single thing differs.
-    if {"full", "bitfit+head"} <= policies and others in ({"encoder"}, {"reviews"}):
+    if {"full", "bitfit+head"} <= {*runs["policy"]} and others in ({"encoder"}, {"reviews"}):
         (field,) = others
-        best = mean(field, "policy", "learning_rate").groupby([field, "policy"], sort=False).max().unstack()
-        gap = (best["full"] - best["bitfit+head"]).dropna()
-        if field == "reviews" and len(gap) > 1:
-            gap = gap.sort_index().iloc[[0, -1]]
-        article = "the " * (field == "encoder")
-        parts = [f"{_points(value)} with {article}{FIELDS[field][1](level)}" for level, value in gap.items()]
-        if parts:
-            rate = ", each at its best rate" * rates
+        best = mean([field, "learning_rate"], "policy").groupby(field, sort=False).max()
+        gap = (best["full"] - best["bitfit+head"]).iloc[[0, -1]]
+        if gap.notna().all():
+            article, rate = "the " * (field == "encoder"), ", each at its best rate" * rates
+            parts = [f"{_points(value)} with {article}{FIELDS[field][1](level)}" for level, value in gap.items()]
             return f"Full fine-tuning against BitFit + classifier{rate}: {', '.join(parts)}"
     if others == {"epochs"}:
-        table = mean("policy", "learning_rate", "epochs").unstack().sort_index(axis=1)
-        few, many = table.columns[[0, -1]]
-        change = (table[many] - table[few]).dropna()  # Only policies with both at the same rate.
-        shared = change.index.unique("learning_rate")
-        where = f" at {format_rate(shared[0])}" if len(shared) == 1 else " (mean of the rates)"
-        change = change.groupby("policy", sort=False).mean()
-        parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
-        if parts:
-            return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{where * rates}"
-    if rates and not others:
-        parts = []
-        for policy, tried in mean("policy", "learning_rate").groupby("policy", sort=False):
-            best = [format_rate(rate) for _, rate in tried[tried == tried.max()].index]
-            if len(best) < len(tried):  # With a single rate, or equal ones, there is no best one.
-                parts.append(f"{LOOKS[policy][0]} is best at {' or '.join(best)}")
-        if parts:
+        table = mean(["policy", "learning_rate"], "epochs")
+        few, many = table.columns.min(), table.columns.max()
+        if table.notna().all(axis=None):
+            change = (table[many] - table[few]).groupby("policy", sort=False).mean()
+            parts = [f"{LOOKS[policy][0]} by {_points(value)}" for policy, value in change.items()]
+            rate = " (mean of the rates)" * rates
+            return f"{many:g} epochs instead of {few:g} change {' and '.join(parts)}{rate}"
+    if changes == ["learning_rate"]:
+        table = mean(["policy"], "learning_rate")
+        if table.nunique(axis=1).min() > 1:  # With a single rate, or equal ones, there is no best one.
+            best = {policy: map(format_rate, row.index[row == row.max()]) for policy, row in table.iterrows()}
+            parts = [f"{LOOKS[policy][0]} is best at {' or '.join(tried)}" for policy, tried in best.items()]
             return f"{' and '.join(parts)}; the grid ends at {format_rate(max(Settings().learning_rates))}"
     plain = runs[runs["head_scale"] == 1].groupby("policy")[MEASURED].mean()
-    if {"bitfit", "bitfit+head", "head"} <= set(plain.index) and others <= {"head_scale"} and not rates:
+    if {"bitfit", "bitfit+head", "head"} <= {*plain.index} and {*changes} <= {"head_scale"}:
         change = _points(plain["bitfit+head"] - plain["bitfit"])
-        return (
-            f"Training the classifier too changes BitFit by {change}; the classifier alone reaches {plain['head']:.3f}"
-        )
-    means = mean("variant").sort_values(ascending=False, kind="stable")
-    names = [f"{name} {value:.3f}" for name, value in means.items()]
-    seeds = runs[MEASURED]
-    if len(means) == 1 and len(seeds) > 1:
+        alone = f"the classifier alone reaches {plain['head']:.3f}"
+        return f"Training the classifier too changes BitFit by {change}; {alone}"
+    means = runs.groupby("variant", sort=False)[MEASURED].mean().sort_values(ascending=False, kind="stable")
+    names, seeds = [f"{name} {value:.3f}" for name, value in means.items()], runs[MEASURED]
+    if len(names) == 1 and len(seeds) > 1:
         return f"{names[0]} ± {seeds.std():.3f} over {len(seeds)} seeds, from {seeds.min():.3f} to {seeds.max():.3f}"
     return ", ".join(names) if len(names) <= 3 else f"From {names[-1]} to {names[0]}"
 
 
-def _tabulate(results: dict[str, Any], apart: set[str] = frozenset()) -> pd.DataFrame:
-    """The runs as a table; `variant` names the policy and all fields that the experiment varies, except `apart`."""
+def _read(results: dict[str, Any], apart: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """A lab's runs, each with its `variant`: the policy and what the lab varies, except `apart`; and what it varies."""
     runs, changes = read_lab(results)
     fields = [name for name in changes if name not in apart]
-    names = [name_run(run | {"policy": LOOKS[run["policy"]][0]}, fields) for run in runs]
-    return pd.DataFrame(runs).assign(variant=names)
+    names = [", ".join([LOOKS[run["policy"]][0], *list_values(run, fields)]) for run in runs.to_dict("records")]
+    return runs.assign(variant=names), changes
 
 
 def _points(difference: float) -> str:
@@ -142,5 +133,4 @@ def _points(difference: float) -> str:
 
 
 def _measured_on(runs: pd.DataFrame) -> str:
-    counts = sorted({counts["validation"] for counts in runs["measured_on"]})
-    return " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+    return " or ".join(f"{count:,}" for count in sorted({*runs["validation"]}))

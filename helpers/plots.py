@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from helpers.progress import CELL, interact
-from helpers.report import describe_fields, describe_source, format_rate, list_varied, name_tensor, tested_run
-from helpers.results import best_run, list_policies, published, reached, read_search, select_runs
+from helpers.report import describe_source, format_rate, list_values, list_varied, name_tensor, tested_run
+from helpers.results import best_run, is_whole, list_policies, published, reached, read_search, select_runs
 from helpers.settings import CourseError, write_atomically
 
 MEASURED = "validation_accuracy"
@@ -92,35 +92,33 @@ def plot_grid(results: dict[str, Any]) -> Figure:
 
     A cell that was stopped early (`--prune`) shows after which epoch.
     """
-    runs = pd.DataFrame(read_search(results))
-    runs["trained"] = [*map(reached, results["runs"])]
-    scale = plt.Normalize(runs[MEASURED].min(), runs[MEASURED].max())
-    figure, axes = open_figure(len(list_policies(results)), 4.4, 3.4)
-    for axis, (policy, group) in zip(axes, runs.groupby("policy", sort=False), strict=True):
-        grid = group.pivot(index=CELL[0], columns=CELL[1], values=MEASURED).sort_index(ascending=False)
+    table = pd.DataFrame(read_search(results)).pivot(index=CELL, columns="policy", values=MEASURED)
+    scale, policies = plt.Normalize(table.min(axis=None), table.max(axis=None)), list_policies(results)
+    figure, axes = open_figure(len(policies), 4.4, 3.4)
+    for axis, policy in zip(axes, policies, strict=True):
+        grid = table[policy].dropna().unstack().sort_index(ascending=False)
         image = axis.imshow(grid, cmap="cividis", norm=scale, aspect="auto")
-        for run in group.itertuples():
-            place = grid.columns.get_loc(run.batch_size), grid.index.get_loc(run.learning_rate)
-            colour = "black" if scale(run.validation_accuracy) > 0.47 else "white"  # The contrast is 4.5 or more.
-            stopped = f"\nepoch {run.trained:g}" if run.trained < run.epochs else ""
+        runs, best = select_runs(results, policy=policy), best_run(results, policy)
+        for run in runs:
+            column, row = grid.columns.get_loc(run["batch_size"]), grid.index.get_loc(run["learning_rate"])
+            colour = "black" if scale(run[MEASURED]) > 0.47 else "white"  # The contrast is 4.5 or more.
+            stopped = "" if is_whole(run) else f"\nepoch {reached(run):g}"
             look = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
-            axis.text(*place, f"{run.validation_accuracy:.3f}{stopped}", **look)
-        if best := best_run(results, policy):
-            column, row = grid.columns.get_loc(best["batch_size"]), grid.index.get_loc(best["learning_rate"])
-            for colour, line in (("white", 5), ("#d55e00", 2.5)):
+            axis.text(column, row, f"{run[MEASURED]:.3f}{stopped}", **look)
+            for colour, line in (("white", 5), ("#d55e00", 2.5)) if run is best else ():
                 axis.add_patch(Rectangle((column - 0.46, row - 0.43), 0.92, 0.86, fill=False, ec=colour, lw=line))
         axis.set(xlabel="batch size (reviews)", ylabel="learning rate")
-        axis.set_title(f"{LOOKS[policy][0]} ({group['trainable_parameters'].iloc[0]:,} trained)")
+        axis.set_title(f"{LOOKS[policy][0]} ({runs[0]['trainable_parameters']:,} trained)")
         axis.set_xticks(range(len(grid.columns)), grid.columns)
         axis.set_yticks(range(len(grid.index)), map(format_rate, grid.index))
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes, label=_label(results), shrink=0.9)
-    title, accuracy = "Validation accuracy of every cell", runs.pivot(index=CELL, columns="policy", values=MEASURED)
-    if {"full", "bitfit"} <= set(accuracy):
-        gap = (accuracy["full"] - accuracy["bitfit"]).dropna()
+    title = "Validation accuracy of every cell"
+    if {"full", "bitfit"} <= {*table}:
+        gap = (table["full"] - table["bitfit"]).dropna()
         title = f"Full fine-tuning is ahead of BitFit in {(gap > 0).sum()} of {len(gap)} cells"
-        title += " (many stopped early)" * any(runs["trained"] < runs["epochs"])
+        title += " (many stopped early)" * (not all(map(is_whole, results["runs"])))
     return finish(figure, title, describe_source(results, "outlined: the chosen cell"))
 
 
@@ -134,11 +132,12 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
     figure, axes = open_figure(len(chosen), 4.2, 3.6)
     margin = 0.05 * (max(every) - min(every)) or 0.01
     axes[0].set_ylim(min(every) - margin, max(every) + margin)
+    thin, ends = {"lw": 0.8, "color": "#8c8c8c"}, []
     for axis, best in zip(axes, chosen, strict=True):
-        label, colour, marker = LOOKS[best["policy"]]
-        thick = {"lw": 3, "marker": marker, "color": colour, "label": f"chosen: {describe_fields(best, CELL)}"}
-        thin = {"lw": 0.8, "color": "#8c8c8c"}
-        axis.plot(pd.DataFrame(best["history"]).set_index("epoch")[MEASURED], **thick, zorder=3)
+        (label, colour, marker), cell = LOOKS[best["policy"]], ", ".join(list_values(best, CELL))
+        ends.append(f"{label}, {cell}: {best[MEASURED]:.3f}")
+        thick = {"lw": 3, "marker": marker, "color": colour, "label": f"chosen: {cell}", "zorder": 3}
+        axis.plot(pd.DataFrame(best["history"]).set_index("epoch")[MEASURED], **thick)
         others = [run for run in select_runs(results, policy=best["policy"]) if run is not best]
         for run in others:
             # A run that was stopped after its first epoch is a dot: its line would be invisible.
@@ -149,7 +148,6 @@ def plot_learning_curves(results: dict[str, Any], chosen: list[dict[str, Any]] |
         axis.set(xlabel="epoch", ylabel=_label(results), title=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         put_legend(axis, ncols=1)
-    ends = [f"{LOOKS[run['policy']][0]}, {describe_fields(run, CELL)}: {run[MEASURED]:.3f}" for run in chosen]
     return finish(figure, "; ".join(ends), describe_source(results))
 
 
@@ -234,15 +232,15 @@ def plot_bias_movement(results: dict[str, Any]) -> Figure:
         rows = np.tile(np.arange(len(names)) + shift, len(dots))
         look = {"color": colour, "label": label, "clip_on": False, "zorder": 3, "alpha": 0.8}
         axis.plot(dots.to_numpy().ravel(), rows, marker, **look)
-    axis.set_yticks(range(len(names)), [" · ".join(filter(None, name)) for name in names])
-    for row, ((above, _), (below, _)) in enumerate(itertools.pairwise(names)):
+    axis.set_yticks(range(len(names)), names)
+    for row, (above, below) in enumerate(itertools.pairwise(name.split(" · ")[0] for name in names)):
         if above != below:
             axis.axhline(row + 0.5, color="#bfbfbf", lw=0.8)
     axis.invert_yaxis()
     axis.set(xlim=(0, None), xlabel="mean absolute change of a bias term (no unit)")
     axis.grid(axis="x", color=PALE)
     put_legend(axis)
-    title = f"Most moved: {' · '.join(name_tensor(mean.max().idxmax()))}"
+    title = f"Most moved: {name_tensor(mean.max().idxmax())}"
     # A search's chosen cells may differ, each being its policy's best; a lab's runs may differ only in the seed.
     alike = all("test" in run for run in runs) or not set(list_varied(runs)) - {"seed"}
     if {"full", "bitfit"} <= set(mean.index) and alike:

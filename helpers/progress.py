@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from helpers.report import list_varied, name_run
+from helpers.report import list_values, list_varied
 from helpers.settings import Run
 
 # The colour map cividis, suited to all kinds of colour blindness, from guessing (0.5) to always right (1).
@@ -24,7 +24,7 @@ BOX = "min-width: 4.6em; padding: 0.1em; text-align: center; border: 2px"
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is: epochs trained and wanted, the accuracy measured, and whether it is being trained now."""
+    """How far a run is: epochs trained and wanted, its accuracy (if finished), and whether it is being trained now."""
 
     run: Run
     done: float
@@ -60,54 +60,52 @@ class Progress:
         if not before and all(each.finished for each in states):
             return  # Nothing to train, so nothing to show.
         self.known = known
-        trained, _ = self.count(reviews=True)
+        trained, _ = self.count()
         if not self.clock or len(self.clock) == 1 and trained > self.clock[0][1]:
             self.clock.append((time.monotonic(), trained))
         lines = [] if before else [self.describe_status()]
         ended = [each for each in states if each.finished and before.get(each.run, each).done < each.until]
         count, fields = sum(each.finished for each in known.values()), list_varied(map(vars, known)) or CELL
         for place, each in enumerate(ended, count - len(ended) + 1):
-            reached = "no accuracy" if each.accuracy is None else f"accuracy {each.accuracy:.3f}"
             stopped = f" after {each.until:g} of {each.run.epochs:g} epochs" if each.until < each.run.epochs else ""
-            name = name_run(vars(each.run), fields)
-            lines.append(f"[{place:>{len(str(len(known)))}}/{len(known)}] {name}: {reached}{stopped}")
+            name, number = name_run(each.run, fields), f"{place:>{len(str(len(known)))}}/{len(known)}"
+            lines.append(f"[{number}] {name}: accuracy {each.accuracy:.3f}{stopped}")
         self.draw(lines)
 
     def draw(self, lines: list[str]) -> None:
         """Print the new lines, and update the bar or the picture, if there is one."""
         for line in lines:
             self.say(line)
-        done, left = self.count()
-        self.bar.n, self.bar.total = done, done + left
+        self.bar.n, self.bar.total = self.count()
         self.bar.set_description_str(self.describe_status())
 
     def close(self) -> None:
         """Tidy up after the training has ended or was stopped."""
         self.bar.clear()
 
-    def count(self, reviews: bool = False) -> tuple[float, float]:
-        """Epochs done and left, or `reviews` done and left; a run without a number of reviews counts as the largest."""
+    def count(self) -> tuple[float, float]:
+        """The reviews trained and wanted, epoch by epoch; a run without a number of reviews counts as the largest."""
         most = max(run.reviews or 0 for run in self.known) or 1
-        weights = {run: (run.reviews or most) if reviews else 1 for run in self.known}
-        done = sum(each.done * weights[run] for run, each in self.known.items())
-        return done, sum(each.until * weights[run] for run, each in self.known.items()) - done
+        work = [(run.reviews or most, each) for run, each in self.known.items()]
+        return sum(reviews * each.done for reviews, each in work), sum(reviews * each.until for reviews, each in work)
 
     def describe_status(self) -> str:
         """How many runs and epochs are done, the time left, and each policy's best accuracy."""
-        done, left = self.count()
-        finished = sum(each.finished for each in self.known.values())
-        parts = [f"{finished} of {len(self.known)} runs", f"{int(done) if left else done:g} of {done + left:g} epochs"]
-        parts += [self.describe_left()] if left else []
-        parts += [f"best {best.run.policy} {best.accuracy:.3f}" for best in find_best(self.known.values())]
+        states = self.known.values()
+        finished = sum(each.finished for each in states)
+        done, until = sum(each.done for each in states), sum(each.until for each in states)
+        parts = [f"{finished} of {len(states)} runs", f"{int(done) if done < until else done:g} of {until:g} epochs"]
+        parts += [self.describe_left()] if done < until else []
+        parts += [f"best {best.run.policy} {best.accuracy:.3f}" for best in find_best(states)]
         return ", ".join(parts)
 
     def describe_left(self) -> str:
         """The time left, estimated from the reviews trained since progress was first seen."""
         started, before = self.clock[-1]
-        trained, left = self.count(reviews=True)
+        trained, wanted = self.count()
         if trained <= before:
             return "the first figures come soon"
-        seconds = left * (time.monotonic() - started) / (trained - before)
+        seconds = (wanted - trained) * (time.monotonic() - started) / (trained - before)
         return f"about {describe_time(seconds)} left" if seconds >= 5 else "nearly done"
 
 
@@ -119,8 +117,8 @@ class NotebookProgress(Progress):
     def draw(self, lines: list[str], note: str = STOP_NOTE) -> None:
         from IPython.display import display
 
-        (done, left), status = self.count(), self.describe_status()
-        bar = f'<progress style="width: 100%" value="{done}" max="{done + left}"></progress>'
+        (done, wanted), status = self.count(), self.describe_status()
+        bar = f'<progress style="width: 100%" value="{done}" max="{wanted}"></progress>'
         text = "<br>".join([LEGEND, bar, html.escape(status), note])
         picture = {"text/html": f"{render(self.known.values())}<div>{text}</div>", "text/plain": status}
         if self.output:
@@ -134,9 +132,14 @@ class NotebookProgress(Progress):
             self.draw([], note="")  # What has stopped it, its error says.
 
 
+def name_run(run: Run, fields: Iterable[str]) -> str:
+    """The run's policy, and its values of these fields."""
+    return ", ".join([run.policy, *list_values(vars(run), fields)])
+
+
 def find_best(states: Iterable[State]) -> list[State]:
     """For each policy, of the runs trained longest, the one with the highest accuracy; the first in case of a tie."""
-    ended = [state for state in states if state.finished and state.accuracy is not None]
+    ended = [state for state in states if state.finished]
     policies = dict.fromkeys(state.run.policy for state in ended)
     groups = [[state for state in ended if state.run.policy == policy] for policy in policies]
     return [max(group, key=lambda state: (state.done, state.accuracy)) for group in groups]
@@ -151,7 +154,7 @@ def render(states: Iterable[State]) -> str:
     columns = sorted({getattr(state.run, column) for state in states})
     rows: dict[str, dict[Any, str]] = {}
     for state in states:
-        row = rows.setdefault(html.escape(name_run(vars(state.run), fields)), dict.fromkeys(columns, "<td></td>"))
+        row = rows.setdefault(html.escape(name_run(state.run, fields)), dict.fromkeys(columns, "<td></td>"))
         row[getattr(state.run, column)] = _draw_cell(state, state in best)
     lines = ["".join(f"<th>{head}</th>" for head in (column.replace("_", " "), *columns))]
     lines += [f"<th>{name}</th>{''.join(row.values())}" for name, row in rows.items()]
@@ -161,7 +164,7 @@ def render(states: Iterable[State]) -> str:
 
 def _draw_cell(state: State, is_best: bool) -> str:
     """A table cell; a finished run has its own text and background colours."""
-    if state.finished and state.accuracy is not None:
+    if state.finished:
         shade = min(max(int((state.accuracy - 0.5) * 2 * len(SHADES)), 0), len(SHADES) - 1)
         line, ink = "#d55e00" if is_best else "transparent", "#000000" if shade > 4 else "#ffffff"
         text, look = f"{state.accuracy:.3f}", f"solid {line}; background: {SHADES[shade]}; color: {ink}"

@@ -47,10 +47,10 @@ FIELDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 def list_varied(runs: Iterable[dict[str, Any]]) -> list[str]:
     """The fields of `FIELDS` in which these runs differ."""
     runs = list(runs)
-    return [name for name in FIELDS if len({run.get(name) for run in runs}) > 1]
+    return [name for name in FIELDS if len({run[name] for run in runs}) > 1]
 
 
-def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+def read_lab(results: dict[str, Any]) -> tuple[pd.DataFrame, list[str]]:
     """A lab's runs, with the number of reviews filled in where it was None (all), and the fields that the lab varies.
 
     These are the fields in which the runs differ, except for the seed. `epochs` is left out if all runs see the same
@@ -62,45 +62,38 @@ def read_lab(results: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     splits = {"reviews": "train", "validation": "validation"}
     runs = [run | {name: run[name] or counts[split] for name, split in splits.items()} for run in results["runs"]]
     as_many = len({round(run["reviews"] * run["epochs"]) for run in runs}) == 1
-    return runs, [name for name in list_varied(runs) if name != "seed" and not (as_many and name == "epochs")]
+    varied = [name for name in list_varied(runs) if name != "seed" and not (as_many and name == "epochs")]
+    return pd.DataFrame(runs), varied
 
 
-def describe_fields(run: dict[str, Any], fields: Iterable[str]) -> str:
-    """A run's values of these fields: `rate 3e-4, batch 8`; default values (None, a factor of 1) are left out."""
-    values = [(name, run.get(name)) for name in fields]
-    known = [(name, value) for name, value in values if not pd.isna(value) and (name, value) != ("head_scale", 1)]
-    return ", ".join(FIELDS[name][1](value) for name, value in known)
-
-
-def name_run(run: dict[str, Any], fields: Iterable[str]) -> str:
-    """The run's policy, and its values of these fields."""
-    return ", ".join(filter(None, (run["policy"], describe_fields(run, fields))))
+def list_values(run: dict[str, Any], fields: Iterable[str]) -> list[str]:
+    """A run's values of these fields: `rate 3e-4`, `batch 8`; default values (None, a factor of 1) are left out."""
+    values = [(name, run[name]) for name in fields if run[name] is not None]
+    return [FIELDS[name][1](value) for name, value in values if (name, value) != ("head_scale", 1)]
 
 
 def describe_source(results: dict[str, Any], note: str = "") -> str:
     """Say how the figures were made: profile, model, data, what all runs share (if unusual), precision, seeds."""
     run, runs = results["provenance"], results["runs"]
     parts = [f"Profile {run['profile']}"]
-    for what, name, real in (("model", run["model"]["name"], "bert-tiny"), ("data", run["data"]["name"], "IMDb")):
+    for what, real in (("model", "bert-tiny"), ("data", "IMDb")):
+        name = run[what]["name"]
         parts.append(f"{what} {name}" + f" (stands in for {real})" * name.startswith("offline "))
-    counts = {one["reviews"] or run["data"]["train"] for one in runs if "reviews" in one}
-    seeds = {one["seed"] for one in runs if "seed" in one}
+    counts, seeds = {one["reviews"] or run["data"]["train"] for one in runs}, {one["seed"] for one in runs}
     if len(counts) == 1:
         parts.append(f"{counts.pop():,} training reviews")
     common = [name for name in FIELDS if name not in (*list_varied(runs), "reviews", "validation", "seed")]
-    changed = [name for name in common if runs[0].get(name, getattr(Run, name)) != getattr(Run, name)]
-    parts += [*(FIELDS[name][1](runs[0][name]) for name in changed), run["recipe"]["precision"]]
-    if seeds:
-        parts.append(f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds")
-    return " · ".join([*parts, note] if note else parts)
+    parts += list_values(runs[0], [name for name in common if runs[0][name] != getattr(Run, name)])
+    parts += [run["recipe"]["precision"], f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds", note]
+    return " · ".join(filter(None, parts))
 
 
-def name_tensor(tensor: str) -> tuple[str, str]:
-    """The layer of a bias tensor, counted from 1, and the tensor's place in it."""
-    path = tensor.removeprefix("bert.").removesuffix(".bias").split(".")
-    if path[:2] == ["encoder", "layer"]:
-        return f"layer {int(path[2]) + 1}", " ".join(part for part in path[3:] if part != "self")
-    return path[0], " ".join(path[1:])
+def name_tensor(tensor: str) -> str:
+    """The layer of a bias tensor, counted from 1, and the tensor's place in it: `layer 1 · attention query`."""
+    layer, *path = tensor.removeprefix("bert.").removeprefix("encoder.").removesuffix(".bias").split(".")
+    if layer == "layer":
+        layer, path = f"layer {int(path[0]) + 1}", [part for part in path[1:] if part != "self"]
+    return f"{layer} · {' '.join(path)}"
 
 
 def validation_table(results: dict[str, Any], published: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -134,20 +127,20 @@ def describe_run(results: dict[str, Any]) -> str:
     """Say how the figures were made: profile, model, data, seeds, precision, versions, machine and time."""
     run = results["provenance"]
     data, machine, versions = run["data"], run["hardware"], run["versions"]
-    seeds = sorted({one["seed"] for one in results["runs"] if "seed" in one})
+    seeds = sorted({one["seed"] for one in results["runs"]})
     parts = [
         f"profile `{run['profile']}`",
         f"model: {run['model']['name']} ({run['model']['fingerprint']})",
         f"data: {data['name']} ({data['fingerprint']}; {data['train']:,} training, {data['validation']:,} validation,"
         f" {data['test']:,} test reviews)",
-        *([f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if seeds else []),
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         f"precision {run['recipe']['precision']}",
         f"Python {versions['python']}, torch {versions['torch']}, transformers {versions['transformers']}",
         f"{run['workers'] or 1} process(es) of {run['threads']} thread(s) on {machine['cores']} cores"
         f" ({machine['gpu'] or machine['processor']})",
         f"{run['wall_seconds'] / 60:.1f} minutes, interrupted sessions included",
     ]
-    stopped = [one for one in results["runs"] if one.get("history") and not is_whole(one)]
+    stopped = [one for one in results["runs"] if not is_whole(one)]
     if stopped:
         trained = sum(map(reached, results["runs"]))
         parts.append(

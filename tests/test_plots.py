@@ -5,6 +5,7 @@ import re
 import ipywidgets
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import RESULTS
 
@@ -25,11 +26,7 @@ FIGURES = {
     "accuracy": lambda results: plots.plot_accuracy_against_parameters(results, published()),
     "biases": plots.plot_bias_movement,
 }
-LAB = {
-    "head": lab_plots.plot_variants,
-    "steps": lab_plots.plot_variants,
-    "pretraining": lab_plots.plot_variants,
-    "biases": lab_plots.plot_variants,
+LAB = dict.fromkeys(("head", "steps", "pretraining", "biases"), lab_plots.plot_variants) | {
     "rate": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "encoder": lambda results: lab_plots.plot_curve(results, "learning_rate"),
     "data": lambda results: lab_plots.plot_curve(results, "reviews"),
@@ -74,6 +71,12 @@ def all_text(figure) -> str:
     return " ".join(texts).replace("\n", " ").replace("\u00a0", " ")
 
 
+def legend_of(figure) -> dict:
+    """The first axis's legend: what it names, by name."""
+    legend = figure.axes[0].get_legend()
+    return {text.get_text(): handle for text, handle in zip(legend.texts, legend.legend_handles, strict=True)}
+
+
 @pytest.mark.parametrize(
     "policies", [("full", "bitfit"), ("bitfit", "full", "head", "bitfit+head"), ("bitfit",)], ids=len
 )
@@ -94,11 +97,10 @@ def test_a_labs_figure_is_whole_and_shows_every_seed(name):
     assert_nothing_cut_off(figure)
     text = all_text(figure)
     assert "Profile full" in text and "data imdb" in text and "stands in for IMDb" not in text
-    if name != "cost":
-        assert f"{len({run['seed'] for run in results['runs']})} seeds" in text
-        lines = [line for axis in figure.axes for line in axis.lines]
-        shown = {float(value) for line in lines for value in [*line.get_xdata(), *line.get_ydata()]}
-        assert {run["validation_accuracy"] for run in results["runs"]} <= shown
+    assert f"{len({run['seed'] for run in results['runs']})} seeds" in text
+    lines = [line for axis in figure.axes for line in axis.lines]
+    shown = {float(value) for line in lines for value in [*line.get_xdata(), *line.get_ydata()]}
+    assert {run["validation_accuracy"] for run in results["runs"]} <= shown
 
 
 def stop_early(results):
@@ -119,9 +121,7 @@ def test_the_grid_shows_every_value_where_it_stopped_and_the_chosen_cell():
         stopped = f"\nepoch {len(run['history'])}" if len(run["history"]) < 4 else ""
         assert f"{run['validation_accuracy']:.3f}{stopped}" in shown
     for policy, place in (("full", (4, 0)), ("bitfit", (0, 0))):  # batch 128 and 8, both at 3e-4
-        assert all(
-            (patch.get_x() + 0.46, patch.get_y() + 0.43) == pytest.approx(place) for patch in axes[policy].patches
-        )
+        assert all(tuple(patch.get_center()) == pytest.approx(place) for patch in axes[policy].patches)
     assert len({axis.images[0].get_clim() for axis in axes.values()}) == 1, "the policies have different colour scales"
 
 
@@ -146,13 +146,10 @@ def test_the_epochs_at_an_axis_are_whole_numbers_where_there_is_only_one(quick):
     assert {label.get_text() for axis in figure.axes for label in axis.get_xticklabels()} <= {"0", "1", "2"}
 
 
-def test_a_missing_cell_stays_empty(quick):
-    figure = plots.plot_grid(keep(quick, lambda run: run["policy"] == "full" or run["batch_size"] != 16))
-    assert len(figure.axes[1].texts) == 16 and "in 16 of 16 cells" in all_text(figure)
-
-
 def test_titles_follow_from_the_figures(quick):
     assert "ahead of BitFit in 20 of 20 cells" in all_text(plots.plot_grid(quick))
+    missing = plots.plot_grid(keep(quick, lambda run: run["policy"] == "full" or run["batch_size"] != 16))
+    assert len(missing.axes[1].texts) == 16 and "in 16 of 16 cells" in all_text(missing)
     assert "21.9 points lower" in all_text(plots.plot_accuracy_against_parameters(quick))
     bitfit = report.tested_run(quick, "bitfit")
     for accuracy, said in ((0.878, "tests 1.0 points higher"), (0.8683, "tests equally well")):
@@ -160,7 +157,7 @@ def test_titles_follow_from_the_figures(quick):
         assert said in all_text(plots.plot_accuracy_against_parameters(quick))
 
 
-def test_published_points_are_marked_and_do_not_hide_behind_ours(quick):
+def test_published_points_are_marked_in_the_picture_and_not_hidden_behind_ours(quick):
     alone, beside = (plots.plot_accuracy_against_parameters(quick, known) for known in (None, published()))
     assert "published" not in all_text(alone)
     assert "bert-tiny on IMDb, not measured here" in all_text(beside)
@@ -168,12 +165,9 @@ def test_published_points_are_marked_and_do_not_hide_behind_ours(quick):
     points = [line for line in beside.axes[0].lines if line.get_marker() == "o"]
     ours, theirs = (line.get_transform().transform(line.get_xydata())[0] for line in points)
     assert theirs[0] - ours[0] > 10 * beside.dpi / 72
-
-
-def test_published_points_are_in_the_picture_wherever_ours_are(quick):
-    for run in quick["runs"]:
-        if "test" in run:
-            run["test"]["accuracy"], run["trainable_parameters"] = 0.55, 2_000
+    for policy in ("full", "bitfit"):
+        run = report.tested_run(quick, policy)
+        run["test"]["accuracy"], run["trainable_parameters"] = 0.55, 2_000
     (axis,) = plots.plot_accuracy_against_parameters(quick, published()).axes
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
     assert left < 2_000 and right > 4_386_178 and low < 0.5 and high > 0.878
@@ -200,43 +194,20 @@ def test_variants_have_names_of_their_own():
     seeds["runs"] = [run | {"batch_size": 8 * (1 + run["seed"]), "tokens": 64} for run in seeds["runs"]]
     rows = [label.get_text() for label in lab_plots.plot_variants(seeds).axes[0].get_yticklabels()]
     assert len(set(rows)) == len(rows) == 16
-    labels = [text.get_text() for text in lab_plots.plot_curve(seeds, "learning_rate").axes[0].get_legend().texts]
-    assert len(set(labels)) == len(labels) == 11 and "BitFit, batch 16, 4 epochs" in labels
+    labels = legend_of(lab_plots.plot_curve(seeds, "learning_rate"))
+    assert len(labels) == 11 and "BitFit, batch 16, 4 epochs" in labels
+    apart = {("checkpoint", "bitfit+head"), ("random", "full")}  # A line in each of two panels.
+    results = keep(load("lab_pretraining"), lambda run: (run["encoder"], run["policy"]) in apart)
+    assert {*legend_of(lab_plots.plot_curve(results, "learning_rate"))} >= {"full fine-tuning", "BitFit + classifier"}
 
 
 @pytest.mark.parametrize("name", ["rate", "encoder", "data"])
 def test_a_policy_is_known_by_its_marker_too_where_colours_are_not_seen(name):
     figure, known = LAB[name](load(f"lab_{name}")), {label: marker for label, _, marker in plots.LOOKS.values()}
-    legend = figure.axes[0].get_legend()
-    named = {text.get_text(): handle for text, handle in zip(legend.texts, legend.legend_handles, strict=True)}
-    shown = {label: named[label].get_marker() for label in known if label in named}
+    shown = {label: line.get_marker() for label, line in legend_of(figure).items() if label in known}
     assert len(shown) >= 2 and shown.items() <= known.items()
     drawn = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
     assert {line.get_marker() for line in drawn if line.get_linestyle() == "--"} <= set(known.values())
-
-
-def test_a_line_that_is_in_the_second_panel_only_is_named_too():
-    apart = {("checkpoint", "bitfit+head"), ("random", "full")}
-    results = keep(load("lab_pretraining"), lambda run: (run["encoder"], run["policy"]) in apart)
-    labels = [text.get_text() for text in lab_plots.plot_curve(results, "learning_rate").axes[0].get_legend().texts]
-    assert {"full fine-tuning", "BitFit + classifier"} <= set(labels)
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("head", "changes BitFit by +16.3 points; the classifier alone reaches 0.769"),
-        ("rate", "BitFit is best at 1e-2 and BitFit + classifier is best at 3e-3; the grid ends at 3e-4"),
-        ("steps", "16 epochs instead of 4 change BitFit by +7.4 points and BitFit + classifier by +2.2 points"),
-        ("data", "+0.4 points with 250 reviews, +8.2 points with 20,000 reviews"),
-        ("pretraining", "+37.3 points with the random encoder, +6.0 points with the pre-trained tiny encoder"),
-        ("encoder", "each at its best rate: +2.9 points with the pre-trained tiny encoder, +7.4"),
-        ("biases", "BitFit + classifier 0.798, BitFit (query and MLP) + classifier 0.789, classifier only 0.769"),
-        ("seeds", "BitFit 0.754 ± 0.023 over 8 seeds, from 0.715 to 0.791"),
-    ],
-)
-def test_findings_follow_from_the_figures(name, sentence):
-    assert sentence in lab_plots.describe_finding(load(f"lab_{name}"))
 
 
 @pytest.mark.parametrize("name", LAB)
@@ -254,30 +225,37 @@ def test_a_figure_says_what_all_runs_have_in_common_and_the_assignment_has_not(q
     longer = keep(rates, lambda run: run["learning_rate"] == 3e-4)
     longer = longer | {"runs": [run | {"epochs": 16, "batch_size": 32} for run in longer["runs"]]}
     assert "4,000 training reviews · batch 32 · 16 epochs · fp32" in report.describe_source(longer)
-    for results in (rates, quick, load("lab_cost"), load("lab_steps")):
+    for results in (rates, quick, load("lab_steps")):
         assert not re.search(r"epoch|batch|rate|tokens|encoder", report.describe_source(results))
 
 
-def test_a_finding_compares_like_with_like_where_a_list_was_changed():
-    rates = load("lab_rate")
-    bitfit = keep(rates, lambda run: run["policy"] == "bitfit")
-    longer = {"epochs": 16, "validation_accuracy": 0.7, "learning_rate": 3e-4}
-    more = bitfit["runs"] + [run | longer for run in select_runs(bitfit, learning_rate=3e-4)]
-    change = 100 * (0.7 - np.mean([run["validation_accuracy"] for run in select_runs(bitfit, learning_rate=3e-4)]))
-    said = lab_plots.describe_finding(bitfit | {"runs": more})
-    assert said == f"16 epochs instead of 4 change BitFit by {change:+.1f} points at 3e-4"
-    tie = [run | {"validation_accuracy": 0.8 - (run["learning_rate"] < 3e-3)} for run in bitfit["runs"]]
-    assert lab_plots.describe_finding(bitfit | {"runs": tie}).startswith("BitFit is best at 3e-3 or 1e-2; ")
-    same = [run | {"validation_accuracy": 0.5} for run in bitfit["runs"]]
-    assert "best" not in lab_plots.describe_finding(bitfit | {"runs": same})
-    own = [run | {"policy": "mine"} for run in bitfit["runs"]]
-    assert "Mine is best at 1e-2" in lab_plots.plot_curve(bitfit | {"runs": own}, "learning_rate").get_suptitle()
-    full = [run | {"policy": "full"} for run in select_runs(bitfit, learning_rate=3e-4)]
-    assert "full" not in lab_plots.describe_finding(rates | {"runs": rates["runs"] + full})
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("steps", lambda runs: runs.query("learning_rate == 3e-4"), "16 epochs instead of 4 change BitFit by +7.1 poi"),
+        ("steps", lambda runs: runs.query("epochs == 4 or learning_rate == 3e-4"), "From BitFit, rate 3e-4, 4 epochs"),
+        ("steps", lambda runs: runs.assign(batch_size=runs["epochs"]), "From BitFit, rate 3e-4, batch 4, 4 epochs"),
+        ("rate", lambda runs: runs.query("policy == 'bitfit' or learning_rate == 3e-4"), "From BitFit, rate 3e-4"),
+        ("rate", lambda runs: runs.assign(policy="mine"), "mine is best at 1e-2; the grid ends at 3e-4"),
+        ("rate", lambda runs: runs.assign(validation_accuracy=0.5), "From BitFit"),
+        (
+            "rate",
+            lambda runs: runs.assign(validation_accuracy=runs["learning_rate"] > 1e-3),
+            "BitFit is best at 3e-3 or",
+        ),
+        ("pretraining", lambda runs: runs.query("policy != 'full' or encoder != 'random'"), "From BitFit, random"),
+    ],
+)
+def test_a_finding_compares_like_with_like_where_a_list_was_changed(name, change, sentence):
+    results = load(f"lab_{name}")
+    runs = change(pd.DataFrame(results["runs"])).to_dict("records")
+    assert lab_plots.describe_finding(results | {"runs": runs}).startswith(sentence)
+
+
+def test_a_figure_of_a_list_that_was_changed_compares_like_with_like():
     data = load("lab_data")
-    equal = data["runs"] + [run | {"epochs": 4, "validation_accuracy": 0.5} for run in data["runs"]]
-    figure = lab_plots.plot_curve(data | {"runs": equal}, "reviews")
-    assert len(figure.axes[0].get_legend().get_texts()) > len(select_runs(data, seed=0)) / 2
+    data["runs"] += [run | {"epochs": 4, "validation_accuracy": 0.5} for run in data["runs"]]
+    assert len(legend_of(lab_plots.plot_curve(data, "reviews"))) > len(select_runs(data, seed=0)) / 2
     moved = load("lab_head")
     assert "times as far" in plots.plot_bias_movement(moved).get_suptitle()
     moved["runs"].append(select_runs(moved, policy="bitfit")[0] | {"learning_rate": 1e-2})
@@ -285,42 +263,30 @@ def test_a_finding_compares_like_with_like_where_a_list_was_changed():
 
 
 def test_results_that_a_figure_is_not_for_are_refused_in_one_sentence(quick):
-    for draw in (lab_plots.plot_variants, lab_plots.describe_finding):
-        for results in (quick, keep(load("lab_rate"), lambda run: False)):
-            with pytest.raises(CourseError, match="no results of the lab"):
-                draw(results)
-    for draw in (plots.plot_grid, plots.plot_learning_curves):
-        for name in ("rate", "seeds", "cost"):
-            with pytest.raises(CourseError, match="no results of a search"):
-                draw(load(f"lab_{name}"))
-        with pytest.raises(CourseError, match="no results of a search"):
-            draw(keep(quick, lambda run: False))
-    for results in (load("lab_head"), quick):
-        with pytest.raises(CourseError, match="These are not costs"):
-            lab.tabulate_costs(results)
-    with pytest.raises(CourseError, match="relative to those of the policy full"):
-        lab.tabulate_costs(keep(load("lab_cost"), lambda run: run["policy"] != "full"))
-    rates = load("lab_rate")
-    for field in ("rate", "encoder"):
-        with pytest.raises(CourseError, match=f"no numeric field '{field}'. Choose one of: learning_rate"):
-            lab_plots.plot_curve(rates, field)
-    rates["runs"][0]["learning_rate"] = 0
-    with pytest.raises(CourseError, match="logarithmic and has no 0: leave out the runs whose learning_rate is 0"):
-        lab_plots.plot_curve(rates, "learning_rate")
-
-
-def test_where_two_things_differ_nothing_is_compared():
-    results = load("lab_steps")
-    mixed = [run | {"batch_size": 16 if run["epochs"] == 16 else 8} for run in results["runs"]]
-    sentence = lab_plots.describe_finding(results | {"runs": mixed})
-    assert sentence.startswith("From BitFit") and "batch 16, 16 epochs" in sentence
+    none, costs, rates = keep(quick, lambda run: False), load("lab_cost"), load("lab_rate")
+    zero = rates | {"runs": [rates["runs"][0] | {"learning_rate": 0}]}
+    search, axis = "no results of a search", "no numeric field '{}'. Choose one of: learning_rate"
+    for draw, results, message in (
+        (plots.plot_grid, rates, search),
+        (plots.plot_grid, none, search),
+        (plots.plot_learning_curves, costs, search),
+        (lab_plots.plot_variants, quick, "no results of the lab"),
+        (lab_plots.describe_finding, none, "no results of the lab"),
+        (lab.tabulate_costs, quick, "These are not costs"),
+        (lab.tabulate_costs, rates, "These are not costs"),
+        (lab.tabulate_costs, keep(costs, lambda run: run["policy"] != "full"), "relative to those of the policy full"),
+        (lambda results: lab_plots.plot_curve(results, "rate"), rates, axis.format("rate")),
+        (lambda results: lab_plots.plot_curve(results, "encoder"), rates, axis.format("encoder")),
+        (LAB["rate"], zero, "logarithmic and has no 0: leave out the runs whose learning_rate is 0"),
+    ):
+        with pytest.raises(CourseError, match=message):
+            draw(results)
 
 
 def test_all_reviews_are_a_number_of_reviews_too():
     results = load("lab_data")
-    results["runs"] = [
-        run | {"reviews": None if run["reviews"] == 20_000 else run["reviews"]} for run in results["runs"]
-    ]
+    for run in select_runs(results, reviews=20_000):
+        run["reviews"] = None
     figure = lab_plots.plot_curve(results, "reviews")
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["250", "1,000", "4,000", "20,000"]
     assert "+8.2 points with 20,000 reviews" in all_text(figure)
@@ -357,12 +323,9 @@ def test_the_run_is_described_in_full(quick):
     for part in ("profile `quick`", "seed 3463", "precision fp32", "Python 3.11.7", "torch 2.13", minutes):
         assert part in text
     assert "--prune" not in text
-    assert "38 of 40 runs, the less promising ones, stopped early (`--prune`: 46 of 160 epochs" in report.describe_run(
-        stop_early(load("imdb"))
-    )
-    assert "seeds 0, 1, 2" in report.describe_run(load("lab_rate")) and "seed" not in report.describe_run(
-        load("lab_cost")
-    )
+    pruned = report.describe_run(stop_early(load("imdb")))
+    assert "38 of 40 runs, the less promising ones, stopped early (`--prune`: 46 of 160 epochs" in pruned
+    assert "seeds 0, 1, 2" in report.describe_run(load("lab_rate"))
 
 
 def test_tables_have_our_figures_and_the_published_ones(quick):

@@ -85,36 +85,20 @@ def test_pruned_runs_say_after_which_epoch_and_stay_in_the_picture(capsys):
     assert "★ 0.900" in render(shown.known.values()) and "0.600" in render(shown.known.values())
 
 
-def test_the_runs_of_a_lab_have_names_of_their_own(capsys):
-    runs = [Run("bitfit", seed=seed, head_scale=scale, at_end=True) for scale in (1, 10, 50) for seed in (0, 1)]
-    shown = Progress()
-    shown.show([state(run, 0) for run in runs])
-    shown.show([state(run, 4, 0.6) for run in runs])
-    names = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert len(set(names)) == 6 and "bitfit, classifier weight x 50, seed 1: accuracy 0.600" in names
-    html = render(shown.known.values())
-    assert html.count("<table") == 1 and html.count("<tr>") == 4
-
-
 def test_the_time_left_follows_the_epochs_done_here_and_the_reviews_of_each(clock):
-    shown = Progress()
-    shown.show([state(FULL, 2, 0.7), state(SLOW, 0)])
-    clock[0] = 20  # The workers have started.
-    shown.show([state(FULL, 2.5, 0.7), state(SLOW, 0)])
-    clock[0] = 30
-    shown.show([state(FULL, 3.5, 0.7), state(SLOW, 0)])
-    assert "about 45 s left" in shown.describe_status()  # 1 epoch in 10 s, and 4.5 epochs are left
-    clock[0] = 40
-    shown.show([state(FULL, 4, 0.7), state(SLOW, 3.99)])
-    assert "nearly done" in shown.describe_status()
-    lab = Progress()
     small, large = Run("full", reviews=100, epochs=40), Run("full", reviews=1000)
-    lab.show([state(small, 0, until=40), state(large, 0)])
-    clock[0] = 41
-    lab.show([state(small, 10, until=40), state(large, 0)])
-    clock[0] = 51
-    lab.show([state(small, 20, until=40), state(large, 0)])
-    assert "about 60 s left" in lab.describe_status()
+    for runs, until, steps, said in (
+        # At first the workers start; then 1 epoch takes 10 s, and 4.5 are left.
+        ((FULL, SLOW), 4, [(0, 2, 0), (20, 2.5, 0), (30, 3.5, 0)], "about 45 s left"),
+        ((FULL, SLOW), 4, [(0, 2, 0), (20, 2.5, 0), (40, 4, 3.99)], "nearly done"),
+        # 10 epochs of 100 reviews take 10 s, and 2,000 and 4,000 reviews are left.
+        ((small, large), 40, [(0, 0, 0), (1, 10, 0), (11, 20, 0)], "about 60 s left"),
+    ):
+        shown = Progress()
+        for now, first, second in steps:
+            clock[0] = now
+            shown.show([state(runs[0], first, 0.7, until), state(runs[1], second)])
+        assert said in shown.describe_status()
 
 
 @pytest.mark.parametrize(
@@ -127,15 +111,15 @@ def test_times_are_told_in_a_fitting_unit(seconds, text):
 def test_the_place_decides_what_is_shown(monkeypatch):
     monkeypatch.setattr("sys.stdout", Terminal())
     for name in ("CI", "COURSE_PROGRESS"):
-        monkeypatch.delenv("CI", raising=False)
-        monkeypatch.delenv("COURSE_PROGRESS", raising=False)
-        monkeypatch.setitem(sys.modules, "ipykernel", None)
-        assert type(choose_progress()) is NotebookProgress and not Progress().bar.disable
-        monkeypatch.setenv(name, "plain")
-        assert type(choose_progress()) is Progress and Progress().bar.disable
-        monkeypatch.delenv(name)
-        monkeypatch.delitem(sys.modules, "ipykernel")
-        assert type(choose_progress()) is Progress
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert type(choose_progress()) is Progress and not Progress().bar.disable
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert type(choose_progress()) is NotebookProgress
+    for name in ("CI", "COURSE_PROGRESS"):
+        with monkeypatch.context() as change:
+            change.setenv(name, "plain")
+            assert type(choose_progress()) is Progress and Progress().bar.disable
 
 
 def test_a_terminal_keeps_its_bar_below_the_lines_also_after_a_round_of_pruning(monkeypatch):
@@ -145,24 +129,25 @@ def test_a_terminal_keeps_its_bar_below_the_lines_also_after_a_round_of_pruning(
     shown = Progress()
     for until in (2, 4):
         terminal.truncate(0)
-        shown.show([state(FULL, until - 2, until=until), state(SLOW, until - 2, until=until)])
-        shown.show([state(FULL, until, 0.95, until=until), state(SLOW, until - 2, until=until)])
+        for done in (until - 2, until):
+            shown.show([state(FULL, done, 0.95, until), state(SLOW, until - 2, until=until)])
         shown.close()
         assert f" {100 * (until - 1) / until:.0f}%" in terminal.getvalue()
         assert "full, rate 3e-4: accuracy 0.950" in terminal.getvalue()
 
 
-def test_a_notebook_gets_one_output_which_stays_as_it_was_at_the_end(capsys, pages):
+def test_a_notebook_gets_one_output_which_says_at_its_end_what_was_done(capsys, pages):
     shown = NotebookProgress()
     shown.show([state(FULL, 0), state(SLOW, 0)])
     assert "the first figures come soon" in pages[-1]["text/html"] and "■" in pages[-1]["text/html"]
     shown.show([state(FULL, 4, 0.9), state(SLOW, 1.5, running=True)])
-    assert 'value="5.5" max="8.0"' in pages[-1]["text/html"]
+    assert 'value="5.5" max="8"' in pages[-1]["text/html"] and "▸ 1/4" in pages[-1]["text/html"]
+    shown.close()  # Stopped: no run is in training any longer.
+    assert "▸" not in pages[-1]["text/html"].split("</table>")[0] and "■" not in pages[-1]["text/html"]
     shown.show([state(FULL, 4, 0.9), state(SLOW, 4, 0.8)])
     shown.close()
-    assert capsys.readouterr().out == ""
     assert pages[-1]["text/plain"] == "2 of 2 runs, 8 of 8 epochs, best full 0.900"
-    assert "■" not in pages[-1]["text/html"] and "2 of 2 runs" in pages[-1]["text/html"]
+    assert "2 of 2 runs" in pages[-1]["text/html"] and capsys.readouterr().out == ""
 
 
 def test_what_is_finished_is_all_done_where_epochs_are_no_whole_number():
@@ -170,14 +155,6 @@ def test_what_is_finished_is_all_done_where_epochs_are_no_whole_number():
     for done, said in ((0.1, "0 of 1.2 epochs"), (0.6, "1.2 of 1.2 epochs")):
         shown.show([state(replace(run, epochs=0.6), done, 0.6, until=0.6) for run in (FULL, SLOW)])
         assert said in shown.describe_status()
-
-
-def test_a_stopped_notebook_leaves_no_run_in_training(pages):
-    shown = NotebookProgress()
-    shown.show([state(FULL, 1, running=True)])
-    assert "▸ 1/4" in pages[-1]["text/html"]
-    shown.close()
-    assert "▸" not in pages[-1]["text/html"].split("</table>")[0] and "■" not in pages[-1]["text/html"]
 
 
 def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best():
@@ -189,10 +166,16 @@ def test_the_grid_shows_what_is_empty_running_and_finished_and_marks_the_best():
     assert re.findall(r"<th>([^<]*)</th>", html) == heads
 
 
-def test_every_list_of_runs_has_a_picture():
-    one = Run("full")
-    lists = [[one], [one, replace(one, at_end=True)], [replace(one, epochs=n) for n in (64.8648, 64.86481)]]
-    lists += [[replace(one, encoder="<b>")], [one, replace(one, reviews=40), replace(one, seed=1, batch_size=16)]]
+def test_every_list_of_runs_has_a_picture_and_names_of_its_own(capsys):
+    lists = [[FULL], [FULL, replace(FULL, at_end=True)], [replace(FULL, epochs=n) for n in (64.8648, 64.86481)]]
+    lists += [[replace(FULL, encoder="<b>")], [FULL, replace(FULL, reviews=40), replace(FULL, seed=1, batch_size=16)]]
     for runs in lists:
         html = render(state(run, 4, 0.7) for run in runs)
         assert "0.700" in html and "<b>" not in html
+    runs = [Run("bitfit", seed=seed, head_scale=scale) for scale in (1, 10, 50) for seed in (0, 1)]
+    assert render(state(run, 4, 0.6) for run in runs).count("<tr>") == 4
+    shown = Progress()
+    for done in (0, 4):
+        shown.show([state(run, done, 0.6) for run in runs])
+    names = {line.split("] ")[-1] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert len(names) == 6 and "bitfit, classifier weight x 50, seed 1: accuracy 0.600" in names
