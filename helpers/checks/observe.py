@@ -69,9 +69,7 @@ def _observe_1d(given: dict[str, Any], preprocess_dataset: Callable) -> Iterator
             named = next(name for name in COLUMNS if name in str(mistake))
             raise Mistake(f"{mistake} Hint: {MEANINGS[named]}") from None
     found = preprocess_dataset(Dataset.from_dict(MANY), tokenizer)
-    demand(
-        "rows made of 2,500 short reviews", len(MANY["text"]), len(found), "leave none out, nor any that is repeated."
-    )
+    demand("rows for 2,500 short reviews", 2500, len(found), "leave none out, not even a repeated one.")
 
 
 def _observe_2a(given: dict[str, Any], init_model: Callable) -> Iterator[dict]:
