@@ -46,11 +46,11 @@ HINTS = {
     r"^'\w*acc\w*'$|'dict' object has no attribute '(\w*acc|predictions|metrics)": "compute_objective gets a dict of"
     " metrics, with names such as eval_accuracy.",
 }
-# What an error raised inside a library says instead: its own advice may be to add what the task does not want.
+# Hints for errors raised in these files: the library's own advice may be to add what the task does not want.
 NEEDED = {
-    "transformers": f"the Trainer needs only {', '.join(PARTS)}; TrainingArguments only output_dir, report_to,"
+    "/transformers/train": f"the Trainer needs only {', '.join(PARTS)}; TrainingArguments only output_dir, report_to,"
     f" {', '.join(ASKED)}.",
-    "optuna": f"the search needs only {', '.join(SEARCH)}.",
+    "/optuna/": f"the search needs only {', '.join(SEARCH)}.",
 }
 PADDING = (DefaultDataCollator, DataCollatorWithPadding)
 
@@ -152,8 +152,9 @@ def describe_error(error: BaseException, solutions: tuple[Callable, ...]) -> str
         )
     places = dict.fromkeys(f"{frame.name}, line {frame.lineno}" for frame in [*own[:1], *own[-1:]])
     where = f" in {', then '.join(places)} of {os.path.basename(own[-1].filename)}," if own else ""
-    library = next((name for name in NEEDED if frames and f"/{name}/" in frames[-1].filename.replace("\\", "/")), None)
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))), NEEDED.get(library))
+    raised_in = frames[-1].filename.replace("\\", "/") if frames else ""
+    hints = [hint for pattern, hint in HINTS.items() if re.search(pattern, str(error))]
+    hint = next(iter([*hints, *(needed for part, needed in NEEDED.items() if part in raised_in)]), None)
     reason = reason or (own[-1].line if own else "no reason given")  # A bare assert gives none.
     reason = f"{reason[:300].removesuffix('.')}. Hint: {hint}" if hint else reason[:300]
     return f"expected to run to its end, but it stopped{where} with {type(error).__name__}: {reason}"

@@ -231,8 +231,9 @@ def _check_keys(search: dict[str, Any]) -> None:
         if name in UNUSED and value not in UNUSED[name]:
             hint = "leave it out: every cell is trained to its end, one after another."
             demand(f"key {name}", UNUSED[name][0], value, hint)
-    if (direction := search.get("direction", "minimize")) not in ("maximize", "minimize"):
-        demand("key direction", "maximize or minimize", direction, "the best trial has the highest accuracy.")
+    for name, (wanted, other) in {"direction": ("maximize", "minimize"), "backend": ("optuna", None)}.items():
+        if search.get(name, other) not in (wanted, other):
+            demand(f"key {name}", wanted, search[name], "Optuna's best trial is the one with the highest accuracy.")
     for name, (kind, (wanted, hint)) in KINDS.items():
         value = search.get(name)
         if not isinstance(value, kind):
