@@ -34,7 +34,7 @@ SCRIPTS = [path for room in ("scripts", "benchmarks") for path in sorted((ROOT /
         (["cell", "--seed", "-1"], ["seed", "from 0 to 4294967295", "-1"]),
         (["answers", "--results", "no-results.json"], ["no-results.json"]),
         (["submit", "--incomplete", "--out", str(RESULTS)], ["Could not write", "Is a directory"]),
-        (["answers", "--results", f"{RESULTS}/lab_cost.json"], ["lab_cost.json", "history"]),
+        (["answers", "--results", f"{RESULTS}/lab_cost.json"], ["lab_cost.json", "results of a search"]),
         (
             ["lab", "cost", "--scheduler", "tcp://HOST:8786", "--data", f"{RESULTS}/lab_cost.json"],
             ["measured on this machine", "no column text"],

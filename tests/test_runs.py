@@ -366,7 +366,11 @@ STUB = Mock(side_effect=NotImplementedError("Problem 0: write it"))
         ("preprocess_dataset", STUB, "^Problem 0: write it$"),
         ("init_trainer", STUB, "^Problem 0: write it$"),
         ("init_trainer", Mock(side_effect=TimeoutError), "TimeoutError"),  # It comes without words.
-        ("preprocess_dataset", lambda *given: None, "expected Dataset, found NoneType.*the checks of problems 1d"),
+        (
+            "preprocess_dataset",
+            lambda *given: None,
+            "expected datasets.Dataset, found NoneType.*the checks of problems 1d",
+        ),
         (
             "preprocess_dataset",
             lambda rows, tokenizer: rows.select(range(min(8, len(rows)))).map(
@@ -374,7 +378,11 @@ STUB = Mock(side_effect=NotImplementedError("Problem 0: write it"))
             ),
             "train reviews that preprocess_dataset returns: expected 32, found 8",
         ),
-        ("init_trainer", lambda *given, **named: None, "expected Trainer, found NoneType.*the checks of problems 1d"),
+        (
+            "init_trainer",
+            lambda *given, **named: None,
+            "expected transformers.Trainer, found None.*the checks of problems 1d",
+        ),
         ("init_trainer", trainer_with(metrics=lambda found: 0.5), "stopped with TypeError.*the checks of problems 1d"),
     ],
 )

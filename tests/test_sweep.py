@@ -116,7 +116,7 @@ def test_pruning_keeps_what_a_search_without_it_has_trained_further(settings, un
 def test_a_tester_that_is_none_is_one_sentence_after_a_single_run_too(settings, monkeypatch):
     monkeypatch.setattr(training.exercises, "init_tester", lambda directory: None)
     monkeypatch.setattr("helpers.runs.open_executor", lambda *given: open_executor(0, None))  # this process
-    with pytest.raises(CourseError, match="init_tester returns: expected Trainer, found NoneType"):
+    with pytest.raises(CourseError, match="init_tester returns: expected transformers.Trainer, found NoneType"):
         sweep.run_cell(settings, Run("head", epochs=1))
 
 
