@@ -37,9 +37,9 @@ def _check(problem: str, model: str, *solutions: Callable) -> None:
     from helpers.checks.observe import observe, quiet_workshop
     from helpers.prepare import refresh_exercises
 
+    refresh_exercises()
     if said := explain_imports(EXERCISES.read_bytes()):
         raise CheckFailed(f"Problem {problem}: {said}")
-    refresh_exercises()
     with quiet_workshop():
         given = give_public(problem, str(model))
         expected = expect(problem, given)
