@@ -24,6 +24,7 @@ from typing import Any
 from helpers.settings import OFFLINE, CourseError, write_atomically
 
 SCHEMA = 2
+EXERCISES = Path(__file__).with_name("exercises.py")  # the file that a student edits
 # The course's files and the student's functions that determine how a run is trained.
 RECIPE = ("models", "prepare", "speed", "training")
 TRAINING = ("preprocess_dataset", "init_model", "init_trainer")
@@ -112,7 +113,7 @@ def published() -> dict[str, Any]:
     return json.loads((OFFLINE / "published.json").read_text(encoding="utf-8"))
 
 
-def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = TRAINING) -> str:
+def fingerprint_code(exercises: Path = EXERCISES, functions: Iterable[str] = TRAINING) -> str:
     """Hash the code that determines a result: the course's, and the student's `functions` with all that they refer to.
 
     The code is read, not run; SyntaxError is raised if it does not compile. The hash is that of the syntax trees
@@ -120,8 +121,7 @@ def fingerprint_code(exercises: Path | None = None, functions: Iterable[str] = T
     functions that training never calls.
     """
     folder = Path(__file__).parent
-    path = exercises or folder / "exercises.py"
-    student = ast.parse(path.read_bytes(), path)
+    student = ast.parse(exercises.read_bytes(), exercises)
     outlines = [_outline(_find_reached(student, functions))]
     outlines += [_outline(ast.parse((folder / f"{name}.py").read_bytes())) for name in RECIPE]
     return hashlib.sha256(json.dumps(outlines).encode()).hexdigest()[:16]
@@ -164,7 +164,7 @@ def defined_by(statement: ast.stmt) -> set[str]:
 
 def blame_exercises(error: BaseException) -> str | None:
     """What went wrong in helpers/exercises.py, and in which line; None if the error came from elsewhere."""
-    path = str(Path(__file__).with_name("exercises.py"))
+    path = str(EXERCISES)
     own = [(frame.name, frame.lineno) for frame in extract_tb(error.__traceback__) if frame.filename == path]
     if isinstance(error, SyntaxError) and error.filename == path:
         own = [("<module>", error.lineno)]

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from helpers import answers, recipe
 from helpers.answers import NOTEBOOKS, read_file
 from helpers.results import (
+    EXERCISES,
     choose_best,
     defined_by,
     expecting_a_search,
@@ -25,7 +26,6 @@ from helpers.settings import PROFILES, CourseError, Settings, project_folder, wr
 
 # Maps the functions that a student writes to their problems.
 FUNCTIONS = {name: problem for problem, names in recipe.FUNCTIONS.items() for name in names}
-EXERCISES = Path(__file__).with_name("exercises.py")
 # The errors that reading a student's code may raise; it is never run.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 

@@ -1,15 +1,14 @@
 """One check for each code problem: it prints one line if the solution is right, or else names the mistake."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from helpers.checks.judge import CheckFailed, judge
 from helpers.recipe import explain_imports
+from helpers.results import EXERCISES
 from helpers.settings import OFFLINE
 
 __all__ = ["CheckFailed", "judge", "problem_1d", "problem_2a", "problem_2b", "problem_2c"]
 MODEL = str(OFFLINE / "checkpoint")
-EXERCISES = Path(__file__).parents[1] / "exercises.py"
 
 
 def problem_1d(preprocess_dataset: Callable, model: str = MODEL) -> None:
