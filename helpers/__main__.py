@@ -57,9 +57,13 @@ def positive(text: str) -> int:
 
 
 def begin(options: argparse.Namespace) -> Settings:
-    """Load a verb's settings, and print them before it starts."""
+    """Load a verb's settings, and print them before it starts; if it needs workers, their server starts, too."""
     settings = load_settings(*(getattr(options, name, None) for name in ("profile", "model", "data", "precision")))
     print(settings, flush=True)
+    if "scheduler" in options and not options.scheduler:
+        from helpers.workers import choose_context
+
+        choose_context()  # It imports torch at the same time as this process.
     return settings
 
 

@@ -1,4 +1,7 @@
-"""The workers: local processes, or those of a Dask scheduler, behind the same executor interface."""
+"""The workers: local processes, or those of a Dask scheduler, behind the same executor interface.
+
+Where torch is needed, it is imported late: the command line starts the workers' server before its own long imports.
+"""
 
 import ctypes
 import logging
@@ -16,7 +19,6 @@ from typing import Any
 from unittest.mock import patch
 
 import psutil
-import torch
 from tqdm.std import tqdm
 
 from helpers.results import blame_exercises, count_cores, limit_memory
@@ -40,6 +42,8 @@ _turn = threading.Lock()
 
 def count_workers() -> int:
     """One worker per core that this process may use, if there is enough free memory; four workers share a GPU."""
+    import torch
+
     if torch.cuda.is_available():
         return GPU_WORKERS
     return max(1, min(count_cores(), limit_memory(psutil.virtual_memory().available) // WORKER_MEMORY))
@@ -153,6 +157,8 @@ def one_thread() -> Iterator[None]:
 
     Jobs in other threads (a Dask worker may have them) wait: they would share this one's random number generator.
     """
+    import torch
+
     with _turn:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

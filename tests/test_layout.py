@@ -65,7 +65,7 @@ def test_no_file_is_longer_than_300_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-NO_TORCH = "settings recipe results report progress plots lab_plots answers checks.judge __main__"
+NO_TORCH = "settings recipe results report progress plots lab_plots answers workers checks.judge __main__"
 
 
 def test_what_needs_no_torch_does_not_import_it():
