@@ -43,7 +43,7 @@ assignment: $(BASE) ## run the whole experiment and print both tables; run again
 test: $(TEST) ## run the tests, then all notebooks as graders do (a corner of the grid), comparing their outputs
 	$(QUICK) $(OFFLINE) COURSE_PROGRESS=plain $(PY) -m pytest -n logical --dist loadgroup tests
 	rm -rf build/nbval
-	$(QUICK) $(OFFLINE) $(NBVAL) notebooks/0[!34]*.ipynb
+	$(QUICK) $(OFFLINE) $(NBVAL) -n 2 --dist loadfile notebooks/0[!34]*.ipynb
 	$(QUICK) $(OFFLINE) COURSE_PROFILE=grade $(NBVAL) notebooks/0[34]*.ipynb
 
 notebooks: $(BASE) ## execute all notebooks in place, in order, in the quick profile
