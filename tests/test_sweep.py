@@ -21,7 +21,7 @@ from helpers.runs import find_folder, train_all
 from helpers.settings import CourseError, Run, Settings
 from helpers.workers import open_executor
 
-pytestmark = pytest.mark.xdist_group("sweep")
+pytestmark = pytest.mark.xdist_group("workers")  # They are forked by one process, which takes seconds to begin.
 
 
 @pytest.fixture(scope="module")
