@@ -139,6 +139,8 @@ def run_notebooks(job: dict[str, Any], exercises: bytes) -> None:
     pytest = [*python, "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     for name in job["notebooks"]:
         environment = os.environ | {"COURSE_PROFILE": job["profiles"][name], "PYTHONPATH": os.getcwd()}
+        # No other plugin that is installed here: they take seconds to load, and pytest-randomly shuffles the cells.
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "nbval.plugin"}
         if name == job["sweep_before"]:
             subprocess.run([*python, "helpers", "sweep", "--workers", "1"], capture_output=True, env=environment)
         command = [*pytest, f"--nbval-cell-timeout={job['cell_seconds']}", f"notebooks/{name}"]
