@@ -11,6 +11,7 @@ from urllib.parse import quote
 import nbformat
 from nbformat import NotebookNode
 
+from helpers.recipe import FUNCTIONS
 from helpers.results import expecting_a_search, load_results, published
 from helpers.settings import OFFLINE, CourseError, project_folder, short_name, write_atomically
 
@@ -24,7 +25,8 @@ TITLES = {
     "3b": "Test Models and Report Results",
 }
 PROMPT = "*Your answer here.*"
-# The words of a cell that asks for an answer, and the headings that follow the answers.
+# The words of a problem's heading, and of a cell that asks for an answer; and the headings that follow the answers.
+HEADING = r"## Problem (\w+)"
 ASKING = "into the next cell"
 AFTER = ("## From two sentences to a data set", "## What you now know", "## Hand in")
 MAX_CELLS, MAX_SIZE = 5_000, 32 * 2**20  # most cells, and most bytes, of a notebook that `grade` reads
@@ -151,6 +153,23 @@ def read_notebooks(folder: Path, names: tuple[str, ...] = NOTEBOOKS) -> list[Not
     return [read_notebook(path) for path in paths if path]
 
 
+def find_points(notebook: NotebookNode) -> dict[str, int]:
+    """The points of each problem, as its heading says: `## Problem 2a · Freeze … (code, 10 points)`."""
+    pattern = re.compile(rf"^{HEADING} · .*?(\d+) \w+\)$", re.M)
+    return {problem: int(points) for cell in notebook.cells for problem, points in pattern.findall(cell.source)}
+
+
+def read_points(folder: Path) -> dict[str, int]:
+    """The points of all problems; CourseError if others are in the notebooks' headings than in the course's tables."""
+    points = {problem: most for notebook in read_notebooks(folder) for problem, most in find_points(notebook).items()}
+    if strange := points.keys() ^ {*FUNCTIONS, *TITLES}:
+        raise CourseError(
+            f"Problem {', '.join(sorted(strange))} needs a heading with its points in a notebook, and a line in a"
+            " table: TITLES in helpers/answers.py if it is written, FUNCTIONS in helpers/recipe.py if it is code."
+        )
+    return points
+
+
 def find_problem(cell: NotebookNode) -> str | None:
     """The written problem that a cell answers, according to its tags, or its id if an editor has dropped them."""
     tags = cell.metadata.get("tags", [])
@@ -159,7 +178,8 @@ def find_problem(cell: NotebookNode) -> str | None:
 
 def is_prompt(text: str) -> bool:
     """Whether the answer is missing: no words at all, or only the prompt, as nbgrader or an editor may format it."""
-    return " ".join(re.findall(r"[^\W_]+", text)).lower() in ("", "your answer here")
+    words, *prompts = (re.findall(r"[^\W_]+", each.lower()) for each in (text, "", PROMPT, "YOUR ANSWER HERE"))
+    return words in prompts
 
 
 def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
@@ -169,7 +189,7 @@ def find_answers(notebook: NotebookNode) -> list[tuple[str, NotebookNode]]:
     """
     found, problem, asked = [], None, None
     for cell in notebook.cells:
-        problem = next(iter(re.findall(r"^\s*## Problem (\w+)", cell.source)), problem)
+        problem = next(iter(re.findall(rf"^\s*{HEADING}", cell.source)), problem)
         asked = None if problem != asked or cell.source.lstrip().startswith(AFTER) else asked
         if answered := find_problem(cell) or (asked if cell.cell_type != "code" else None):
             found.append((answered, cell))

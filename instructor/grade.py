@@ -146,7 +146,7 @@ def grade_class(
                     for each in done:
                         record = each.result()
                         why = f" ({record['refused']})" if record["refused"] else ""
-                        said = f"{record['student']}: {record['automatic']} of 60{why}"
+                        said = f"{record['student']}: {record['automatic']} of {sum(AUTOMATIC.values())}{why}"
                         print(f"[{next(numbers):>2}/{len(waiting)}] {said}", flush=True)
             except BaseException:
                 workshop.stop()

@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.answers import LAB, NOTEBOOKS, PROMPT, TITLES, find_answers, find_problem, is_prompt, parse_notebook
+from helpers.answers import LAB, NOTEBOOKS, PROMPT, find_answers, find_problem, is_prompt, parse_notebook, read_points
 from helpers.recipe import COURSE
 from helpers.settings import CourseError, project_folder
 from helpers.submit import FUNCTIONS, find_stubs
@@ -81,14 +81,14 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
     if repository and not re.fullmatch(r"[\w-]+/(?!\.(git|\.)?$)[\w.-]+", repository, re.A):
         raise CourseError(f"{repository!r} is not OWNER/NAME, a place on GitHub such as ada/bitfit-course.")
     owner, _, place = repository.removesuffix(".git").partition("/")
-    files, secrets, answered = {}, set(), set()
-    for name, path in find_sources(source).items():
+    sources = find_sources(source)
+    files, secrets, unmarked = {}, set(), read_points(source / "notebooks").keys() - FUNCTIONS.values()
+    for name, path in sources.items():
         content, lines = path.read_bytes(), []
         if name == EXERCISES:
             content, lines = cut_solutions(content.decode())
         elif name.endswith(".ipynb"):
             notebook = parse_notebook(content, name)
-            answered |= {find_problem(cell) for cell in notebook.cells} if path.name in NOTEBOOKS else set()
             content, lines = clear_notebook(notebook)
             for problem, cell in find_answers(parse_notebook(content, name)):  # as the students' `submit` does
                 if not is_prompt(cell.source):
@@ -97,12 +97,18 @@ def build_release(source: Path, repository: str = "") -> tuple[dict[str, bytes],
                         f" answer to {problem}. Tag it `answer` and `problem-{problem}`, or put it before the question."
                         " If it begins the course's next section, add its heading to AFTER in helpers/answers.py."
                     )
+            for cell in notebook.cells:
+                cell.id, cell.metadata = "", {}  # as after some editors
+            unmarked -= {problem for problem, _ in find_answers(notebook)}
         if repository and (name == "README.md" or name.endswith(".ipynb")):
             content = content.replace(NAME, place.encode()).replace(OWNER, owner.encode())
         files[name] = content
         secrets |= {line for line in lines if len(line) >= SHORTEST_SECRET}
-    if unmarked := [problem for problem in TITLES if problem not in answered]:
-        raise CourseError(f"No cell is tagged as the answer to {', '.join(unmarked)}; untagged, it would be released.")
+    if unmarked:
+        raise CourseError(
+            f"No cell counts as the answer to {', '.join(sorted(unmarked))}: the question before it needs the words of"
+            " ASKING in helpers/answers.py."
+        )
     return files, sorted(secrets - ORDINARY_LINES)
 
 
@@ -118,8 +124,8 @@ def find_sources(source: Path) -> dict[str, Path]:
             if name.startswith(("helpers/", "notebooks/")) and "/offline/" not in name and name not in KNOWN:
                 raise CourseError(
                     f"{name} is not a file of the course. Move it out of the project, so that students do not get it;"
-                    " or, if they should, add a module to COURSE in helpers/recipe.py, anything else to KNOWN in"
-                    " instructor/release.py."
+                    " or, if they should, add a module to COURSE in helpers/recipe.py, a notebook to NOTEBOOKS in"
+                    " helpers/answers.py, anything else to KNOWN in instructor/release.py."
                 )
         found |= {"README.md" if name == README else name: source / name for name in names}
     return dict(sorted(found.items()))

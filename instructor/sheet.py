@@ -10,18 +10,19 @@ import io
 import json
 import re
 import textwrap
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
 
-from helpers.answers import TITLES, collect_answers, find_problem
+from helpers.answers import ASKING, TITLES, collect_answers, find_problem, read_points
+from helpers.recipe import FUNCTIONS
 from helpers.settings import set_aside, write_atomically
+from instructor.workshop import PROJECT
 from instructor.written import clip
 
-AUTOMATIC = {"1d": 10, "2a": 10, "2b": 20, "2c": 20}
-WRITTEN = dict.fromkeys(TITLES, 10)
+POINTS = read_points(PROJECT / "notebooks")
+AUTOMATIC, WRITTEN = ({problem: POINTS[problem] for problem in problems} for problems in (FUNCTIONS, TITLES))
 COLUMNS = ["student", *AUTOMATIC, "automatic", "of", *WRITTEN, "notes", "seconds", "peak_memory_mib", "submission"]
 
 
@@ -80,12 +81,13 @@ def write_answers(records: list[dict[str, Any]], course: dict[str, NotebookNode]
 
 
 def _find_question(course: dict[str, NotebookNode], problem: str) -> str:
-    """The text of the cell before the answer, without its heading."""
-    for notebook in course.values():
-        for before, cell in pairwise(notebook.cells):
-            if find_problem(cell) == problem:
-                return re.sub(r"^#+ .*\n", "", before.source).strip()
-    return ""
+    """The text of the cell that asks for the answer, without its heading."""
+    question = ""
+    for cell in (cell for notebook in course.values() for cell in notebook.cells):
+        if find_problem(cell) == problem:
+            break
+        question = cell.source if ASKING in cell.source else question
+    return re.sub(r"^#+ .*\n", "", question).strip()
 
 
 def write_images(images: dict[str, str], out: Path, student: str) -> list[str]:

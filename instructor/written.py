@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -70,6 +71,7 @@ def examine_apart(parts: list[Part], course: Course) -> dict[str, Any]:
 def _answer(writer: Any, parts: list[Part], course: Course) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it, too; the grader ends it.
     try:
         writer.send_bytes(json.dumps(examine(parts, course)).encode())
     except MemoryError:

@@ -12,16 +12,16 @@ from typing import Any
 
 import nbformat
 
+from helpers.answers import find_points
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-# `## Problem 2a · Freeze … (code, 10 points)`
-HEADING = re.compile(r"^## Problem (\w+) · .*?(\d+) points\)$", re.M)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        points = {problem: int(number) for cell in notebook.cells for problem, number in HEADING.findall(cell.source)}
+        points = find_points(notebook)
         for cell in notebook.cells:
             cell.metadata.pop("nbgrader", None)
             if role := describe_role(cell, points):

@@ -7,13 +7,14 @@ from importlib.metadata import version
 
 import nbformat
 import pytest
-from conftest import NOTEBOOKS, RESULTS
+from conftest import NOTEBOOKS, RESULTS, ROOT
 from nbconvert import HTMLExporter
 
 from helpers.answers import TITLES
 from helpers.recipe import FUNCTIONS
 from helpers.report import format_rate
 from helpers.results import best_run, load_results
+from instructor.grade import read_rubric
 from instructor.sheet import AUTOMATIC, WRITTEN
 
 
@@ -80,9 +81,15 @@ def read_cells(*numbers):
 
 
 def test_the_problems_and_their_points_are_all_there():
-    text = "\n".join(cell.source for cell in read_cells() if cell.cell_type == "markdown")
-    headings = re.findall(r"^## Problem (\w+) · .*?(\d+) points\)$", text, re.M)
-    assert sorted(headings) == [(problem, str(points)) for problem, points in sorted((AUTOMATIC | WRITTEN).items())]
+    """The headings have them; the guides repeat them, and the rubric divides them."""
+    points = AUTOMATIC | WRITTEN
+    for name in ("README.md", "docs/student.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert {problem: int(most) for problem, most in re.findall(r"\b(\d\w) \((\d+)", text)} == points, name
+        assert f"\n{sum(points.values())} points, and a lab" in text, name
+    for problem, most in WRITTEN.items():
+        part = read_rubric().partition(f"## {problem} ")[2].partition("\n## ")[0]
+        assert sum(map(float, re.findall(r"\| ([\d.]+) \|$", part, re.M))) == most, problem
 
 
 def test_a_check_is_the_first_cell_that_runs_a_students_function():

@@ -200,10 +200,10 @@ LEAKS = {
     "a marker in a cell": (say_in("run-2a", MARKERS), ["03_full_vs_bitfit.ipynb", "marker"]),
     "an answer that nothing marks": (
         lambda s: [
-            change_cell(s / "notebooks", "problem-1b", source="## Problem 1b"),
+            change_cell(s / "notebooks", "problem-1b", source="## Problem 1b · ? (10 points)"),
             change_cell(s / "notebooks", "answer-1b", id="mine", metadata={}),
         ],
-        ["answer to 1b; untagged, it would be released"],
+        ["answer to 1b: the question", "ASKING"],
     ),
     "a half of an answer without its tags": (
         say_in("next", "Mine."),
