@@ -116,7 +116,7 @@ def test_points_entered_by_hand_stay_with_the_submission(tmp_path: Path) -> None
     assert {student: row["1b"] for student, row in rows.items()} == {"ann": "7", "bob": "6,5", "ann-2": "", "ann-3": ""}
     sheet = (out / "ann-2.md").read_text(encoding="utf-8")
     assert "Ann's." not in sheet and "read from ../class/+ann\n" in sheet and "(answered) | in grades.csv |" in sheet
-    assert "| 1b (answered) | 6,5 | 10 |" in (out / "bob.md").read_text(encoding="utf-8")
+    assert f"| 1b (answered) | 6,5 | {WRITTEN['1b']} |" in (out / "bob.md").read_text(encoding="utf-8")
     write(class_, bob={NOTEBOOKS[0]: answered("Bob's second.")})
     grade_class([class_ / "bob"], out, **QUIET)  # One alone: the others' rows, points and answers stay.
     rows = read_table(out / "grades.csv")
@@ -307,11 +307,12 @@ TEST_FIELDS = {"score", "max_score", "status", "name", "number", "output", "outp
 
 
 def test_gradescope_s_results_follow_its_schema() -> None:
-    record = record_of(points=ALL | {"2a": 0}, automatic=50, notebooks=["01: 3 of 3"], notes=["odd"])
+    points = ALL | {"2a": 0}
+    record = record_of(points=points, automatic=sum(points.values()), notebooks=["01: 3 of 3"], notes=["odd"])
     results = json.loads(json.dumps(autograder.make_results(record)))
-    assert set(results) <= RESULT_FIELDS and results["score"] == 50
+    assert set(results) <= RESULT_FIELDS and results["score"] == sum(points.values())
     scored = [test for test in results["tests"] if "score" in test]
-    assert sum(test["score"] for test in scored) == 50 and sum(test["max_score"] for test in scored) == 60
+    assert [(test["score"], test["max_score"]) for test in scored] == [*zip(points.values(), ALL.values(), strict=True)]
     assert [test["status"] for test in scored] == ["passed", "failed", "passed", "passed"]
     for test in results["tests"]:
         assert set(test) <= TEST_FIELDS and {"name", "output"} <= set(test)

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from helpers.recipe import ASKED
 from helpers.settings import OFFLINE, CourseError, Run, load_settings, project_folder, write_atomically
 
 
@@ -91,6 +92,7 @@ def test_the_recipe_is_the_same_for_both_profiles_and_survives_json() -> None:
     recipe = load_settings().recipe()
     assert recipe == load_settings("full", precision="fp32").recipe() == json.loads(json.dumps(recipe))
     assert {"learning_rates", "batch_sizes", "epochs", "split_seed"} <= set(recipe)
+    assert recipe["epochs"] == ASKED["num_train_epochs"], "the student's Trainer has the course's epochs"
     assert not {"model", "data", "build"} & set(recipe)
 
 
