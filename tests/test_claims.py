@@ -54,12 +54,12 @@ def is_rounded(text: str, value: float) -> bool:
 
 
 @pytest.mark.parametrize("policy", ["full", "bitfit"])
-def test_the_first_epochs_of_the_quick_profile_have_their_committed_accuracies_again(policy, tmp_path):
+def test_a_run_of_the_quick_profile_has_its_committed_accuracies_again(policy, tmp_path):
     """Exactly, on the processors tried so far; others may round differently."""
     run = Run(policy, batch_size=128)
-    (record,) = train_all(Settings(build=tmp_path), run, workers=0, until=2, progress=Listener())
+    (record,) = train_all(Settings(build=tmp_path), run, workers=0, progress=Listener())
     (known,) = select_runs(load_results(RESULTS / "quick.json"), **asdict(run))
-    found, wanted = ([epoch["validation_accuracy"] for epoch in each["history"][:2]] for each in (record, known))
+    found, wanted = ([epoch["validation_accuracy"] for epoch in each["history"]] for each in (record, known))
     assert found == pytest.approx(wanted, abs=0.01)
 
 

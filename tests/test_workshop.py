@@ -213,9 +213,12 @@ def test_no_more_is_noted_than_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("source", [b"def (", b"\xff\0", b"(" * 10**5, b"-" * 10**5 + b"1", b"x\0y"])
-def test_code_that_cannot_be_read_is_said_to_be_that(source: bytes) -> None:
+def test_code_that_cannot_be_read_is_said_to_be_that(workshop: Workshop, source: bytes) -> None:
     (note,) = find_forgery(source)
     assert "cannot be read" in note
+    if source == b"x\0y":  # It has no line to name.
+        graded = workshop.grade_code(source, SMALL)
+        assert graded["graded"] and not any(graded["passed"].values()) and "None" not in str(graded["said"])
 
 
 def test_what_knows_the_expectations_is_not_in_the_sandbox(workshop: Workshop) -> None:
